@@ -1,0 +1,1 @@
+"""Fast, exact, composable operations for visual generative models."""
