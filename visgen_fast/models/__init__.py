@@ -1,0 +1,5 @@
+"""Networks, one file each."""
+
+from .dit import DiT
+
+__all__ = ["DiT"]
