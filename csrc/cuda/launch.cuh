@@ -1,9 +1,9 @@
 // Launching kernels, and what every kernel stands on: indices, barriers, shared memory, integer atomics.
 //
-// This header and its neighbours warp.cuh, vec.cuh and mma.cuh are the only files that know the CUDA toolkit. Each has
-// two halves: one for nvcc, and one for an ordinary C++ compiler, where ../cuda_on_host runs every thread of a block as
-// a fibre. A kernel that uses nothing but these four headers is therefore tested on machines without a GPU, and `make
-// lint` holds it to that. A whole kernel:
+// This header and its neighbours warp.cuh, vec.cuh and mma.cuh are the only files that know the CUDA toolkit. Each
+// has two halves: one for nvcc, and one for an ordinary C++ compiler, where ../cuda_on_host runs every thread of a
+// block as a fibre. A kernel that uses nothing but these four headers is therefore tested on machines without a
+// GPU, and `make lint` holds it to that. A whole kernel:
 //
 //   #include "launch.cuh"
 //   #include "warp.cuh"
@@ -11,8 +11,7 @@
 //   namespace visgen {
 //   namespace {
 //
-//   __global__ void __launch_bounds__(256) row_sums(const float* __restrict__ x, float* __restrict__ sums, int64_t
-//   columns) {
+//   __global__ void __launch_bounds__(256) row_sums(const float* x, float* sums, int64_t columns) {
 //     const float* row = x + blockIdx.x * columns;
 //     float sum = 0.0f;
 //     for (int64_t column = threadIdx.x; column < columns; column += blockDim.x) sum += row[column];
@@ -28,22 +27,20 @@
 //
 //   }  // namespace visgen
 //
-// - `__global__`, `__device__`, `__launch_bounds__`, `__forceinline__`, `threadIdx`, `blockIdx`, `blockDim`, `gridDim`
-// and
-//   `dim3` are CUDA's. A table is `__constant__ const float table[4] = {…};` at namespace scope.
-// - `launch<kernel>(shape, stream, arguments…)` converts the arguments to the kernel's parameters, raises the limit of
-//   dynamic shared memory where the shape needs it, and throws a std::runtime_error of one sentence that names the
-//   kernel when CUDA refuses. A shape without threads or blocks launches nothing.
-// - Static shared memory: `VISGEN_SHARED(float, tile, 32 * 33);` declares the array `tile`, shared by the block. The
-// type may
-//   itself be an array: `VISGEN_SHARED(float[33], tile, 32);`. A type with a comma needs an alias first.
-// - Dynamic shared memory: `dynamic_shared<float>()` points to the `dynamic_shared_bytes` of the launch, aligned to 128
-//   bytes; `shared_memory_limit(device)` is the most that a block may have, static and dynamic together.
+// - `__global__`, `__device__`, `__launch_bounds__`, `__forceinline__`, `threadIdx`, `blockIdx`, `blockDim`,
+//   `gridDim` and `dim3` are CUDA's. A table is `__constant__ const float table[4] = {…};` at namespace scope.
+// - `launch<kernel>(shape, stream, arguments…)` converts the arguments to the kernel's parameters, raises the limit
+//   of dynamic shared memory where the shape needs it, and throws a std::runtime_error of one sentence that names
+//   the kernel when CUDA refuses. A shape without threads or blocks launches nothing.
+// - Static shared memory: `VISGEN_SHARED(float, tile, 32 * 33);` declares the array `tile`, shared by the block.
+//   The type may itself be an array: `VISGEN_SHARED(float[33], tile, 32);`. A type with a comma needs an alias
+//   first.
+// - Dynamic shared memory: `dynamic_shared<float>()` points to the `dynamic_shared_bytes` of the launch, aligned to
+//   128 bytes; `shared_memory_limit(device)` is the most that a block may have, static and dynamic together.
 // - Shared memory starts with arbitrary bytes. All threads of a block call `sync_block()`; none may have returned
-// before.
+//   before.
 // - `atomic_add` exists for integers only: sums of floats in arbitrary order would not be reproducible.
-// `fence_device()`
-//   orders a thread's writes for threads of other blocks.
+//   `fence_device()` orders a thread's writes for threads of other blocks.
 // - Code that runs on the CPU before a launch sizes its grid with `multiprocessor_count(device)`, and passes
 //   `current_stream(device)`: torch's stream, so that nothing needs a synchronisation.
 #pragma once

@@ -1,7 +1,7 @@
 // Tensor-core instructions, and the copies that feed them.
 //
-// Every function is called by all 32 lanes of a warp together (the asynchronous copies by any thread). With g = lane /
-// 4 and t = lane % 4, the elements that a lane holds are (PTX ISA, "Matrix fragments for mma"):
+// Every function is called by all 32 lanes of a warp together (the asynchronous copies by any thread). With g =
+// lane / 4 and t = lane % 4, the elements that a lane holds are (PTX ISA, "Matrix fragments for mma"):
 //
 //   multiply_bf16: D[16×8] += A[16×16] · B[16×8]     bfloat16 in, float out
 //     A: a[i] holds the row g + 8·(i % 2), the columns 2t + 8·(i / 2) and the next (the lower column in the lower half)
@@ -15,17 +15,16 @@
 //   D of all three: d[i] holds the row g + 8·(i / 2), the column 2t + i % 2
 //
 // - `load_matrices(fragment, row)` loads four 8×8 matrices of 16-bit elements from shared memory: lane l passes the
-// address
-//   of row l % 8 of matrix l / 8 (16 bytes, aligned to 16), and receives in fragment[j], of matrix j, the row g, the
-//   columns 2t and 2t + 1. With the matrices (rows 0…7, columns 0…7), (8…15, 0…7), (0…7, 8…15), (8…15, 8…15) of a tile
-//   that is the operand A of multiply_bf16. `load_matrices_transposed` hands out the rows 2t and 2t + 1 of the column g
-//   instead: operand B from a tile stored row by row.
+//   address of row l % 8 of matrix l / 8 (16 bytes, aligned to 16), and receives in fragment[j], of matrix j, the
+//   row g, the columns 2t and 2t+1. With the matrices (rows 0…7, columns 0…7), (8…15, 0…7), (0…7, 8…15) and
+//   (8…15, 8…15) of a tile that is the operand A of multiply_bf16. `load_matrices_transposed` hands out the rows 2t
+//   and 2t+1 of the column g instead: operand B from a tile stored row by row.
 // - `copy_async(to, from)` copies 16 bytes from global to shared memory, both aligned to 16, without waiting;
-//   `copy_async(to, from, valid_bytes)` reads only that many and fills up with zeros. `commit_copies()` closes a group
-//   of the thread's copies; `wait_copies<n>()` waits until at most n of its groups are under way. Other threads see the
-//   data after a barrier that follows the wait.
+//   `copy_async(to, from, valid_bytes)` reads only that many and fills up with zeros. `commit_copies()` closes a
+//   group of the thread's copies; `wait_copies<n>()` waits until at most n of its groups are under way. Other
+//   threads see the data after a barrier that follows the wait.
 // - The order in which a tensor core adds is its own: sums of floats agree with the host's to rounding, integers
-// exactly.
+//   exactly.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 // Wide loads and stores, and conversions between element types.
 //
-// `Vec<T, N>` is N elements that travel in one memory instruction (N a power of two; above 16 bytes in several of 16).
-// T is an arithmetic type, or torch's 16-bit floats Half and BFloat16, which convert to and from float.
+// `Vec<T, N>` is N elements that travel in one memory instruction (N a power of two; above 16 bytes in several of
+// 16). T is an arithmetic type, or torch's 16-bit floats Half and BFloat16, which convert to and from float.
 //
 //   constexpr int N = kWideLanes<T>;                            // elements in 16 bytes
 //   Vec<T, N> v = load_vec<N>(x + i);                           // x + i aligned to 16 bytes
@@ -10,15 +10,14 @@
 //   store_vec(y + i, convert<T>(f));
 //
 // - `load_vec` and `store_vec` need an address aligned to the vector (to 16 bytes if it is larger):
-// `is_vec_aligned<N>(x)` asks,
-//   on the CPU or in a kernel, whether x is. On a GPU a misaligned access ends the kernel; on the host it is reported.
+//   `is_vec_aligned<N>(x)` asks, on the CPU or in a kernel, whether x is. On a GPU a misaligned access ends the
+//   kernel; on the host it is reported.
 // - `load_vec_streaming` and `store_vec_streaming` say that the data will not be touched again and need not stay in
-// cache.
-// - `load_tail<N>(x + i, count, fill)` and `store_tail(y + i, count, v)` touch only the first `count` elements (0 … N),
-// one by
-//   one, at any address: for the end of a row.
+//   cache.
+// - `load_tail<N>(x + i, count, fill)` and `store_tail(y + i, count, v)` touch only the first `count` elements (0 …
+//   N), one by one, at any address: for the end of a row.
 // - `convert<To>(v)` rounds to nearest even. Arithmetic is done in float (in double for double): `Compute<T>` names
-// that.
+//   that.
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>

@@ -1,18 +1,16 @@
 // Exchanges between the 32 threads (lanes) of a warp, and the reductions of a block built on them.
 //
 // - `lane_index()`, `warp_index()`, `warps_per_block()`: of the thread's position in its block, x running fastest.
-// - `shuffle(value, lane)`, `shuffle_xor(value, mask)`, `shuffle_down(value, delta)`, `shuffle_up(value, delta)`: the
-// value
-//   of another lane. Any trivially copyable type. Down and up return the lane's own value where no such lane exists.
+// - `shuffle(value, lane)`, `shuffle_xor(value, mask)`, `shuffle_down(value, delta)`, `shuffle_up(value, delta)`:
+//   the value of another lane. Any trivially copyable type. Down and up return the lane's own value where no such
+//   lane exists.
 // - `ballot(predicate)`: bit l is lane l's answer; `any_lane`, `all_lanes`.
 // - `sync_warp()`: a barrier of the warp; what its lanes wrote to memory before is visible to them after. Every
-// exchange
-//   above only exchanges: memory needs sync_warp().
-// - `warp_reduce(value, combine)`, `warp_sum`, `warp_max`, `warp_min`: over all lanes, in the order of a butterfly, the
-//   same bits in every lane and on every device. `warp_sum<8>(value)` reduces groups of 8 neighbouring lanes.
-// - `block_reduce(value, combine, identity)`, `block_sum`, `block_max`: over all threads of a block, the same bits in
-// every
-//   thread. They contain barriers: all threads of the block call them.
+//   exchange above only exchanges: memory needs sync_warp().
+// - `warp_reduce(value, combine)`, `warp_sum`, `warp_max`, `warp_min`: over all lanes, in the order of a butterfly,
+//   the same bits in every lane and on every device. `warp_sum<8>(value)` reduces groups of 8 neighbouring lanes.
+// - `block_reduce(value, combine, identity)`, `block_sum`, `block_max`: over all threads of a block, the same bits
+//   in every thread. They contain barriers: all threads of the block call them.
 //
 // `members` names the lanes that take part, by default all 32: a block whose size is no multiple of 32, or whose
 // threads have returned early, must say who is left. All lanes named must make the same call.

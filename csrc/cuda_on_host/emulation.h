@@ -1,9 +1,10 @@
 // CUDA's vocabulary for an ordinary C++ compiler: what the four headers in ../cuda stand on when there is no nvcc.
 //
-// A launch runs the blocks of its grid in parallel on the threads of the operating system. Within a block every CUDA
-// thread is a fibre: it runs until it waits for others (at a barrier, in an exchange between lanes), and then the next
-// one runs. In which order lanes and warps run is the schedule's business: `visgen_host_set_schedule(seed)`, or
-// VISGEN_HOST_SCHEDULE in the environment; 0 runs them in ascending order, −1 in descending, any other seed shuffles.
+// A launch runs the blocks of its grid in parallel on the threads of the operating system. Within a block every
+// CUDA thread is a fibre: it runs until it waits for others (at a barrier, in an exchange between lanes), and then
+// the next one runs. In which order lanes and warps run is the schedule's business:
+// `visgen_host_set_schedule(seed)`, or VISGEN_HOST_SCHEDULE in the environment; 0 runs them in ascending order, −1
+// in descending, any other seed shuffles.
 //
 // A fault of a kernel ends the launch with a std::runtime_error that names kernel, block, thread, file and line.
 #pragma once
@@ -15,7 +16,7 @@
 #define __global__
 #define __device__
 #define __host__
-#define __constant__ static
+#define __constant__
 #define __launch_bounds__(...)
 #define __forceinline__ inline __attribute__((always_inline))
 
