@@ -1,0 +1,10 @@
+"""Complete systems, each a short file: settings with defaults, the pictures, and the system to train on them.
+
+A recipe is a module whose docstring's first line says what it trains, with
+
+    Settings                     a frozen dataclass derived from `TrainingSettings`
+    pictures(settings)           the data set
+    system(settings, format)     the system for pictures of that format
+
+A recipe of one's own is a Python file with these names, given by its path.
+"""

@@ -1,0 +1,64 @@
+"""What the recipes of class-conditional rectified flow share: a DiT that predicts the velocity, and its settings.
+
+Rectified flow: Liu, Gong and Liu, "Flow straight and fast" (2023); DiT: Peebles and Xie, "Scalable diffusion models with
+transformers" (2023); times near the middle: Esser et al., "Scaling rectified flow transformers" (2024).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..diffusion.objective import DiffusionObjective
+from ..diffusion.predictions import Prediction
+from ..diffusion.schedules import RectifiedFlow
+from ..diffusion.times import LogitNormalTimes
+from ..models.dit import DiT
+from ..training.data.pictures import PictureFormat
+from ..training.settings import TrainingSettings
+from ..training.system import DiffusionSystem, SamplerSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class RectifiedFlowSettings(TrainingSettings):
+    """A diffusion transformer trained as a rectified flow."""
+
+    patch_size: int = 2
+    """Side of the square of pixels that becomes one token."""
+    width: int = 128
+    """Features of a token."""
+    depth: int = 4
+    """Transformer blocks."""
+    heads: int = 4
+    """Attention heads of a block."""
+    dropout: float = 0.0
+    """Share of a block's features that training sets to zero."""
+    label_drop: float = 0.1
+    """Share of the pictures trained on without their label, which guidance needs."""
+    sampling_steps: int = 50
+    """Euler steps from noise to picture."""
+    guidance: float = 2.0
+    """Weight of classifier-free guidance when pictures are drawn; 1 is none."""
+
+
+def rectified_flow_system(settings: RectifiedFlowSettings, pictures: PictureFormat) -> DiffusionSystem:
+    """The system these settings describe, for pictures of this format. ValueError where the two don't fit."""
+    model = DiT(
+        image_size=pictures.size,
+        channels=pictures.channels,
+        patch_size=settings.patch_size,
+        width=settings.width,
+        depth=settings.depth,
+        heads=settings.heads,
+        classes=len(pictures.class_names),
+        dropout=settings.dropout,
+    )
+    objective = DiffusionObjective(
+        schedule=RectifiedFlow(),
+        prediction=Prediction.VELOCITY,
+        times=LogitNormalTimes(mean=0.0, std=1.0),
+        label_drop=settings.label_drop,
+        null_label=model.null_label,
+    )
+    return DiffusionSystem(
+        model, objective, pictures.shape, SamplerSettings(settings.sampling_steps, settings.guidance)
+    )

@@ -1,0 +1,23 @@
+"""Handwritten digits, 8×8 grey, by class-conditional rectified flow: a few minutes on two CPU cores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..training.data.pictures import PicturesInMemory
+from ..training.data.pictures import digits as load_digits
+from ._rectified_flow import RectifiedFlowSettings
+from ._rectified_flow import rectified_flow_system as system
+
+__all__ = ["Settings", "pictures", "system"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(RectifiedFlowSettings):
+    """Class-conditional rectified flow on scikit-learn's 1797 digits."""
+
+    steps: int = 2000
+
+
+def pictures(settings: Settings) -> PicturesInMemory:
+    return load_digits()

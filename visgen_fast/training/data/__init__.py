@@ -1,0 +1,1 @@
+"""Pictures to train on, and the order they come in."""

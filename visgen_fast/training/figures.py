@@ -1,0 +1,57 @@
+"""Figures of a run: a grid of pictures and the curve of the loss."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+_GAP = 2
+_LEAST_SIDE = 48
+_LETTER_HEIGHT = 14
+
+
+def picture_grid(pictures: Tensor, names: Sequence[str] = ()) -> Image.Image:
+    """A grid [rows, columns, C, H, W] of pictures in [−1, 1] as one RGB image on white.
+
+    Small pictures are enlarged by a whole factor, without smoothing, until they can be seen. `names`, one a row, are
+    written at the left. A single row is broken into rows of ten. C is 1 (grey) or 3 (RGB).
+    """
+    if len(pictures) == 1 and pictures.shape[1] % 10 == 0:
+        pictures, names = pictures.unflatten(1, (-1, 10))[0], ()
+    rows, columns, _, height, width = pictures.shape
+    scale = max(1, round(_LEAST_SIDE / height))
+    pixels = ((pictures.float().cpu() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 1, 3, 4, 2).numpy()
+    pixels = np.broadcast_to(pixels, (*pixels.shape[:-1], 3)).repeat(scale, 2).repeat(scale, 3)
+    font = ImageFont.load_default(_LETTER_HEIGHT)
+    margin = max((int(font.getlength(name)) + 4 * _GAP for name in names), default=0)
+    step_x, step_y = width * scale + _GAP, height * scale + _GAP
+    image = Image.new("RGB", (margin + columns * step_x + _GAP, rows * step_y + _GAP), "white")
+    draw = ImageDraw.Draw(image)
+    for row in range(rows):
+        if names:
+            draw.text((margin - 2 * _GAP, row * step_y + step_y // 2), names[row], "black", font, anchor="rm")
+        for column in range(columns):
+            picture = Image.fromarray(np.ascontiguousarray(pixels[row, column]))
+            image.paste(picture, (margin + _GAP + column * step_x, _GAP + row * step_y))
+    return image
+
+
+def loss_curve(losses: Path, out: Path) -> None:
+    """Draws the column `loss` of the CSV file `losses` over its column `step`, as a PNG file."""
+    with losses.open(newline="") as file:
+        rows = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+    steps, values = np.array(rows).T
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="step", ylabel="loss", yscale="log")
+    axes.plot(steps, values, linewidth=0.6, alpha=0.4, label="between two rows")
+    half = max(len(values) // 40, 1)
+    smooth = [values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))]
+    axes.plot(steps, smooth, linewidth=1.6, label="smoothed")
+    axes.legend()
+    figure.savefig(out, dpi=120)

@@ -1,0 +1,247 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from . import checkpoint
+from .data.order import Batch, MicroBatches, PicturesByPosition, load
+from .data.pictures import Pictures
+from .ema import MovingAverage
+from .errors import UserError
+from .report import Report, draw_samples
+from .settings import TrainingSettings, learning_rate, require_same
+from .system import System
+
+logger = logging.getLogger(__name__)
+
+# The sample grids of a run show the first classes, so many pictures of each.
+_GRID_CLASSES, _GRID_COLUMNS, _GRID_SINGLE_CLASS = 10, 10, 40
+
+
+class Trainer:
+    """Trains a system on pictures, with AdamW, and keeps the run in the folder `out`.
+
+    One process, or one of the ranks that `torchrun` or `accelerate launch` started: all ranks together take
+    `settings.batch_size` pictures a step and do what one rank would have done. `identity` is stored in the checkpoints:
+    what it takes to build the system again. With `resume`, the run goes on from its newest checkpoint, bit for bit as if
+    it had never stopped, if it has one.
+
+    Raises `UserError` where the settings and the machine don't agree, or `out` holds another run.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        pictures: Pictures,
+        settings: TrainingSettings,
+        out: Path,
+        *,
+        identity: dict[str, Any],
+        resume: bool = False,
+    ) -> None:
+        self.settings, self.out, self.identity = settings, out, identity
+        self.pictures = pictures
+        self.accelerator = Accelerator(
+            cpu=settings.device == "cpu",
+            mixed_precision=settings.mixed_precision,
+            gradient_accumulation_steps=settings.accumulation,
+        )
+        self.average = MovingAverage(system, settings.ema_decay)
+        self.average.module.to(self.accelerator.device)
+        optimizer = torch.optim.AdamW(
+            [parameter for parameter in system.parameters() if parameter.requires_grad],
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+        )
+        self.system, self.optimizer = self.accelerator.prepare(system, optimizer)
+        self.step = 0
+        self._open_run(resume)
+        self.batches = self._load_batches()
+        self.seen_complaints: set[str] = set()
+
+    @property
+    def bare_system(self) -> System:
+        """The trained system without its data-parallel wrapping."""
+        return self.accelerator.unwrap_model(self.system)
+
+    @property
+    def place(self) -> str:
+        """Where the run computes, for people."""
+        ranks = self.accelerator.num_processes
+        return f"on {self.accelerator.device.type}" + (f" × {ranks} ranks" if ranks > 1 else "")
+
+    def _open_run(self, resume: bool) -> None:
+        """Reads the newest checkpoint where that is asked for, and refuses to mix two runs in one folder."""
+        existing = checkpoint.checkpoints(self.out / "checkpoints")
+        if existing and not resume:
+            raise UserError(
+                f"{self.out} holds a run already: continue it with --resume, or give another folder as --out"
+            )
+        # Every rank has looked before the first one writes.
+        self.accelerator.wait_for_everyone()
+        if existing:
+            self._restore(checkpoint.read(existing[-1]))
+
+    def _load_batches(self) -> Iterator[Batch]:
+        settings, accelerator = self.settings, self.accelerator
+        try:
+            positions = MicroBatches(
+                self.step * settings.batch_size,
+                settings.batch_size,
+                rank=accelerator.process_index,
+                world=accelerator.num_processes,
+                accumulation=settings.accumulation,
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        data = PicturesByPosition(self.pictures, settings.seed, mirror=settings.mirror)
+        return load(data, positions, workers=settings.workers, pin_memory=accelerator.device.type == "cuda")
+
+    def run(self) -> None:
+        """Trains up to `settings.steps`, then draws the run's pictures and its loss curve."""
+        settings = self.settings
+        with self._report() as report:
+            total, since, began = torch.zeros((), device=self.accelerator.device), self.step, time.monotonic()
+            while self.step < settings.steps:
+                loss, gradient_norm = self.optimize()
+                total += loss
+                saving = self._due(settings.checkpoint_every, at_end=True)
+                drawing = self._due(settings.sample_every, at_end=False)
+                if saving or drawing or self._due(settings.log_every, at_end=True):
+                    mean = self.accelerator.reduce(total, "mean").item() / (self.step - since)
+                    rate = (self.step - since) * settings.batch_size / (time.monotonic() - began)
+                    self._note_losses(report, mean, float(gradient_norm), rate)
+                    if saving:
+                        self.save()
+                    if drawing:
+                        self._draw(report, self.step)
+                    total.zero_()
+                    since, began = self.step, time.monotonic()
+            self._finish(report)
+
+    def optimize(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """One optimizer step; the mean loss of this rank's pictures, and the norm of the gradient before clipping."""
+        rate = learning_rate(self.settings, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = torch.zeros((), device=self.accelerator.device)
+        for _ in range(self.settings.accumulation):
+            batch = self._next_batch()
+            with self.accelerator.accumulate(self.system):
+                micro_loss = self.system(batch).mean()
+                self.accelerator.backward(micro_loss)
+                loss += micro_loss.detach() / self.settings.accumulation
+                if self.accelerator.sync_gradients:
+                    gradient_norm = self.accelerator.clip_grad_norm_(
+                        self.system.parameters(), self.settings.gradient_clip
+                    )
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        self.step += 1
+        self.average.update(self.bare_system, self.step)
+        return loss, gradient_norm
+
+    def _next_batch(self) -> Batch:
+        batch = next(self.batches)
+        for complaint in batch.complaints:
+            if complaint not in self.seen_complaints:
+                self.seen_complaints.add(complaint)
+                logger.warning("skipped %s", complaint)
+        torch.manual_seed(batch.module_seed)
+        return batch.to(self.accelerator.device)
+
+    def _due(self, every: int, *, at_end: bool) -> bool:
+        ended = self.step == self.settings.steps
+        return at_end if ended else bool(every) and self.step % every == 0
+
+    def save(self) -> None:
+        """Writes a checkpoint, on the main rank."""
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            checkpoint.write(
+                self.out / "checkpoints",
+                self.step,
+                {
+                    "weights": self.bare_system.state_dict(),
+                    "average": self.average.module.state_dict(),
+                    "optimizer": checkpoint.optimizer_tensors(self.optimizer.optimizer, self.bare_system),
+                },
+                {
+                    **self.identity,
+                    "settings": asdict(self.settings),
+                    "pictures": self._describe_pictures(),
+                    "position": self.step * self.settings.batch_size,
+                    "loss_scaler": None if scaler is None else scaler.state_dict(),
+                },
+                keep=self.settings.keep_checkpoints,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _restore(self, saved: checkpoint.Checkpoint) -> None:
+        """Takes over everything a checkpoint holds; raises `UserError` if it is of another run."""
+        for name, value in self.identity.items():
+            if saved.state[name] != value:
+                raise UserError(f"{self.out} holds a run with {name} {saved.state[name]}, not {value}")
+        require_same(saved.state["settings"], self.settings)
+        if saved.state["pictures"] != self._describe_pictures():
+            raise UserError(
+                f"the run in {self.out} was trained on other pictures: their number, size or classes differ"
+            )
+        saved.load_into(self.bare_system, "weights")
+        saved.load_into(self.average.module, "average")
+        checkpoint.load_optimizer(self.optimizer.optimizer, self.bare_system, saved.tensors("optimizer"))
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(saved.state["loss_scaler"])
+        self.step = saved.state["step"]
+
+    def _describe_pictures(self) -> dict[str, Any]:
+        return {"count": len(self.pictures), **self.pictures.format.to_json()}
+
+    def _report(self) -> AbstractContextManager[Report | None]:
+        if not self.accelerator.is_main_process:
+            return nullcontext()
+        self.out.mkdir(parents=True, exist_ok=True)
+        content = {**self.identity, "settings": asdict(self.settings)}
+        (self.out / "settings.json").write_text(json.dumps(content, indent=2) + "\n")
+        return Report(self.out, steps=self.settings.steps, start=self.step)
+
+    def _note_losses(self, report: Report | None, loss: float, gradient_norm: float, rate: float) -> None:
+        if report is not None:
+            report.losses(self.step, loss, learning_rate(self.settings, self.step - 1), gradient_norm, rate)
+        if not math.isfinite(loss):
+            raise UserError(f"the loss is no longer finite at step {self.step}: try a lower --learning-rate")
+
+    def _draw(self, report: Report | None, step: int | None) -> None:
+        """Draws the sample grid with the averaged weights, on the main rank."""
+        if report is not None:
+            names = self.pictures.format.class_names[:_GRID_CLASSES]
+            count = _GRID_COLUMNS if len(names) > 1 else _GRID_SINGLE_CLASS
+            pictures = draw_samples(
+                self.average.module,
+                range(len(names)),
+                count,
+                seed=self.settings.seed,
+                device=self.accelerator.device,
+            )
+            report.samples(pictures, names, step)
+        self.accelerator.wait_for_everyone()
+
+    def _finish(self, report: Report | None) -> None:
+        self._draw(report, None)
+        if report is not None:
+            report.curve()
+        if self.seen_complaints:
+            logger.warning("%d pictures could not be decoded and others stood in for them", len(self.seen_complaints))
+        self.accelerator.end_training()

@@ -1,0 +1,137 @@
+"""What a run shows of itself while it goes on: progress bar, losses.csv, TensorBoard, sample grids, loss curve.
+
+OUT/
+    settings.json          recipe and settings
+    losses.csv             step, loss, learning rate, gradient norm, pictures per second
+    loss.png               its curve
+    samples.png            pictures drawn at the end, one row a class
+    samples/               pictures drawn on the way
+    tensorboard/           the same for TensorBoard
+    checkpoints/           see training/checkpoint.py
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from .. import ops
+from .figures import loss_curve, picture_grid
+from .system import System
+
+COLUMNS = ("step", "loss", "learning_rate", "gradient_norm", "pictures_per_second")
+_CHUNK = 256
+
+
+class Report:
+    """The reports of one run on its main rank. Use it as a context: it shows the progress bar and closes the files."""
+
+    def __init__(self, out: Path, *, steps: int, start: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.out = out
+        (out / "samples").mkdir(parents=True, exist_ok=True)
+        self._losses = _open_losses(out / "losses.csv", start)
+        self._rows = csv.writer(self._losses, lineterminator="\n")
+        self._board = SummaryWriter(out / "tensorboard", purge_step=start + 1)
+        self.console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            TextColumn("{task.fields[rate]} pictures/s"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._progress.add_task("training", total=steps, completed=start, loss="–", rate="–")
+        self._steps, self._start, self._began, self._told = steps, start, time.monotonic(), start
+
+    def __enter__(self) -> Report:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+        self._losses.close()
+        self._board.close()
+
+    def losses(self, step: int, loss: float, learning_rate: float, gradient_norm: float, rate: float) -> None:
+        """Notes the mean loss and the last gradient norm since the row before, after `step` steps; `rate` is pictures/s."""
+        self._rows.writerow((step, repr(loss), f"{learning_rate:.6g}", f"{gradient_norm:.6g}", f"{rate:.1f}"))
+        self._losses.flush()
+        for name, value in zip(COLUMNS[1:], (loss, learning_rate, gradient_norm, rate), strict=True):
+            self._board.add_scalar(name, value, step)
+        self._progress.update(self._task, completed=step, loss=f"{loss:.4f}", rate=f"{rate:.0f}")
+        # Where there is no terminal to draw a bar on, ten lines tell the same.
+        if self._progress.disable and (step == self._steps or step - self._told >= self._steps / 10):
+            self._told = step
+            left = (time.monotonic() - self._began) / (step - self._start) * (self._steps - step)
+            self.console.print(f"step {step}/{self._steps}, loss {loss:.4f}, {rate:.0f} pictures/s, {left:.0f} s left")
+
+    def samples(self, pictures: Tensor, names: Sequence[str], step: int | None) -> Path:
+        """Draws the grid of `pictures` [rows, columns, C, H, W]: the one of `step`, or the run's last (None)."""
+        path = self.out / "samples.png" if step is None else self.out / "samples" / f"step-{step:08d}.png"
+        image = picture_grid(pictures, names)
+        image.save(path)
+        if step is not None:
+            self._board.add_image("samples", np.asarray(image), step, dataformats="HWC")
+        return path
+
+    def curve(self) -> Path:
+        """Draws the curve of losses.csv."""
+        loss_curve(self.out / "losses.csv", self.out / "loss.png")
+        return self.out / "loss.png"
+
+
+def _open_losses(path: Path, start: int) -> TextIO:
+    """The CSV file opened for appending, with only the rows up to step `start` kept: those after it will come again."""
+    kept = []
+    if start and path.exists():
+        with path.open(newline="") as file:
+            rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS)]
+        kept = [row for row in rows if row[0].isdigit() and int(row[0]) <= start]
+    replacement = path.with_name(".losses.csv")
+    with replacement.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *kept])
+    os.replace(replacement, path)
+    return path.open("a", newline="")
+
+
+def draw_samples(
+    system: System,
+    labels: Sequence[int],
+    count: int,
+    *,
+    seed: int,
+    device: torch.device | str,
+    steps: int | None = None,
+    guidance: float | None = None,
+) -> Tensor:
+    """`count` pictures of each class in `labels`: [len(labels), count, C, H, W] in [−1, 1].
+
+    A picture depends on `seed`, its class and its place among the pictures of its class, and on nothing else.
+    """
+    places = torch.arange(count)
+    seeds = torch.cat(
+        [ops.derive_seeds(seed, places, step=label, purpose=ops.Purpose.INITIAL_STATE) for label in labels]
+    )
+    classes = torch.tensor(labels).repeat_interleave(count)
+    chunks = [
+        system.sample(some_classes.to(device), some_seeds.to(device), steps=steps, guidance=guidance)
+        for some_classes, some_seeds in zip(classes.split(_CHUNK), seeds.split(_CHUNK), strict=True)
+    ]
+    return torch.cat(chunks).unflatten(0, (len(labels), count))

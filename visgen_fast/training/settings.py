@@ -1,0 +1,123 @@
+"""The settings that every training run has; a recipe's settings add its own."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, TypeVar
+
+from .errors import UserError
+
+S = TypeVar("S", bound="TrainingSettings")
+
+# These say how long a run goes on, what it shows, where the data lies and where to compute, but not what a step computes:
+# a resumed run may be given others.
+MAY_CHANGE = frozenset(
+    ("steps", "data", "workers", "device", "accumulation")
+    + ("log_every", "sample_every", "checkpoint_every", "keep_checkpoints")
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """Optimization, bookkeeping and hardware."""
+
+    steps: int = 10_000
+    """Optimizer steps."""
+    batch_size: int = 128
+    """Pictures in one optimizer step, over all ranks and all accumulated micro-batches together."""
+    accumulation: int = 1
+    """Micro-batches whose gradients are added up to one optimizer step; more of them need less memory."""
+    learning_rate: float = 1e-3
+    """AdamW's learning rate after the warm-up."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises linearly to its full value."""
+    decay: Literal["constant", "cosine"] = "constant"
+    """Learning rate after the warm-up: kept, or lowered to 0 along a half cosine that ends at the last step."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+    gradient_clip: float = 1.0
+    """Gradients with a larger norm are scaled down to this norm."""
+    ema_decay: float = 0.999
+    """Decay of the moving average of the weights, which draws the samples."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Number format of the network's arithmetic; "no" is float32."""
+    device: Literal["auto", "cpu"] = "auto"
+    """Where to compute: the accelerator if there is one, or the CPU."""
+    mirror: bool = False
+    """Mirror half of the pictures, left to right."""
+    seed: int = 0
+    """Everything random in the run follows from this number."""
+    workers: int = 0
+    """Processes that load pictures; 0 loads them in the training process."""
+    log_every: int = 20
+    """Steps between two rows in losses.csv and in TensorBoard."""
+    sample_every: int = 500
+    """Steps between two sample grids; 0 draws only the last one."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints; 0 writes only the last one."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints to keep."""
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if not (least <= value < math.inf):
+                raise ValueError(f"{name} must be a number of at least {least}, got {value}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        if not 0 < self.learning_rate < math.inf or not 0 < self.gradient_clip:
+            raise ValueError(
+                f"learning_rate and gradient_clip must be positive, got {self.learning_rate} and {self.gradient_clip}"
+            )
+
+
+_LEAST = {
+    "steps": 1,
+    "batch_size": 1,
+    "accumulation": 1,
+    "warmup_steps": 0,
+    "weight_decay": 0,
+    "workers": 0,
+    "log_every": 1,
+    "sample_every": 0,
+    "checkpoint_every": 0,
+    "keep_checkpoints": 1,
+}
+
+
+def learning_rate(settings: TrainingSettings, step: int) -> float:
+    """The learning rate of optimizer step `step` (0 is the first): a pure function, so there is no state to resume."""
+    rate = settings.learning_rate
+    if step < settings.warmup_steps:
+        return rate * (step + 1) / (settings.warmup_steps + 1)
+    if settings.decay == "constant":
+        return rate
+    progress = (step - settings.warmup_steps) / max(settings.steps - settings.warmup_steps, 1)
+    return rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def settings_from(cls: type[S], values: dict[str, Any]) -> S:
+    """Settings of class `cls` from the values in a checkpoint; absent ones take their defaults.
+
+    Raises `UserError` for a value that `cls` doesn't have or refuses.
+    """
+    unknown = sorted(set(values) - {field.name for field in fields(cls)})
+    if unknown:
+        raise UserError(f"the checkpoint has settings that its recipe no longer knows: {', '.join(unknown)}")
+    try:
+        return cls(**values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the checkpoint's settings are not usable: {error}") from error
+
+
+def require_same(saved: dict[str, Any], settings: TrainingSettings) -> None:
+    """Raises `UserError` if `settings` would continue the run of `saved` with other mathematics."""
+    given = asdict(settings)
+    changed = [
+        f"{name} (was {saved[name]}, now {value})"
+        for name, value in given.items()
+        if name in saved and name not in MAY_CHANGE and value != saved[name]
+    ]
+    if changed:
+        raise UserError(f"a resumed run must keep its settings, but these differ: {', '.join(changed)}")
