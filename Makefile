@@ -1,0 +1,58 @@
+# Everything happens in .venv, which the first target that needs it makes. A second run repeats only what has changed.
+#   PYTHON=python3     the Python that .venv is made with, 3.10 or newer
+#   TORCH_INDEX=URL    the package index to take torch from. Without it pip chooses among the indexes it is configured for; on
+#                      a machine without an NVIDIA GPU, PyTorch's index of CPU builds saves gigabytes of CUDA libraries.
+# The build's own switches, VISGEN_CUDA, TORCH_CUDA_ARCH_LIST, MAX_JOBS and DEBUG, work here too.
+PYTHON ?= python3
+TORCH_INDEX ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+CPP := $(shell find csrc -type f)
+SOURCES := $(filter-out csrc/cuda_on_host/%,$(CPP)) CMakeLists.txt setup.py pyproject.toml
+build_requires := $(shell sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d ',')
+torch := $(filter "torch%,$(build_requires))
+
+.PHONY: demo test bench lint wheel check-abi clean
+
+demo: .venv/train.stamp
+	$(BIN)/visgen-fast train digits --out demo
+	@echo "The digits that the model draws, a row for each class: $(CURDIR)/demo/samples.png"
+
+test: .venv/dev.stamp
+	$(BIN)/pytest
+
+bench: .venv/bench.stamp
+	$(BIN)/python -m benchmarks
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/clang-format --dry-run -Werror $(filter %.h %.cpp %.cu %.cuh,$(CPP))
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+wheel: .venv/build.stamp
+	$(BIN)/python -m pip wheel --no-build-isolation --no-deps --wheel-dir dist .
+
+# One wheel beside the oldest and the newest torch, in two Pythons. Downloads gigabytes, so it is no part of the tests.
+check-abi: wheel
+	$(BIN)/python tools/check_abi.py --torch-index "$(TORCH_INDEX)" dist/visgen_fast-*.whl
+
+clean:
+	rm -rf .venv build dist *.egg-info visgen_fast/lib visgen_fast/_C.*.so
+
+# Build requirements go into .venv itself, and installs run without build isolation, so that torch is fetched once.
+.venv/build.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "visgen_fast needs Python 3.10 or newer: make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(torch)
+	$(PIP) $(build_requires)
+	@touch $@
+
+.venv/train.stamp .venv/dev.stamp .venv/bench.stamp: .venv/%.stamp: .venv/build.stamp $(SOURCES)
+	$(PIP) --no-build-isolation --editable ".[$(extras_$*)]"
+	@touch $@
+extras_train := train
+extras_dev := train,test,lint
+extras_bench := train,bench
