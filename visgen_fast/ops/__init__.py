@@ -1,5 +1,10 @@
-"""The public operations."""
+"""The operations: each checks its arguments, then runs its kernel for the tensor's device.
 
-from ..reference import Purpose, add_noise, derive_seeds, diffuse, gaussian, uniform
+They import torch alone, so that using them inside other training code costs nothing else.
+"""
 
-__all__ = ["Purpose", "add_noise", "derive_seeds", "diffuse", "gaussian", "uniform"]
+from .. import _library  # noqa: F401  (loads the compiled libraries before the pages below register with them)
+from .diffuse import add_noise, diffuse
+from .noise import Purpose, derive_seeds, draw_seeds, gaussian, uniform
+
+__all__ = ["Purpose", "add_noise", "derive_seeds", "diffuse", "draw_seeds", "gaussian", "uniform"]

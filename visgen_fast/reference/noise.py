@@ -81,24 +81,30 @@ def random_words(seeds: Tensor, count: int, *, stream: int = 0) -> Tensor:
 
 
 def uniform(
-    seeds: Tensor, shape: Sequence[int], *, stream: int = 0, dtype: torch.dtype = torch.float32, out: Tensor | None = None
+    seeds: Tensor, shape: Sequence[int], *, stream: int = 0, dtype: torch.dtype | None = None, out: Tensor | None = None
 ) -> Tensor:
     """Numbers in (0, 1]: (word + 1)·2⁻³², rounded to `dtype` but never to 0."""
+    dtype = _dtype(dtype, out)
     value = (random_words(seeds, math.prod(shape), stream=stream) + 1).double() * 2.0**-32
-    value = value.to(dtype).clamp_min(torch.finfo(dtype).smallest_normal if dtype != torch.float16 else 2.0**-24)
+    value = value.to(dtype).clamp_min(2.0**-24 if dtype == torch.float16 else 2.0**-32)
     return _deliver(value.view(len(seeds), *shape), out)
 
 
 def gaussian(
-    seeds: Tensor, shape: Sequence[int], *, stream: int = 0, dtype: torch.dtype = torch.float32, out: Tensor | None = None
+    seeds: Tensor, shape: Sequence[int], *, stream: int = 0, dtype: torch.dtype | None = None, out: Tensor | None = None
 ) -> Tensor:
     """Standard normal numbers by Box and Muller (1958), on words (0, 1) and (2, 3) of each block, in float64."""
+    dtype = _dtype(dtype, out)
     count = math.prod(shape)
     words = random_words(seeds, -(-count // 2) * 2, stream=stream).double()
     radius = (-2 * ((words[:, 0::2] + 1) * 2.0**-32).log()).sqrt()
     angle = words[:, 1::2] * (2 * math.pi * 2.0**-32)
     value = torch.stack((radius * angle.cos(), radius * angle.sin()), -1).flatten(1)[:, :count]
     return _deliver(value.to(dtype).view(len(seeds), *shape), out)
+
+
+def _dtype(dtype: torch.dtype | None, out: Tensor | None) -> torch.dtype:
+    return out.dtype if out is not None else dtype or torch.float32
 
 
 def _deliver(value: Tensor, out: Tensor | None) -> Tensor:

@@ -1,0 +1,132 @@
+// The arithmetic that every device must agree on: words to uniform and normal numbers, pixels, and 16-bit floats.
+//
+// Written once for scalars, vectors (GNU vector extensions) and CUDA threads: `Lanes<Word>` says which float and integer
+// types go with a lane of 32-bit words, and supplies the few operations that have no operator.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "isa.h"
+
+namespace visgen::VISGEN_ISA {
+
+template <class To, class From>
+VISGEN_HOST_DEVICE To bits_as(From value) {
+  static_assert(sizeof(To) == sizeof(From));
+  To result;
+  memcpy(&result, &value, sizeof(To));
+  return result;
+}
+
+template <class Word>
+struct Lanes;
+
+template <>
+struct Lanes<uint32_t> {
+  using Int = int32_t;
+  using Float = float;
+  static VISGEN_HOST_DEVICE float from_unsigned(uint32_t value) { return static_cast<float>(value); }
+  static VISGEN_HOST_DEVICE float from_signed(int32_t value) { return static_cast<float>(value); }
+  static VISGEN_HOST_DEVICE float sqrt(float value) { return sqrtf(value); }
+};
+
+// −2·ln(u) for u = (word + 1)·2⁻³². Near u = 1 the distance to 1 is taken from the integer, so that small radii keep
+// their relative precision: that is what "from all 32 bits" means.
+template <class Word>
+VISGEN_HOST_DEVICE typename Lanes<Word>::Float squared_radius(Word word) {
+  using Int = typename Lanes<Word>::Int;
+  using Float = typename Lanes<Word>::Float;
+  const auto near_one = word >= 0xB504F334u;  // u ≥ √½
+  const Float magnitude = Lanes<Word>::from_unsigned(near_one ? ~word : word + 1u);
+  // u = 2^exponent · (1 + f) with 1 + f in [√½, √2)
+  const Int bits = bits_as<Int>(magnitude);
+  const Int exponent = (bits - 0x3F3504F3) >> 23;
+  const Float reduced = bits_as<Float>(bits - (exponent << 23)) - 1.0f;
+  const Float f = near_one ? magnitude * -0x1p-32f : reduced;
+  const Float halvings = near_one ? Float{} : Lanes<Word>::from_signed(32 - exponent);
+  // ln(1 + f) = f − f²/2 + f³·P(f): coefficients of the Cephes library (Moshier)
+  Float p = 7.0376836292e-2f * f - 1.1514610310e-1f;
+  p = p * f + 1.1676998740e-1f;
+  p = p * f - 1.2420140846e-1f;
+  p = p * f + 1.4249322787e-1f;
+  p = p * f - 1.6668057665e-1f;
+  p = p * f + 2.0000714765e-1f;
+  p = p * f - 2.4999993993e-1f;
+  p = p * f + 3.3333331174e-1f;
+  const Float square = f * f;
+  const Float correction = (f * p) * square - 0.5f * square;
+  return (halvings * 1.38629436111989f - 2.0f * f) - 2.0f * correction;
+}
+
+// Box–Muller: two words to two independent standard normal numbers r·cos(2π·v), r·sin(2π·v), v = word_1·2⁻³².
+template <class Word>
+VISGEN_HOST_DEVICE void normal_pair(Word word_0, Word word_1, typename Lanes<Word>::Float& first,
+                                    typename Lanes<Word>::Float& second) {
+  using Int = typename Lanes<Word>::Int;
+  using Float = typename Lanes<Word>::Float;
+  const Float radius = Lanes<Word>::sqrt(squared_radius(word_0));
+  // The nearest quarter turn is split off exactly, in integers; what is left lies in ±π/4.
+  const Word quarter = (word_1 + 0x20000000u) >> 30;
+  const Float x = Lanes<Word>::from_signed(bits_as<Int>(word_1 - (quarter << 30))) * 1.46291807926715968e-9f;
+  const Float square = x * x;
+  Float sine = -1.9515295891e-4f * square + 8.3321608736e-3f;
+  sine = sine * square - 1.6666654611e-1f;
+  sine = (sine * square) * x + x;
+  Float cosine = 2.443315711809948e-5f * square - 1.388731625493765e-3f;
+  cosine = cosine * square + 4.166664568298827e-2f;
+  cosine = (cosine * square) * square + (1.0f - 0.5f * square);
+  const auto odd = (quarter & 1u) != 0u;
+  const Word cosine_sign = ((quarter + 1u) & 2u) << 30, sine_sign = (quarter & 2u) << 30;
+  first = radius * bits_as<Float>(bits_as<Word>(odd ? sine : cosine) ^ cosine_sign);
+  second = radius * bits_as<Float>(bits_as<Word>(odd ? cosine : sine) ^ sine_sign);
+}
+
+// The same in float64, for float64 pictures and gradient checks.
+VISGEN_HOST_DEVICE void normal_pair(uint32_t word_0, uint32_t word_1, double& first, double& second) {
+  const double radius = ::sqrt(-2.0 * ::log((word_0 + 1.0) * 0x1p-32));
+  const double angle = word_1 * (6.283185307179586476925 * 0x1p-32);
+  first = radius * ::cos(angle);
+  second = radius * ::sin(angle);
+}
+
+// (word + 1)·2⁻³² in (0, 1], correctly rounded.
+VISGEN_HOST_DEVICE float uniform_float(uint32_t word) { return word == 0xFFFFFFFFu ? 1.0f : static_cast<float>(word + 1u) * 0x1p-32f; }
+VISGEN_HOST_DEVICE double uniform_double(uint32_t word) { return (word + 1.0) * 0x1p-32; }
+
+// A pixel 0…255 to −1…1, correctly rounded: 2·pixel − 255 is exact, and one correction step makes the division by 255 so.
+VISGEN_HOST_DEVICE float pixel_to_unit(uint8_t pixel) {
+  const float numerator = 2.0f * pixel - 255.0f;
+  const float quotient = numerator * (1.0f / 255.0f);
+  return quotient + (numerator - 255.0f * quotient) * (1.0f / 255.0f);
+}
+
+VISGEN_HOST_DEVICE float bfloat16_to_float(uint16_t value) { return bits_as<float>(static_cast<uint32_t>(value) << 16); }
+
+VISGEN_HOST_DEVICE uint16_t float_to_bfloat16(float value) {
+  const uint32_t bits = bits_as<uint32_t>(value);
+  const uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+  return static_cast<uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? 0x7FC0u : rounded);
+}
+
+VISGEN_HOST_DEVICE float half_to_float(uint16_t value) {
+  const uint32_t magnitude = value & 0x7FFFu, sign = static_cast<uint32_t>(value & 0x8000u) << 16;
+  const uint32_t bias = 112u << 23;  // 127 − 15
+  const uint32_t shifted = (magnitude << 13) + bias + (magnitude >= 0x7C00u ? bias : 0u);
+  const uint32_t subnormal = bits_as<uint32_t>(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f);
+  return bits_as<float>((magnitude < 0x400u ? subnormal : shifted) | sign);
+}
+
+VISGEN_HOST_DEVICE uint16_t float_to_half(float value) {
+  const uint32_t bits = bits_as<uint32_t>(value), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7FFFFFFFu;
+  // Adding ½ puts a subnormal's last place at the float's own, so that the addition rounds it.
+  const uint32_t subnormal = bits_as<uint32_t>(bits_as<float>(magnitude) + 0.5f) - 0x3F000000u;
+  const uint32_t normal = (magnitude + 0xFFFu + ((magnitude >> 13) & 1u) - (112u << 23)) >> 13;
+  uint32_t result = magnitude < 0x38800000u ? subnormal : normal;
+  result = magnitude >= 0x477FF000u ? 0x7C00u : result;
+  result = magnitude > 0x7F800000u ? 0x7E00u : result;
+  return static_cast<uint16_t>(result | sign);
+}
+
+}  // namespace visgen::VISGEN_ISA

@@ -1,0 +1,176 @@
+// The family `diffuse` on one instruction set: x_t = a·x + b·z (+ e·x₁) and target = c·x + d·z (+ f·x₁), and its backward.
+//
+// Per element: one normal number (a quarter of a Philox block and half a Box–Muller pair, about 13 vector instructions a
+// vector) and 2 fused multiply-adds an output. In memory: x read once, each output written once; the noise never leaves
+// the first-level cache.
+#include "../../ops/diffuse.h"
+
+#include "../kernels.h"
+#include "tile.h"
+
+namespace visgen::VISGEN_ISA {
+namespace {
+
+template <class Real>
+struct Buffers {
+  alignas(64) Real x[kTile], endpoint[kTile], noise[kTile + kGroup], first[kTile], second[kTile];
+  alignas(64) Real grad_x_t[kTile], grad_target[kTile];
+};
+
+template <class Real>
+const Real* noise_tile(const DiffuseParameters& p, int64_t sample, int64_t begin, int64_t count, Real* buffer) {
+  if (p.noise.data) return load_tile(p.noise, p.shape, sample, begin, count, buffer);
+  return normal_tile(static_cast<uint64_t>(p.seeds[sample]), p.stream, begin, count, buffer);
+}
+
+template <class Real>
+void combine(Real a, const Real* __restrict x, Real b, const Real* __restrict z, Real* __restrict out, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) out[i] = a * x[i] + b * z[i];
+}
+
+template <class Real>
+void add_scaled(Real e, const Real* __restrict x, Real* __restrict out, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) out[i] += e * x[i];
+}
+
+double dot(const float* x, const float* y, int64_t count) {
+  FloatVector sum[2] = {};
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= count; i += 2 * kLanes) {
+    FloatVector left[2], right[2];
+    memcpy(left, x + i, sizeof(left));
+    memcpy(right, y + i, sizeof(right));
+    sum[0] += left[0] * right[0];
+    sum[1] += left[1] * right[1];
+  }
+  sum[0] += sum[1];
+  double total = 0;
+  for (int lane = 0; lane < kLanes; ++lane) total += sum[0][lane];
+  for (; i < count; ++i) total += static_cast<double>(x[i]) * y[i];
+  return total;
+}
+
+double dot(const double* x, const double* y, int64_t count) {
+  double total = 0;
+  for (int64_t i = 0; i < count; ++i) total += x[i] * y[i];
+  return total;
+}
+
+// Calls body(row of coefficients, offset in the tile, length) for the rows that a tile meets.
+template <class Body>
+void for_each_row(const DiffuseParameters& p, int64_t sample, int64_t begin, int64_t count, Body body) {
+  const int64_t rows_per_sample = p.partition.elements / p.partition.row_size;
+  for (int64_t offset = 0; offset < count;) {
+    const int64_t row = (begin + offset) / p.partition.row_size;
+    const int64_t left = (row + 1) * p.partition.row_size - (begin + offset);
+    const int64_t length = left < count - offset ? left : count - offset;
+    body(sample * rows_per_sample + row, offset, length);
+    offset += length;
+  }
+}
+
+template <class Real>
+void forward(const DiffuseParameters& p, int64_t first_unit, int64_t last_unit) {
+  Buffers<Real> buffers;
+  const Real* coefficients = static_cast<const Real*>(p.coefficients);
+  for (int64_t index = first_unit; index < last_unit; ++index) {
+    const Unit unit = unit_at(p.partition, index);
+    for (int64_t begin = unit.begin; begin < unit.end; begin += kTile) {
+      const int64_t count = kTile < unit.end - begin ? kTile : unit.end - begin;
+      const Real* z = noise_tile(p, unit.sample, begin, count, buffers.noise);
+      const Real* x = load_tile(p.x, p.shape, unit.sample, begin, count, buffers.x);
+      const Real* endpoint = p.endpoint.data ? load_tile(p.endpoint, p.shape, unit.sample, begin, count, buffers.endpoint) : nullptr;
+      Real* x_t = tile_for_output(p.x_t, p.shape, unit.sample, begin, buffers.first);
+      Real* target = p.target.data ? tile_for_output(p.target, p.shape, unit.sample, begin, buffers.second) : nullptr;
+      for_each_row(p, unit.sample, begin, count, [&](int64_t row, int64_t at, int64_t length) {
+        const Real* c = coefficients + row * p.coefficient_count;
+        combine(c[0], x + at, c[1], z + at, x_t + at, length);
+        if (endpoint) add_scaled(c[4], endpoint + at, x_t + at, length);
+        if (!target) return;
+        combine(c[2], x + at, c[3], z + at, target + at, length);
+        if (endpoint) add_scaled(c[5], endpoint + at, target + at, length);
+      });
+      store_tile(p.x_t, p.shape, unit.sample, begin, count, x_t);
+      if (target) store_tile(p.target, p.shape, unit.sample, begin, count, target);
+    }
+  }
+}
+
+// Gradients of one row's coefficients, added up in double.
+struct RowSums {
+  int64_t row = -1;
+  double value[6] = {0};
+};
+
+template <class Real>
+void flush(const DiffuseParameters& p, int64_t unit, const RowSums& sums) {
+  if (sums.row < 0) return;
+  for (int j = 0; j < p.coefficient_count; ++j) {
+    if (p.partition.units_per_row > 1) {
+      p.partial_sums[unit * p.coefficient_count + j] = sums.value[j];
+    } else {
+      static_cast<Real*>(p.grad_coefficients)[sums.row * p.coefficient_count + j] = static_cast<Real>(sums.value[j]);
+    }
+  }
+}
+
+// One gradient: weight[0]·grad_x_t + weight[1]·grad_target, row by row.
+template <class Real>
+void gradient_tile(const DiffuseParameters& p, const Operand& out, int column, int64_t sample, int64_t begin, int64_t count,
+                   const Real* grad_x_t, const Real* grad_target, Real* buffer) {
+  if (!out.data) return;
+  Real* tile = tile_for_output(out, p.shape, sample, begin, buffer);
+  for_each_row(p, sample, begin, count, [&](int64_t row, int64_t at, int64_t length) {
+    const Real* c = static_cast<const Real*>(p.coefficients) + row * p.coefficient_count;
+    const Real to_x_t = column < 2 ? c[column] : c[4], to_target = column < 2 ? c[column + 2] : c[5];
+    combine(to_x_t, grad_x_t + at, to_target, grad_target + at, tile + at, length);
+  });
+  store_tile(out, p.shape, sample, begin, count, tile);
+}
+
+template <class Real>
+const Real* gradient_or_zero(const Operand& operand, const DiffuseParameters& p, int64_t sample, int64_t begin, int64_t count,
+                             Real* buffer) {
+  if (operand.data) return load_tile(operand, p.shape, sample, begin, count, buffer);
+  memset(buffer, 0, sizeof(Real) * count);
+  return buffer;
+}
+
+template <class Real>
+void backward(const DiffuseParameters& p, int64_t first_unit, int64_t last_unit) {
+  Buffers<Real> buffers;
+  for (int64_t index = first_unit; index < last_unit; ++index) {
+    const Unit unit = unit_at(p.partition, index);
+    RowSums sums;
+    for (int64_t begin = unit.begin; begin < unit.end; begin += kTile) {
+      const int64_t count = kTile < unit.end - begin ? kTile : unit.end - begin;
+      const Real* g = gradient_or_zero(p.x_t, p, unit.sample, begin, count, buffers.grad_x_t);
+      const Real* h = gradient_or_zero(p.target, p, unit.sample, begin, count, buffers.grad_target);
+      gradient_tile(p, p.grad_x, 0, unit.sample, begin, count, g, h, buffers.first);
+      gradient_tile(p, p.grad_noise, 1, unit.sample, begin, count, g, h, buffers.first);
+      gradient_tile(p, p.grad_endpoint, 2, unit.sample, begin, count, g, h, buffers.first);
+      if (!p.grad_coefficients) continue;
+      const Real* signals[3] = {load_tile(p.x, p.shape, unit.sample, begin, count, buffers.x),
+                                noise_tile(p, unit.sample, begin, count, buffers.noise), nullptr};
+      if (p.endpoint.data) signals[2] = load_tile(p.endpoint, p.shape, unit.sample, begin, count, buffers.endpoint);
+      for_each_row(p, unit.sample, begin, count, [&](int64_t row, int64_t at, int64_t length) {
+        if (row != sums.row) {
+          flush<Real>(p, index, sums);
+          sums = RowSums{row, {0}};
+        }
+        for (int j = 0; j < p.coefficient_count; ++j) {
+          const bool to_target = j == 2 || j == 3 || j == 5;
+          const Real* signal = signals[j < 4 ? j % 2 : 2];
+          sums.value[j] += dot((to_target ? h : g) + at, signal + at, length);
+        }
+      });
+    }
+    flush<Real>(p, index, sums);
+  }
+}
+
+}  // namespace
+
+extern const DiffuseKernels diffuse_kernels = {forward<float>, forward<double>, backward<float>, backward<double>};
+
+}  // namespace visgen::VISGEN_ISA

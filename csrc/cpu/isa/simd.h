@@ -1,0 +1,101 @@
+// The widest vectors of the instruction set this file is compiled for, as GNU vector extensions: operators work on them,
+// so common/philox.h and common/math.h serve them unchanged. Only what has no operator is spelled out here.
+#pragma once
+
+#include <cstdint>
+#if defined(__x86_64__)
+#pragma GCC diagnostic push  // gcc 12 takes the header's own "undefined" vectors for a fault
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#endif
+
+#include "../../common/math.h"
+#include "../../common/philox.h"
+
+namespace visgen::VISGEN_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+constexpr int kLanes = kVectorBytes / 4;
+
+typedef uint64_t WideVector __attribute__((vector_size(kVectorBytes)));
+typedef uint32_t WordVector __attribute__((vector_size(kVectorBytes)));
+typedef int32_t IntVector __attribute__((vector_size(kVectorBytes)));
+typedef float FloatVector __attribute__((vector_size(kVectorBytes)));
+
+template <>
+struct LowHalves<WideVector> {
+  static VISGEN_HOST_DEVICE WideVector multiply(WideVector lane, uint32_t factor) {
+    const WideVector factors = WideVector{} + static_cast<uint64_t>(factor);
+#if defined(__AVX512F__)
+    return (WideVector)_mm512_mul_epu32((__m512i)lane, (__m512i)factors);
+#elif defined(__AVX2__)
+    return (WideVector)_mm256_mul_epu32((__m256i)lane, (__m256i)factors);
+#elif defined(__SSE2__)
+    return (WideVector)_mm_mul_epu32((__m128i)lane, (__m128i)factors);
+#else
+    return (lane & 0xFFFFFFFFu) * factors;
+#endif
+  }
+};
+
+template <>
+struct Lanes<WordVector> {
+  using Int = IntVector;
+  using Float = FloatVector;
+  static VISGEN_HOST_DEVICE FloatVector from_unsigned(WordVector value) { return __builtin_convertvector(value, FloatVector); }
+  static VISGEN_HOST_DEVICE FloatVector from_signed(IntVector value) { return __builtin_convertvector(value, FloatVector); }
+  static VISGEN_HOST_DEVICE FloatVector sqrt(FloatVector value) {
+#if defined(__AVX512F__)
+    return (FloatVector)_mm512_sqrt_ps((__m512)value);
+#elif defined(__AVX2__)
+    return (FloatVector)_mm256_sqrt_ps((__m256)value);
+#elif defined(__SSE2__)
+    return (FloatVector)_mm_sqrt_ps((__m128)value);
+#else
+    for (int lane = 0; lane < kLanes; ++lane) value[lane] = __builtin_sqrtf(value[lane]);
+    return value;
+#endif
+  }
+};
+
+// The words of kLanes consecutive blocks: word[j][i] is word j of block `block + i`.
+struct BlockWords {
+  WordVector word[4];
+};
+
+VISGEN_HOST_DEVICE BlockWords philox_blocks(uint64_t seed, uint64_t stream, uint64_t block) {
+  WideVector even{}, low_half = WideVector{} + 0xFFFFFFFFull;
+  for (int lane = 0; lane < kLanes / 2; ++lane) even[lane] = block + 2 * lane;
+  const WideVector odd = even + 1;
+  const WideVector stream_low = WideVector{} + stream, stream_high = WideVector{} + (stream >> 32);
+  const auto a = philox4x32<WideVector>({{even, even >> 32, stream_low, stream_high}}, seed);
+  const auto b = philox4x32<WideVector>({{odd, odd >> 32, stream_low, stream_high}}, seed);
+  BlockWords result;
+  for (int j = 0; j < 4; ++j) result.word[j] = (WordVector)((a.word[j] & low_half) | (b.word[j] << 32));
+  return result;
+}
+
+// Stores four vectors as one: out[4·i + j] = value[j][i].
+template <class Vector>
+VISGEN_HOST_DEVICE void store_interleaved(const Vector (&value)[4], void* out) {
+  IntVector low, high;  // two-way interleaving twice
+  for (int lane = 0; lane < kLanes / 2; ++lane) {
+    low[2 * lane] = lane, low[2 * lane + 1] = kLanes + lane;
+    high[2 * lane] = kLanes / 2 + lane, high[2 * lane + 1] = kLanes + kLanes / 2 + lane;
+  }
+  const Vector low_02 = __builtin_shuffle(value[0], value[2], low), high_02 = __builtin_shuffle(value[0], value[2], high);
+  const Vector low_13 = __builtin_shuffle(value[1], value[3], low), high_13 = __builtin_shuffle(value[1], value[3], high);
+  const Vector result[4] = {__builtin_shuffle(low_02, low_13, low), __builtin_shuffle(low_02, low_13, high),
+                            __builtin_shuffle(high_02, high_13, low), __builtin_shuffle(high_02, high_13, high)};
+  memcpy(out, result, sizeof(result));
+}
+
+}  // namespace visgen::VISGEN_ISA

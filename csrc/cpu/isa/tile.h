@@ -1,0 +1,159 @@
+// A tile: some hundred consecutive elements of one sample, brought to float (or double) arithmetic in the first-level cache.
+//
+// Loading and storing know element types and memory layouts; what happens between them knows neither. A contiguous
+// operand that already has the arithmetic's type is used in place.
+#pragma once
+
+#include "../../common/layout.h"
+#include "simd.h"
+
+namespace visgen::VISGEN_ISA {
+
+constexpr int kGroup = 4 * kLanes;  // elements that one vector Philox makes
+constexpr int kTile = 256;          // a multiple of every kGroup; small enough that stores drain during the arithmetic
+
+inline float decode(uint8_t value, DType) { return pixel_to_unit(value); }
+inline float decode(uint16_t value, DType dtype) { return dtype == DType::bfloat16 ? bfloat16_to_float(value) : half_to_float(value); }
+inline float decode(float value, DType) { return value; }
+inline double decode(double value, DType) { return value; }
+
+template <class Real>
+inline void encode(Real value, uint16_t& out, DType dtype) {
+  const float rounded = static_cast<float>(value);
+  out = dtype == DType::bfloat16 ? float_to_bfloat16(rounded) : float_to_half(rounded);
+}
+template <class Real, class Stored>
+inline void encode(Real value, Stored& out, DType) {
+  out = static_cast<Stored>(value);
+}
+
+// Calls body(offset of a run's first element, its stride, its length) for the runs that make up elements
+// [begin, begin + count) of a sample.
+template <class Body>
+inline void for_each_run(const SampleShape& shape, const int64_t* strides, int64_t begin, int64_t count, Body body) {
+  const int last = shape.dimensions - 1;
+  while (count > 0) {
+    int64_t rest = begin / shape.sizes[last], offset = 0;
+    const int64_t inner = begin % shape.sizes[last];
+    for (int d = last - 1; d >= 0; --d, rest /= shape.sizes[d + 1]) offset += rest % shape.sizes[d] * strides[d];
+    const int64_t run = count < shape.sizes[last] - inner ? count : shape.sizes[last] - inner;
+    body(offset + inner * strides[last], strides[last], run);
+    begin += run;
+    count -= run;
+  }
+}
+
+template <class Stored, DType dtype, class Real>
+void load_as(const Operand& operand, const SampleShape& shape, int64_t sample, int64_t begin, int64_t count, Real* out) {
+  const Stored* base = static_cast<const Stored*>(operand.data) + sample * operand.sample_stride;
+  for_each_run(shape, operand.strides, begin, count, [&](int64_t offset, int64_t stride, int64_t run) {
+    const Stored* in = base + offset;
+    if (stride == 1) {
+      for (int64_t i = 0; i < run; ++i) out[i] = decode(in[i], dtype);
+    } else {
+      for (int64_t i = 0; i < run; ++i) out[i] = decode(in[i * stride], dtype);
+    }
+    out += run;
+  });
+}
+
+template <class Stored, DType dtype, class Real>
+void store_as(const Operand& operand, const SampleShape& shape, int64_t sample, int64_t begin, int64_t count, const Real* in) {
+  Stored* base = static_cast<Stored*>(operand.data) + sample * operand.sample_stride;
+  for_each_run(shape, operand.strides, begin, count, [&](int64_t offset, int64_t stride, int64_t run) {
+    Stored* out = base + offset;
+    if (stride == 1) {
+      for (int64_t i = 0; i < run; ++i) encode(in[i], out[i], dtype);
+    } else {
+      for (int64_t i = 0; i < run; ++i) encode(in[i], out[i * stride], dtype);
+    }
+    in += run;
+  });
+}
+
+template <class Real>
+constexpr DType kArithmetic = sizeof(Real) == 4 ? DType::float32 : DType::float64;
+
+template <class Real>
+bool usable_in_place(const Operand& operand, const SampleShape& shape) {
+  return operand.dtype == kArithmetic<Real> && shape.dimensions == 1 && operand.strides[0] == 1;
+}
+
+// Elements [begin, begin + count) of a sample, in `buffer` or where they already are.
+template <class Real>
+const Real* load_tile(const Operand& operand, const SampleShape& shape, int64_t sample, int64_t begin, int64_t count, Real* buffer) {
+  if (usable_in_place<Real>(operand, shape)) return static_cast<const Real*>(operand.data) + sample * operand.sample_stride + begin;
+  switch (operand.dtype) {
+    case DType::uint8:
+      load_as<uint8_t, DType::uint8>(operand, shape, sample, begin, count, buffer);
+      break;
+    case DType::float16:
+      load_as<uint16_t, DType::float16>(operand, shape, sample, begin, count, buffer);
+      break;
+    case DType::bfloat16:
+      load_as<uint16_t, DType::bfloat16>(operand, shape, sample, begin, count, buffer);
+      break;
+    case DType::float32:
+      load_as<float, DType::float32>(operand, shape, sample, begin, count, buffer);
+      break;
+    case DType::float64:
+      load_as<double, DType::float64>(operand, shape, sample, begin, count, buffer);
+      break;
+  }
+  return buffer;
+}
+
+// Where to compute a tile of an output: in its own memory, or in `buffer` for store_tile to bring there.
+template <class Real>
+Real* tile_for_output(const Operand& operand, const SampleShape& shape, int64_t sample, int64_t begin, Real* buffer) {
+  return usable_in_place<Real>(operand, shape) ? static_cast<Real*>(operand.data) + sample * operand.sample_stride + begin : buffer;
+}
+
+template <class Real>
+void store_tile(const Operand& operand, const SampleShape& shape, int64_t sample, int64_t begin, int64_t count, const Real* tile) {
+  if (usable_in_place<Real>(operand, shape)) return;
+  switch (operand.dtype) {
+    case DType::uint8:
+      break;  // no operation writes pixels
+    case DType::float16:
+      store_as<uint16_t, DType::float16>(operand, shape, sample, begin, count, tile);
+      break;
+    case DType::bfloat16:
+      store_as<uint16_t, DType::bfloat16>(operand, shape, sample, begin, count, tile);
+      break;
+    case DType::float32:
+      store_as<float, DType::float32>(operand, shape, sample, begin, count, tile);
+      break;
+    case DType::float64:
+      store_as<double, DType::float64>(operand, shape, sample, begin, count, tile);
+      break;
+  }
+}
+
+// Standard normal numbers of elements [begin, begin + count) of a sample: returns where the first of them stands in
+// `buffer`, which has room for kTile + kGroup.
+inline const float* normal_tile(uint64_t seed, uint64_t stream, int64_t begin, int64_t count, float* buffer) {
+  const int64_t skipped = begin % 4;
+  for (int64_t done = 0; done < count + skipped; done += kGroup) {
+    const BlockWords words = philox_blocks(seed, stream, static_cast<uint64_t>(begin + done) / 4);
+    FloatVector normal[4];
+    normal_pair<WordVector>(words.word[0], words.word[1], normal[0], normal[1]);
+    normal_pair<WordVector>(words.word[2], words.word[3], normal[2], normal[3]);
+    store_interleaved(normal, buffer + done);
+  }
+  return buffer + skipped;
+}
+
+inline const double* normal_tile(uint64_t seed, uint64_t stream, int64_t begin, int64_t count, double* buffer) {
+  const int64_t skipped = begin % 4;
+  for (int64_t done = 0; done < count + skipped; done += 4) {
+    const auto words = philox_block(seed, stream, static_cast<uint64_t>(begin + done) / 4);
+    for (int pair = 0; pair < 4; pair += 2) {
+      normal_pair(static_cast<uint32_t>(words.word[pair]), static_cast<uint32_t>(words.word[pair + 1]), buffer[done + pair],
+                  buffer[done + pair + 1]);
+    }
+  }
+  return buffer + skipped;
+}
+
+}  // namespace visgen::VISGEN_ISA

@@ -1,0 +1,35 @@
+// The kernels of one instruction set, family by family, and the choice among the sets this machine can run.
+//
+// A new family adds its struct here, one line in KernelTable, and its table in cpu/isa/<family>.cpp.
+#pragma once
+
+#include "../common/layout.h"
+
+namespace visgen {
+
+struct NoiseParameters;
+struct DiffuseParameters;
+
+// Each kernel works through units [first_unit, last_unit) of its parameters' partition.
+struct NoiseKernels {
+  using Kernel = void (*)(const NoiseParameters&, int64_t first_unit, int64_t last_unit);
+  Kernel gaussian_float, gaussian_double, uniform_float, uniform_double;
+};
+
+struct DiffuseKernels {
+  using Kernel = void (*)(const DiffuseParameters&, int64_t first_unit, int64_t last_unit);
+  Kernel forward_float, forward_double, backward_float, backward_double;
+};
+
+struct KernelTable {
+  const char* name;
+  const NoiseKernels& noise;
+  const DiffuseKernels& diffuse;
+};
+
+// The widest instruction set that the build and the machine have, or what VISGEN_CPU_CAPABILITY names.
+const KernelTable& kernels();
+
+constexpr int64_t kUnit = 16384;  // elements; several units make a thread's share
+
+}  // namespace visgen

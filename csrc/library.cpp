@@ -1,0 +1,32 @@
+// Every operation of the compiled half: the table of contents. Shapes and meaning are documented where users call them,
+// in visgen_fast/ops; sizes are SymInt so that a new size does not recompile a model.
+#include "common/registration.h"
+
+VISGEN_SCHEMAS(m) {
+  // noise
+  m.def("derive_seeds(Tensor seed, Tensor index, SymInt stream) -> Tensor");
+  m.def("gaussian_(Tensor(a!) out, Tensor seeds, SymInt stream) -> ()");
+  m.def("uniform_(Tensor(a!) out, Tensor seeds, SymInt stream) -> ()");
+
+  // diffuse: coefficients are [rows, 4 or 6]; a row covers x.numel() / rows consecutive elements
+  m.def(
+      "add_noise(Tensor x, Tensor coefficients, Tensor? seeds, Tensor? endpoint, Tensor? noise, SymInt stream, "
+      "ScalarType out_dtype) -> Tensor");
+  m.def(
+      "diffuse(Tensor x, Tensor coefficients, Tensor? seeds, Tensor? endpoint, Tensor? noise, SymInt stream, "
+      "ScalarType out_dtype) -> (Tensor x_t, Tensor target)");
+  // needs: the gradients asked for, of (x, coefficients, endpoint, noise); the others come back with no elements
+  m.def(
+      "diffuse_backward(Tensor? grad_x_t, Tensor? grad_target, Tensor x, Tensor coefficients, Tensor? seeds, "
+      "Tensor? endpoint, Tensor? noise, SymInt stream, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)");
+}
+
+// The CUDA version that the CUDA library beside this one was built with, as 1000·major + 10·minor; 0 where there is none.
+// Asked before loading that library, since a driver that is too old for it is worth a sentence.
+extern "C" __attribute__((visibility("default"))) int visgen_fast_cuda_version() {
+#ifdef VISGEN_CUDA_VERSION
+  return VISGEN_CUDA_VERSION;
+#else
+  return 0;
+#endif
+}

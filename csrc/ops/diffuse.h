@@ -1,0 +1,24 @@
+// The family `diffuse`: what its kernels are told.
+#pragma once
+
+#include "../common/layout.h"
+#include "../common/partition.h"
+
+namespace visgen {
+
+struct DiffuseParameters {
+  SampleShape shape;
+  Partition partition{0, 0, 0, 1};
+  bool in_double = false;
+  const void* coefficients = nullptr;  // [rows, coefficient_count], in the arithmetic's type
+  int coefficient_count = 4;           // (a, b, c, d), or (a, b, c, d, e, f) with an endpoint
+  const int64_t* seeds = nullptr;      // [samples]; unused where `noise` is given
+  uint64_t stream = 0;
+  Operand x, noise, endpoint;
+  Operand x_t, target;                        // forward: outputs; backward: the gradients that arrive, either may be absent
+  Operand grad_x, grad_noise, grad_endpoint;  // backward, absent where nobody asks
+  void* grad_coefficients = nullptr;          // [rows, coefficient_count]
+  double* partial_sums = nullptr;             // [units, coefficient_count], where a row takes several units
+};
+
+}  // namespace visgen

@@ -1,0 +1,78 @@
+"""Finds and loads the compiled libraries, and knows for which devices they have kernels."""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+_FOLDER = Path(__file__).parent / "lib"
+_DEVICES = {"meta"}
+
+
+def _load(name: str) -> ctypes.CDLL | None:
+    path = next((p for suffix in (".so", ".dylib") if (p := _FOLDER / f"lib{name}{suffix}").exists()), None)
+    if path is None:
+        return None
+    torch.ops.load_library(str(path))
+    return ctypes.CDLL(str(path))
+
+
+def _driver_version() -> int:
+    """The newest CUDA version the installed driver supports, as 1000·major + 10·minor; 0 without a driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    version = ctypes.c_int()
+    return version.value if driver.cuDriverGetVersion(ctypes.byref(version)) == 0 else 0
+
+
+def _load_cuda(built_with: int) -> None:
+    driver = _driver_version()
+    if not built_with or not driver or torch.version.cuda is None:
+        return
+    if driver < built_with:
+        built, supported = (f"{v // 1000}.{v % 1000 // 10}" for v in (built_with, driver))
+        warnings.warn(
+            f"visgen_fast was built with CUDA {built}, but the driver supports CUDA {supported}: "
+            "its CUDA kernels are not loaded.",
+            stacklevel=2,
+        )
+    elif _load("visgen_fast_cuda") is not None:
+        _DEVICES.add("cuda")
+
+
+_cpu = _load("visgen_fast_cpu")
+if _cpu is None:
+    raise ImportError(f"visgen_fast's compiled library is not in {_FOLDER}; build it with `pip install .`")
+_DEVICES.add("cpu")
+_cpu.visgen_fast_cpu_capability.restype = ctypes.c_char_p
+_load_cuda(_cpu.visgen_fast_cuda_version())
+
+
+@lru_cache(maxsize=None)
+def _warn_once(device_type: str) -> None:
+    warnings.warn(f"visgen_fast has no compiled kernels for {device_type}: the PyTorch reference runs.", stacklevel=4)
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Whether the compiled half serves `device`; warns the first time that it does not."""
+    if device.type in _DEVICES:
+        return True
+    _warn_once(device.type)
+    return False
+
+
+def cpu_capability() -> str:
+    """The instruction set the CPU kernels use: "baseline", "avx2" or "avx512"."""
+    return _cpu.visgen_fast_cpu_capability().decode()
+
+
+def set_cpu_capability(name: str) -> None:
+    """Choose the CPU kernels' instruction set for this process; ValueError if the machine or the build lacks it."""
+    if not _cpu.visgen_fast_set_cpu_capability(name.encode()):
+        raise ValueError(f"name must be an instruction set of this machine and build, got {name!r}")

@@ -1,0 +1,163 @@
+"""Random numbers that are a pure function of (seed, stream, element index): the family `noise`.
+
+The same seed gives the same numbers at any batch size, in any memory layout, on any number of ranks, instruction set or
+device: the random integers are identical, the normal numbers agree to 1e-6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from ..reference import Purpose
+from ._dispatch import check_seeds, check_stream, check_tensor, runs_reference
+
+__all__ = ["Purpose", "derive_seeds", "draw_seeds", "gaussian", "uniform"]
+
+_library = torch.ops.visgen_fast
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def derive_seeds(seed: int | Tensor, index: Tensor, *, step: int = 0, purpose: int = 0) -> Tensor:
+    """Seeds for the samples `index` of the run `seed`: a pure integer hash, the same everywhere.
+
+    Args:
+        seed: the run's seed, an int of 64 bits, or an int64 tensor of shape [] or [B].
+        index: int64 [B], global sample indices (position in the data order, number of the picture to sample, …).
+        step: 0 to 2³² − 1, for samples that need a fresh seed at each step.
+        purpose: a `Purpose`, or any number from 0 to 2³¹ − 1, that keeps uses of one seed apart.
+
+    Returns:
+        int64 [B]: the first 64 bits of Philox4x32-10 at key `seed`, counter (index, purpose·2³² + step).
+
+    Raises:
+        TypeError, ValueError: `index` is not an int64 vector, `seed` does not fit 64 bits or the batch, or `step` or
+            `purpose` is out of range.
+
+    Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+    """
+    check_tensor(index, "index")
+    if index.dtype != torch.int64 or index.dim() != 1:
+        raise ValueError(f"index must be int64 of shape [B], got {index.dtype} of shape {list(index.shape)}")
+    if isinstance(seed, Tensor):
+        if seed.dtype != torch.int64 or seed.dim() > 1 or seed.numel() not in (1, index.shape[0]):
+            raise ValueError(f"seed must be an int64 tensor of shape [] or [{index.shape[0]}], got {list(seed.shape)}")
+    elif not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed must lie in [-2**63, 2**63), got {seed}")
+    if isinstance(step, int) and not 0 <= step < 2**32:
+        raise ValueError(f"step must lie in [0, 2**32), got {step}")
+    if isinstance(purpose, int) and not 0 <= purpose < 2**31:
+        raise ValueError(f"purpose must lie in [0, 2**31), got {purpose}")
+    if runs_reference(index):
+        return reference.derive_seeds(seed, index, step=step, purpose=purpose)
+    if not isinstance(seed, Tensor):
+        seed = torch.full((1,), seed, dtype=torch.int64, device=index.device)
+    return _library.derive_seeds(seed.reshape(-1), index, int(purpose) << 32 | step)
+
+
+def draw_seeds(
+    batch: int, *, device: torch.device | str | None = None, generator: torch.Generator | None = None
+) -> Tensor:
+    """Fresh seeds [batch] (int64) from torch's random state: what `torch.randn_like` users need in its place.
+
+    They are drawn on the CPU (or the generator's device) and copied to `device`, so that `torch.manual_seed` makes them
+    the same whatever the device.
+
+    Raises:
+        RuntimeError: called while a CUDA graph is captured or `torch.compile` traces, where torch's random state cannot
+            advance. Draw the seeds outside and pass them in.
+    """
+    if torch.compiler.is_compiling() or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
+        raise RuntimeError("draw_seeds must be called outside torch.compile and CUDA graph capture: pass the seeds in.")
+    where = generator.device if generator is not None else torch.device("cpu")
+    seeds = torch.randint(-(2**63), 2**63 - 1, (batch,), generator=generator, device=where, dtype=torch.int64)
+    return seeds if device is None else seeds.to(device)
+
+
+def gaussian(
+    seeds: Tensor,
+    shape: Sequence[int],
+    *,
+    stream: int = 0,
+    dtype: torch.dtype | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Standard normal numbers of each seed.
+
+    Args:
+        seeds: int64 [B], one a sample.
+        shape: of one sample.
+        stream: which of the seed's independent sequences; see `Purpose.stream`.
+        dtype: float32 (the default), float64, bfloat16 or float16. float64 is computed in float64, all else in float32.
+        out: a tensor [B, *shape] of any memory layout to fill; its dtype takes the place of `dtype`.
+
+    Returns:
+        [B, *shape] on the seeds' device, or `out`.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit the above.
+
+    Source: Philox4x32-10 (Salmon et al., SC 2011); Box and Muller, "A note on the generation of random normal
+    deviates", 1958.
+    """
+    return _fill(_library.gaussian_, reference.gaussian, seeds, shape, stream, dtype, out)
+
+
+def uniform(
+    seeds: Tensor,
+    shape: Sequence[int],
+    *,
+    stream: int = 0,
+    dtype: torch.dtype | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Uniform numbers in (0, 1] of each seed: (word + 1)·2⁻³², rounded to the dtype but never to 0.
+
+    Arguments, result and errors as in `gaussian`.
+    """
+    return _fill(_library.uniform_, reference.uniform, seeds, shape, stream, dtype, out)
+
+
+def _fill(operation, definition, seeds, shape, stream, dtype, out):
+    check_tensor(seeds, "seeds")
+    check_seeds(seeds, seeds.shape[0] if seeds.dim() else 0, seeds.device)
+    check_stream(stream)
+    size = [seeds.shape[0], *shape]
+    if out is None:
+        dtype = torch.float32 if dtype is None else dtype
+    else:
+        _check_out(out, size, dtype, seeds.device)
+        dtype = out.dtype
+    if dtype not in _FLOATS:
+        raise ValueError(f"dtype must be float32, float64, bfloat16 or float16, got {dtype}")
+    if runs_reference(seeds, out):
+        return definition(seeds, shape, stream=stream, dtype=dtype, out=out)
+    result = torch.empty(size, dtype=dtype, device=seeds.device) if out is None else out
+    operation(result, seeds.contiguous(), stream)
+    return result
+
+
+def _check_out(out: Tensor, size: list[int], dtype: torch.dtype | None, device: torch.device) -> None:
+    check_tensor(out, "out")
+    if list(out.shape) != size:
+        raise ValueError(f"out must have the shape {size}, got {list(out.shape)}")
+    if dtype is not None and dtype != out.dtype:
+        raise ValueError(f"dtype must be left out or be that of out, {out.dtype}, got {dtype}")
+    if out.device != device:
+        raise ValueError(f"out must be on {device}, the device of the seeds, got {out.device}")
+    if out.requires_grad:
+        raise ValueError("out must not require a gradient: random numbers have none")
+
+
+@torch.library.register_fake("visgen_fast::derive_seeds")
+def _(seed, index, stream):
+    return torch.empty_like(index, memory_format=torch.contiguous_format)
+
+
+@torch.library.register_fake("visgen_fast::gaussian_")
+@torch.library.register_fake("visgen_fast::uniform_")
+def _(out, seeds, stream):
+    return None
