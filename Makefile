@@ -51,6 +51,7 @@ clean:
 	@touch $@
 
 .venv/train.stamp .venv/dev.stamp .venv/bench.stamp: .venv/%.stamp: .venv/build.stamp $(SOURCES)
+	$(BIN)/python setup.py --quiet build_ext --inplace
 	$(PIP) --no-build-isolation --editable ".[$(extras_$*)]"
 	@touch $@
 extras_train := train
