@@ -1,0 +1,97 @@
+"""`python -m benchmarks [family …]`; see `--help`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import __doc__ as description
+from .ceilings import Ceilings, measure_ceilings
+from .families import FAMILIES
+from .harness import measure_family
+from .machine import Machine, describe, provenance
+from .plot import plot_family
+from .promises import check
+from .table import as_text, ceilings_text
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures the families asked for; 1 if `--check` found a promise missed."""
+    options = _options(arguments)
+    torch.set_num_threads(options.threads)
+    machine = describe(options.device)
+    ceilings = measure_ceilings(machine)
+    print(
+        f"{machine.name}, {machine.threads} threads, {machine.instruction_set}\n{ceilings_text(ceilings.as_dict())}\n"
+    )
+    results = {name: _measured(name, machine, ceilings, options) for name in options.families or FAMILIES}
+    # Part of a family is no result to keep, unless a folder for it is given.
+    folder = options.out or (None if options.case else RESULTS / machine.slug)
+    if folder is not None:
+        for name, cases in results.items():
+            _write(folder, name, cases, machine, ceilings)
+        print(f"written to {folder}")
+    return _checked(results) if options.check else 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("families", nargs="*", metavar="family", help=f"any of {', '.join(FAMILIES)}; default: all")
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--threads", type=_positive, default=torch.get_num_threads(), help="of the CPU; default: torch's own number")
+    add("--case", default="", metavar="TEXT", help="only cases whose name contains this text")
+    add("--seconds", type=float, default=2.0, help="of cold calls for each contender of a case; default: 2")
+    add("--out", type=Path, metavar="DIR", help="default: benchmarks/results/<machine>")
+    add("--check", action="store_true", help="hold the results to the families' promises; exit code 1 on a miss")
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.families if name not in FAMILIES]
+    if unknown:  # argparse's own choices refuse the empty list
+        parser.error(f"family must be one of {', '.join(FAMILIES)}, got {unknown[0]!r}")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a GPU that torch can use")
+    return options
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}")
+    return int(text)
+
+
+def _measured(name: str, machine: Machine, ceilings: Ceilings, options: argparse.Namespace) -> list[dict[str, Any]]:
+    cases = []
+    for case in measure_family(FAMILIES[name], machine, ceilings, budget=options.seconds, only=options.case):
+        print(as_text(case), end="\n\n", flush=True)
+        cases.append(case)
+    return cases
+
+
+def _write(folder: Path, name: str, cases: list[dict[str, Any]], machine: Machine, ceilings: Ceilings) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    result = {"family": name, **provenance(machine), "ceilings": ceilings.as_dict(), "cases": cases}
+    (folder / f"{name}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    plot_family(result, folder / f"{name}.png")
+
+
+def _checked(results: dict[str, list[dict[str, Any]]]) -> int:
+    kept = True
+    for name, cases in results.items():
+        lines, family_kept = check(FAMILIES[name].PROMISES, cases)
+        kept &= family_kept
+        print("\n".join([f"promises of {name}", *(lines or ["  none"])]))
+    return 0 if kept else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

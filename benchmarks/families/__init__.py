@@ -1,0 +1,9 @@
+"""One file a family of operations: its cases, the ways people compute them today, and its promises."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from . import diffuse, noise
+
+FAMILIES: dict[str, ModuleType] = {"noise": noise, "diffuse": diffuse}

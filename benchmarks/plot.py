@@ -1,0 +1,83 @@
+"""A family's results as one picture: a row a case, a dot a way of computing it, at its multiple of the floor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot  # the backend is chosen first, so that no display is needed
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+_OURS, _PEERS = "#0b6e4f", ("#c44536", "#e09f3e", "#6d6875", "#457b9d")
+_INK, _FAINT = "#222222", "#d8d8d8"
+
+
+def plot_family(result: Mapping[str, Any], target: Path) -> None:
+    """Writes `target` (PNG) from a family's result as `python -m benchmarks` stores it."""
+    cases, machine = result["cases"], result["machine"]
+    figure, axes = pyplot.subplots(figsize=(9.5, 1.7 + 0.42 * len(cases)), dpi=160)
+    for row, case in enumerate(cases):
+        _plot_case(axes, row, case)
+    axes.set_xscale("log")
+    axes.set_ylim(len(cases) - 0.4, -0.6)
+    axes.set_yticks(range(len(cases)), [case["name"] for case in cases])
+    axes.axvline(1, color=_INK, linewidth=1)
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, 0.9), high * 1.1)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("time of a call over the machine's floor (1× = copy bandwidth or peak arithmetic; logarithmic)")
+    axes.grid(axis="x", which="both", color=_FAINT, linewidth=0.4)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    where = machine["name"] + (f", {machine['threads']} threads" if machine["device"] == "cpu" else "")
+    figure.suptitle(f"{result['family']} on {where}", x=0.01, ha="left", fontsize=13, fontweight="bold", color=_INK)
+    _legend(axes)
+    figure.tight_layout(rect=(0, 0, 1, 1))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target)
+    pyplot.close(figure)
+
+
+def _plot_case(axes: Axes, row: int, case: Mapping[str, Any]) -> None:
+    drawn = {name: entry for name, entry in case["entries"].items() if not name.startswith("reference")}
+    peers = [name for name, entry in drawn.items() if entry["peer"]]
+    best_peer = min((drawn[name]["times_floor"], name) for name in peers)[0]
+    axes.plot(
+        [drawn["ours"]["times_floor"], best_peer],
+        [row, row],
+        color=_FAINT,
+        linewidth=4,
+        solid_capstyle="round",
+        zorder=1,
+    )
+    for name, entry in drawn.items():
+        if entry["peer"]:
+            style = {"color": _PEERS[peers.index(name) % len(_PEERS)], "s": 46, "zorder": 3}
+        elif name == "ours":
+            style = {"color": _OURS, "s": 90, "zorder": 4}
+        else:  # a narrower instruction set
+            style = {"facecolors": "white", "edgecolors": _OURS, "linewidths": 1.2, "s": 34, "zorder": 2}
+        axes.scatter([entry["times_floor"]], [row], label=name, **style)
+    speedup = drawn["ours"]["times_faster_than_best_peer"]
+    text, color = (f"{speedup:.1f}× faster", _OURS) if speedup >= 1 else (f"{1 / speedup:.1f}× slower", _INK)
+    beside = {"xycoords": ("axes fraction", "data"), "va": "center"}
+    axes.annotate(text, (1.01, row), color=color, fontsize=9, fontweight="bold", **beside)
+
+
+def _legend(axes: Axes) -> None:
+    handles: dict[str, Any] = {}
+    for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+        if name.startswith("ours, "):
+            name = "ours, narrower instruction sets"
+        handles.setdefault(name, handle)
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "ncols": len(handles), "borderaxespad": 0}
+    look = {"frameon": False, "fontsize": 9, "handletextpad": 0.2, "columnspacing": 1.4}
+    axes.legend(handles.values(), handles.keys(), **place, **look)

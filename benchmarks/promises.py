@@ -1,0 +1,80 @@
+"""Bounds that results are held to: data in the families' files, checked by `python -m benchmarks --check`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Case = Mapping[str, Any]  # a measured case as `benchmarks.harness` returns it
+Entry = Mapping[str, Any]  # one contender's part of it
+
+
+class NotMeasured(Exception):
+    """This run or this machine cannot say: a case left out, an instruction set or a device that is not there."""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A bound on a number computed from the measured cases."""
+
+    text: str  # reads after the number: "6.3 times faster than …"
+    measure: Callable[[Mapping[str, Case]], float]  # from cases by name
+    needs: Sequence[str]  # names of the cases it reads
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def bound(self) -> str:
+        return f"≥ {self.at_least:g}" if self.at_least is not None else f"≤ {self.at_most:g}"
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` lies within the bounds; NaN does not."""
+        above = self.at_least is None or value >= self.at_least
+        below = self.at_most is None or value <= self.at_most
+        return above and below
+
+
+def check(promises: Sequence[Promise], cases: Sequence[Case]) -> tuple[list[str], bool]:
+    """One line a promise, and whether none was missed. A promise that cannot be measured here is said to be so."""
+    by_name, lines, kept = {case["name"]: case for case in cases}, [], True
+    for promise in promises:
+        try:
+            missing = [name for name in promise.needs if name not in by_name]
+            if missing:
+                raise NotMeasured(f"{missing[0]} was not run")
+            value = promise.measure(by_name)
+        except NotMeasured as reason:
+            lines.append(f"  not measured         {promise.text} ({promise.bound}): {reason}")
+            continue
+        held = promise.holds(value)
+        kept &= held
+        lines.append(
+            f"  {'pass' if held else 'MISS'} {value:7.2f} {promise.bound:>7} {promise.text} [{promise.needs[0]}]"
+        )
+    return lines, kept
+
+
+def ours_entry(case: Case, instruction_set: str) -> Entry:
+    """Our operation's entry under one instruction set of the CPU."""
+    for name, entry in case["entries"].items():
+        if name.startswith("ours") and entry["instruction_set"] == instruction_set:
+            return entry
+    raise NotMeasured(f"no {instruction_set} kernels here")
+
+
+def seconds(entry: Entry) -> float:
+    """Median of the cold calls."""
+    return entry["cold"]["median"]
+
+
+def times_faster(case: Case, entry: Entry, than: str | None = None) -> float:
+    """How many times faster than the peer named, or than the fastest peer."""
+    if than is not None:
+        return seconds(case["entries"][than]) / seconds(entry)
+    return case["best_peer_seconds"] / seconds(entry)
+
+
+def times_memory_floor(case: Case, entry: Entry) -> float:
+    """How many times as long as moving the case's bytes at the copy's rate."""
+    return seconds(entry) / case["memory_floor_seconds"]
