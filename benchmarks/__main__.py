@@ -33,11 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{machine.name}, {machine.threads} threads, {machine.instruction_set}\n{ceilings_text(ceilings.as_dict())}\n"
     )
     results = {name: _measured(name, machine, ceilings, options) for name in options.families or FAMILIES}
+    others = max((case["load_of_others"] or 0 for cases in results.values() for case in cases), default=0)
+    if others > 0.05:
+        print(f"other processes kept up to {others:.0%} of the CPUs busy: these times are not worth keeping\n")
     # Part of a family is no result to keep, unless a folder for it is given.
     folder = options.out or (None if options.case else RESULTS / machine.slug)
     if folder is not None:
         for name, cases in results.items():
-            _write(folder, name, cases, machine, ceilings)
+            head = {"family": name, **provenance(machine), "ceilings": ceilings.as_dict()}
+            _write(folder / name, {**head, "cases": cases})
         print(f"written to {folder}")
     return _checked(results) if options.check else 0
 
@@ -77,11 +81,10 @@ def _measured(name: str, machine: Machine, ceilings: Ceilings, options: argparse
     return cases
 
 
-def _write(folder: Path, name: str, cases: list[dict[str, Any]], machine: Machine, ceilings: Ceilings) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    result = {"family": name, **provenance(machine), "ceilings": ceilings.as_dict(), "cases": cases}
-    (folder / f"{name}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    plot_family(result, folder / f"{name}.png")
+def _write(stem: Path, result: dict[str, Any]) -> None:
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    stem.with_suffix(".json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    plot_family(result, stem.with_suffix(".png"))
 
 
 def _checked(results: dict[str, list[dict[str, Any]]]) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .capability import use_instruction_set
 from .ceilings import Ceilings, tf32_matmul
-from .machine import Machine
+from .machine import Machine, OtherLoad
 from .timing import Timing, cold_sets, peak_memory, time_cold, time_warm
 from .workload import Contender, Inputs, Workload
 
@@ -34,7 +34,9 @@ def measure(workload: Workload, machine: Machine, ceilings: Ceilings, *, budget:
         sets = [workload.make_inputs(index) for index in range(cold_sets(workload, machine))]
         errors = [_error(contender, sets[0]) for contender in workload.contenders]
         memory = [_memory(contender, sets[0], machine) for contender in workload.contenders]
+        load = OtherLoad()
         timings = _timings(workload.contenders, sets, machine, budget)
+        load_of_others = load.share()
     best_peer = min(
         cold.median for contender, (cold, _) in zip(workload.contenders, timings, strict=True) if contender.is_peer
     )
@@ -57,6 +59,7 @@ def measure(workload: Workload, machine: Machine, ceilings: Ceilings, *, budget:
         "written_bytes": workload.written_bytes,
         "vector_operations": workload.vector_operations,
         "sets": len(sets),
+        "load_of_others": load_of_others,
         "floor_seconds": floor,
         "memory_floor_seconds": ceilings.memory_floor_seconds(workload.moved_bytes),
         "best_peer_seconds": best_peer,

@@ -57,6 +57,31 @@ def provenance(machine: Machine) -> dict[str, object]:
     }
 
 
+class OtherLoad:
+    """How busy other processes kept the CPUs since this object was made: a quiet machine's times are worth keeping."""
+
+    def __init__(self) -> None:
+        self._begin = self._reading()
+
+    def share(self) -> float | None:
+        """0 (idle) to 1 (all CPUs taken by others); None where the system does not count."""
+        if self._begin is None:
+            return None
+        own, busy, total = (now - then for now, then in zip(self._reading(), self._begin, strict=True))
+        return min(max((busy - own) / max(total, 1e-9), 0.0), 1.0)
+
+    def _reading(self) -> tuple[float, float, float] | None:
+        """CPU seconds: this process and its children, everybody, everybody and idling."""
+        try:
+            fields = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+        except OSError:
+            return None
+        ticks, idle = os.sysconf("SC_CLK_TCK"), fields[3] + fields[4]
+        # Guests are counted in user time already.
+        total = sum(fields[:8])
+        return sum(os.times()[:4]), (total - idle) / ticks, total / ticks
+
+
 def commit() -> str:
     """The checked-out commit, with "+changes" where the tree differs from it; "unknown" outside a repository."""
     here = Path(__file__).resolve().parent

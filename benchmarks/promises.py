@@ -45,7 +45,7 @@ def check(promises: Sequence[Promise], cases: Sequence[Case]) -> tuple[list[str]
                 raise NotMeasured(f"{missing[0]} was not run")
             value = promise.measure(by_name)
         except NotMeasured as reason:
-            lines.append(f"  not measured         {promise.text} ({promise.bound}): {reason}")
+            lines.append(f"  --      -- {promise.bound:>7} {promise.text}: not measured, {reason}")
             continue
         held = promise.holds(value)
         kept &= held
