@@ -190,7 +190,8 @@ void launch(const LaunchShape& shape, Stream, const Arguments&... arguments) {
   const auto run_thread = [](const void* pointer) {
     std::apply(kernel, *static_cast<const typename KernelSignature::Values*>(pointer));
   };
-  host::launch(detail::kernel_name<kernel>(), shape.grid, shape.block, shape.dynamic_shared_bytes, run_thread, &values);
+  host::launch(detail::kernel_name<kernel>(), shape.grid, shape.block, shape.dynamic_shared_bytes, run_thread, &values,
+               sizeof(values));
 }
 
 inline Stream current_stream(int) { return {}; }

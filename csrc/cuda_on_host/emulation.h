@@ -30,7 +30,7 @@ struct dim3 {
 #define blockDim (::visgen::host::builtins.block_shape)
 #define gridDim (::visgen::host::builtins.grid_shape)
 
-extern "C" void visgen_host_set_schedule(int64_t seed);
+extern "C" __attribute__((visibility("default"))) void visgen_host_set_schedule(int64_t seed);
 
 namespace visgen::host {
 
@@ -49,7 +49,7 @@ constexpr size_t kStaticSharedLimit = 48 * 1024;  // nvcc's
 constexpr int kMaxThreadsPerBlock = 1024;
 
 void launch(std::string_view kernel, dim3 grid, dim3 block, size_t dynamic_shared_bytes,
-            void (*run_thread)(const void* arguments), const void* arguments);
+            void (*run_thread)(const void* arguments), const void* arguments, size_t argument_bytes);
 
 // The variable declared at `site`, the same for all threads of a block.
 void* shared_variable(const void* site, size_t bytes, size_t alignment, const char* name);
