@@ -85,7 +85,7 @@ def _parse(cls: type[T], arguments: list[str], program: str) -> T:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(cls, args=arguments, prog=program)
+            return tyro.cli(cls, args=arguments, prog=program, config=(tyro.conf.OmitArgPrefixes,))
     except SystemExit as error:
         if not error.code:
             raise
@@ -117,10 +117,10 @@ def _train(arguments: list[str]) -> int:
 
     name, *rest = arguments
     recipe = load_recipe(name)
-    options_class = make_dataclass(
+    options_class: Any = make_dataclass(
         "Options",
         [
-            ("settings", tyro.conf.OmitArgPrefixes[recipe.Settings]),
+            ("settings", recipe.Settings),
             ("out", Annotated[Path, tyro.conf.arg(help=_OUT_HELP)], Path("runs") / Path(name).stem),
             ("resume", Annotated[bool, tyro.conf.arg(help=_RESUME_HELP)], False),
         ],
@@ -190,7 +190,7 @@ def _sample(arguments: list[str]) -> int:
 
 
 def _draw(options: Any) -> None:
-    """Builds the system of a checkpoint again, with the averaged weights, and draws what `options` of `sample` ask for."""
+    """Builds a checkpoint's system again, with the averaged weights, and draws what the options of `sample` ask for."""
     from .recipes.registry import load_recipe
     from .training import checkpoint
     from .training.data.pictures import PictureFormat
@@ -295,8 +295,12 @@ def _build_rows() -> dict[str, str]:
         from visgen_fast import _C
     except ImportError:
         return {"build": "unknown: visgen_fast._C was not built for this Python"}
-    build = {name: value if isinstance(value, str) else " ".join(value) for name, value in _C.build_info().items()}
+    build = {name: _one_line(value) for name, value in _C.build_info().items()}
     return {"cpu capability": _C.cpu_capability(), **{name.replace("_", " "): text for name, text in build.items()}}
+
+
+def _one_line(value: object) -> str:
+    return " ".join(value) if isinstance(value, list) else str(value)
 
 
 def _bench(arguments: list[str]) -> int:

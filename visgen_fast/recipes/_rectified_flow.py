@@ -1,7 +1,7 @@
 """What the recipes of class-conditional rectified flow share: a DiT that predicts the velocity, and its settings.
 
-Rectified flow: Liu, Gong and Liu, "Flow straight and fast" (2023); DiT: Peebles and Xie, "Scalable diffusion models with
-transformers" (2023); times near the middle: Esser et al., "Scaling rectified flow transformers" (2024).
+Rectified flow: Liu, Gong and Liu, "Flow straight and fast" (2023). DiT: Peebles and Xie, "Scalable diffusion models
+with transformers" (2023). Times near the middle: Esser et al., "Scaling rectified flow transformers" (2024).
 """
 
 from __future__ import annotations

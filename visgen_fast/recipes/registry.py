@@ -43,6 +43,7 @@ def load_recipe(name: str) -> ModuleType:
 
 def _import_file(path: Path) -> ModuleType:
     specification = importlib.util.spec_from_file_location(f"visgen_fast_recipe_{path.stem}", path)
+    assert specification is not None and specification.loader is not None  # true of every .py file
     module = importlib.util.module_from_spec(specification)
     # Dataclasses and pickling for loading processes look the module up by its name.
     sys.modules[module.__name__] = module

@@ -8,8 +8,8 @@
 
 A checkpoint is written under a name of its own, flushed to the disk, and renamed. Nothing is pickled.
 
-There is no state of random number generators to keep: all randomness follows from the run's seed and the position in the
-data, torch's own generators (dropout) being seeded anew for every micro-batch.
+There is no state of random number generators to keep: all randomness follows from the run's seed and the position in
+the data; torch's own generators, which dropout draws from, are seeded anew for every micro-batch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .errors import UserError
 
 FORMAT = "visgen_fast checkpoint 1"
 PARTS = ("weights", "average", "optimizer")
-_NAME = re.compile(r"step-(\d{8,})")
+_NAME = re.compile(r"step-\d{8,}")
 _UNFINISHED = ".unfinished-"
 
 
@@ -66,8 +66,8 @@ class Checkpoint:
 def write(folder: Path, step: int, parts: dict[str, dict[str, Tensor]], state: dict[str, Any], *, keep: int) -> Path:
     """Writes the checkpoint of `step` into `folder` and removes all but the newest `keep`. Returns its path.
 
-    `parts` has the tensors of each name in `PARTS`; `state` is anything that JSON can hold. Wherever this is killed, the
-    checkpoints listed by `checkpoints` are complete, and the previous one is among them.
+    `parts` has the tensors of each name in `PARTS`; `state` is anything that JSON can hold. Wherever this is killed,
+    the checkpoints listed by `checkpoints` are complete, and the previous one is among them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _remove_unfinished(folder)
@@ -91,7 +91,7 @@ def write(folder: Path, step: int, parts: dict[str, dict[str, Tensor]], state: d
 def checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints in `folder`, oldest first."""
     found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted(found, key=lambda path: int(_NAME.fullmatch(path.name)[1]))
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def read(path: Path) -> Checkpoint:
@@ -113,22 +113,22 @@ def read(path: Path) -> Checkpoint:
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
     """The optimizer's state by parameter name: {"<parameter>.<state>": tensor}."""
-    names = {parameter: name for name, parameter in module.named_parameters()}
     return {
-        f"{names[parameter]}.{key}": value
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
+        f"{name}.{key}": value
+        for name, parameter in module.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
     }
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, module: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Gives `optimizer`, made for `module`, the state that `optimizer_tensors` took."""
     names = {parameter: name for name, parameter in module.named_parameters()}
+    by_name: dict[str, dict[str, Tensor]] = {name: {} for name in names.values()}
+    for key, tensor in tensors.items():
+        name, _, kind = key.rpartition(".")
+        by_name[name][kind] = tensor
     ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for index, parameter in enumerate(ordered):
-        prefix = f"{names[parameter]}."
-        state[index] = {key[len(prefix) :]: tensors[key] for key in tensors if key.rpartition(".")[0] == prefix[:-1]}
+    state = {index: by_name[names[parameter]] for index, parameter in enumerate(ordered)}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

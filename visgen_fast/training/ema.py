@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+M = TypeVar("M", bound=nn.Module)
 
-class MovingAverage:
+
+class MovingAverage(Generic[M]):
     """A copy of a module whose parameters follow the trained ones: average ← d·average + (1 − d)·trained.
 
-    d is `decay`, but at most (1 + n)/(10 + n) at update n, so that the first steps are forgotten soon. Buffers are copied.
-    The copy `module` stays in evaluation mode.
+    d is `decay`, but at most (1 + n)/(10 + n) at update n, so that the first steps are forgotten soon. Buffers
+    are copied. The copy `module` stays in evaluation mode.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, module: M, decay: float) -> None:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
         self.decay = decay
 

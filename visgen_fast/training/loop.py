@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,8 @@ class Trainer:
 
     One process, or one of the ranks that `torchrun` or `accelerate launch` started: all ranks together take
     `settings.batch_size` pictures a step and do what one rank would have done. `identity` is stored in the checkpoints:
-    what it takes to build the system again. With `resume`, the run goes on from its newest checkpoint, bit for bit as if
-    it had never stopped, if it has one.
+    what it takes to build the system again. With `resume`, the run goes on from its newest checkpoint, if it has one,
+    bit for bit as if it had never stopped.
 
     Raises `UserError` where the settings and the machine don't agree, or `out` holds another run.
     """
@@ -215,7 +215,7 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         content = {**self.identity, "settings": asdict(self.settings)}
         (self.out / "settings.json").write_text(json.dumps(content, indent=2) + "\n")
-        return Report(self.out, steps=self.settings.steps, start=self.step)
+        return closing(Report(self.out, steps=self.settings.steps, start=self.step))
 
     def _note_losses(self, report: Report | None, loss: float, gradient_norm: float, rate: float) -> None:
         if report is not None:

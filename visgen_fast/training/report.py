@@ -34,7 +34,7 @@ _CHUNK = 256
 
 
 class Report:
-    """The reports of one run on its main rank. Use it as a context: it shows the progress bar and closes the files."""
+    """The reports of one run on its main rank. It shows the progress bar until `close`."""
 
     def __init__(self, out: Path, *, steps: int, start: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -58,19 +58,16 @@ class Report:
             disable=not self.console.is_terminal,
         )
         self._task = self._progress.add_task("training", total=steps, completed=start, loss="–", rate="–")
+        self._progress.start()
         self._steps, self._start, self._began, self._told = steps, start, time.monotonic(), start
 
-    def __enter__(self) -> Report:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._progress.stop()
         self._losses.close()
         self._board.close()
 
     def losses(self, step: int, loss: float, learning_rate: float, gradient_norm: float, rate: float) -> None:
-        """Notes the mean loss and the last gradient norm since the row before, after `step` steps; `rate` is pictures/s."""
+        """Notes the mean loss since the last call, and the last gradient norm, at `step`; `rate` is in pictures/s."""
         self._rows.writerow((step, repr(loss), f"{learning_rate:.6g}", f"{gradient_norm:.6g}", f"{rate:.1f}"))
         self._losses.flush()
         for name, value in zip(COLUMNS[1:], (loss, learning_rate, gradient_norm, rate), strict=True):

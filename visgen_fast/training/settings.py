@@ -10,12 +10,12 @@ from .errors import UserError
 
 S = TypeVar("S", bound="TrainingSettings")
 
-# These say how long a run goes on, what it shows, where the data lies and where to compute, but not what a step computes:
-# a resumed run may be given others.
-MAY_CHANGE = frozenset(
-    ("steps", "data", "workers", "device", "accumulation")
-    + ("log_every", "sample_every", "checkpoint_every", "keep_checkpoints")
-)
+# These say how long a run goes on, what it shows, where the data lies and where to compute, but not what a step
+# computes: a resumed run may be given others.
+MAY_CHANGE = {
+    *("steps", "data", "workers", "device", "accumulation"),
+    *("log_every", "sample_every", "checkpoint_every", "keep_checkpoints"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

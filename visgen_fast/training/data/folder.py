@@ -52,7 +52,8 @@ class PictureFolder:
         return len(self.paths)
 
     def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-        pixels, labels, complaints = [], [], []
+        pixels, labels = [], []
+        complaints: list[str] = []
         for index in indices:
             picture, label = self._read_one(index, complaints)
             pixels.append(picture)
@@ -70,7 +71,7 @@ class PictureFolder:
 
 
 def decode(path: str | os.PathLike[str], size: int) -> Tensor:
-    """The picture in a file as uint8 [3, size, size]: upright, on white where transparent, resized and centre-cropped."""
+    """A file's picture as uint8 [3, size, size]: upright, on white where transparent, resized and centre-cropped."""
     with Image.open(path) as image:
         picture = ImageOps.exif_transpose(image)
         if picture.mode.startswith("I;16"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,16 +42,19 @@ class Batch:
 
 
 class EndlessPermutation:
-    """Position → index of the data: each epoch, a stretch of `length` positions, is a permutation drawn from the seed."""
+    """Position → index of the data: every epoch, `length` positions long, is a permutation drawn from the seed."""
 
     def __init__(self, length: int, seed: int) -> None:
         self.length, self.seed = length, seed
-        # A batch seldom touches more than two epochs.
-        self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
+        self._epochs: dict[int, Tensor] = {}
 
-    def _draw_epoch(self, epoch: int) -> Tensor:
-        seed = ops.derive_seeds(self.seed, torch.tensor([epoch]), purpose=ops.Purpose.DATA_ORDER)
-        return torch.randperm(self.length, generator=torch.Generator().manual_seed(int(seed)))
+    def _epoch(self, epoch: int) -> Tensor:
+        if epoch not in self._epochs:
+            seed = ops.derive_seeds(self.seed, torch.tensor([epoch]), purpose=ops.Purpose.DATA_ORDER)
+            # A batch seldom touches more than two epochs, so only two are kept.
+            self._epochs = {kept: self._epochs[kept] for kept in sorted(self._epochs)[-1:]}
+            self._epochs[epoch] = torch.randperm(self.length, generator=torch.Generator().manual_seed(int(seed)))
+        return self._epochs[epoch]
 
     def __call__(self, positions: Tensor) -> Tensor:
         """Indices int64 [B] in [0, length) of positions int64 [B]."""
@@ -70,15 +73,8 @@ class PicturesByPosition(Dataset):
         self.pictures, self.seed, self.mirror = pictures, seed, mirror
         self.permutation = EndlessPermutation(len(pictures), seed)
 
-    def __getstate__(self) -> dict:
-        # The cache of permutations cannot travel to a loading process; the process builds its own.
-        return {"pictures": self.pictures, "seed": self.seed, "mirror": self.mirror}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__init__(state["pictures"], state["seed"], mirror=state["mirror"])
-
-    def __getitems__(self, positions: range) -> Batch:
-        at = torch.arange(positions.start, positions.stop, positions.step)
+    def __getitems__(self, positions: list[int]) -> Batch:
+        at = torch.tensor(positions)
         pixels, labels, complaints = self.pictures.read(self.permutation(at).tolist())
         seeds = ops.derive_seeds(self.seed, at)
         if self.mirror:
@@ -88,11 +84,11 @@ class PicturesByPosition(Dataset):
         return Batch(pixels, labels, seeds, module_seed, complaints)
 
 
-class MicroBatches(Sampler[range]):
+class MicroBatches(Sampler[list[int]]):
     """The positions of rank `rank`'s micro-batches from position `start` on, without end.
 
-    Of each `batch_size` positions, which make one optimizer step, rank r of `world` has those with position % world = r,
-    in `accumulation` micro-batches.
+    Of each `batch_size` positions, which make one optimizer step, rank r of `world` has those where position % world
+    is r, in `accumulation` micro-batches. ValueError unless that divides evenly.
     """
 
     def __init__(self, start: int, batch_size: int, *, rank: int = 0, world: int = 1, accumulation: int = 1) -> None:
@@ -102,10 +98,10 @@ class MicroBatches(Sampler[range]):
             )
         self.start, self.size, self.rank, self.world = start, batch_size // accumulation, rank, world
 
-    def __iter__(self) -> Iterator[range]:
+    def __iter__(self) -> Iterator[list[int]]:
         first = self.start
         while True:
-            yield range(first + self.rank, first + self.size, self.world)
+            yield list(range(first + self.rank, first + self.size, self.world))
             first += self.size
 
 
@@ -116,5 +112,5 @@ def load(data: PicturesByPosition, positions: MicroBatches, *, workers: int, pin
     )
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:
     return batch

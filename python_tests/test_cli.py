@@ -1,0 +1,243 @@
+"""The command line: what it prints, and one sentence with exit code 2 for every mistake."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import visgen_fast
+from visgen_fast import cli
+from visgen_fast.recipes.registry import load_recipe, recipe_names
+
+TINY = ["--width=16", "--depth=1", "--heads=2", "--batch-size=8", "--steps=3", "--device=cpu", "--sampling-steps=2"]
+# After three steps at this rate the network is no good, but no longer the zero that it begins as.
+TINY += ["--learning-rate=0.02", "--warmup-steps=0"]
+RECIPE = '''"""A recipe of one's own: digits in a very small network."""
+
+from dataclasses import dataclass
+
+from visgen_fast.recipes import digits
+from visgen_fast.recipes.digits import pictures, system
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(digits.Settings):
+    ink: int = 3
+    """A setting of its own."""
+'''
+
+
+def mistake(capsys, *arguments: str) -> str:
+    """The sentence with which the command line refuses `arguments`."""
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("visgen-fast: ") and captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """The folder of a short run of the digits."""
+    out = tmp_path_factory.mktemp("run")
+    assert cli.main(["train", "digits", f"--out={out}", *TINY]) == 0
+    return out
+
+
+def test_help_names_every_command_and_imports_nothing_heavy():
+    program = "import sys\nfrom visgen_fast.cli import main\nmain(['--help'])\nprint(*sys.modules, file=sys.stderr)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(visgen_fast.__file__).parents[1])}
+    command = [sys.executable, "-c", program]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert all(f"  {command} " in finished.stdout for command in ("train", "sample", "recipes", "info", "bench"))
+    assert not {"torch", "accelerate", "tyro", "PIL", "matplotlib"} & set(finished.stderr.split())
+
+
+def test_the_module_is_the_command():
+    environment = {**os.environ, "PYTHONPATH": str(Path(visgen_fast.__file__).parents[1])}
+    command = [sys.executable, "-m", "visgen_fast", "frobnicate"]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert finished.returncode == 2 and finished.stdout == ""
+    assert finished.stderr.count("\n") == 1 and "frobnicate" in finished.stderr
+
+
+def test_recipes_lists_every_recipe_with_its_first_line(capsys):
+    assert cli.main(["recipes"]) == 0
+    printed = capsys.readouterr().out
+    assert list(recipe_names()) == ["digits", "fashion-mnist", "folder"]
+    for name, line in recipe_names().items():
+        assert name in printed and line.split()[0] in printed
+        assert load_recipe(name).__doc__.startswith(line)
+
+
+def test_a_recipe_s_help_lists_its_settings_with_their_defaults(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train", "folder", "--help"])
+    assert not stopped.value.code
+    printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--patch-size INT Side of the square of pixels that becomes one token. (default: 4)" in printed
+    assert "--data STR" in printed and "(required)" in printed and "--resume" in printed
+
+
+def test_train_leaves_a_readable_folder(run):
+    assert {path.name for path in run.iterdir()} >= {
+        "settings.json",
+        "losses.csv",
+        "loss.png",
+        "samples.png",
+        "tensorboard",
+    }
+    assert json.loads((run / "settings.json").read_text())["settings"]["width"] == 16
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000003"]
+    with Image.open(run / "samples.png") as grid:
+        assert grid.height == 2 + 10 * 50
+
+
+def test_sample_draws_the_classes_asked_for_and_the_same_ones_as_the_whole_grid(run, tmp_path, capsys):
+    command = ["sample", str(run), "--device=cpu", "--count-per-class=3"]
+    assert cli.main([*command, f"--out={tmp_path / 'all.png'}"]) == 0
+    assert cli.main([*command, f"--out={tmp_path / 'new' / 'two.png'}", "--labels", "7", "2"]) == 0
+    assert str(tmp_path / "new" / "two.png") in capsys.readouterr().out
+    with Image.open(tmp_path / "all.png") as whole, Image.open(tmp_path / "new" / "two.png") as some:
+        size = (3 * 50 + 2, 50)
+        left = whole.width - size[0]
+        for row, label in enumerate((7, 2)):
+            boxes = [(left, top, left + size[0], top + size[1]) for top in (label * 50, row * 50)]
+            expected, got = (np.asarray(image.crop(box), int) for image, box in zip((whole, some), boxes, strict=True))
+            # A matrix product's last bit may depend on the size of the batch, and round to the next of 256 values.
+            assert abs(expected - got).max() <= 1 and expected.std() > 10
+
+
+def test_sample_by_another_seed_guidance_or_steps_draws_other_pictures(run, tmp_path):
+    def drawn(*options: str) -> bytes:
+        command = ["sample", str(run / "checkpoints" / "step-00000003"), f"--out={tmp_path / 'x.png'}", "--labels=1"]
+        assert cli.main([*command, "--device=cpu", *options]) == 0
+        return (tmp_path / "x.png").read_bytes()
+
+    assert drawn() == drawn()
+    assert len({drawn(), drawn("--seed=1"), drawn("--steps=7"), drawn("--guidance=5")}) == 4
+
+
+def test_a_finished_run_is_not_overwritten_but_can_be_made_longer(run, tmp_path, capsys):
+    out = tmp_path / "run"
+    out.mkdir()
+    assert cli.main(["train", "digits", f"--out={out}", *TINY]) == 0
+    capsys.readouterr()
+    assert "--resume" in mistake(capsys, "train", "digits", f"--out={out}", *TINY)
+    assert cli.main(["train", "digits", f"--out={out}", "--resume", *TINY, "--steps=4"]) == 0
+    assert (out / "checkpoints" / "step-00000004").is_dir()
+    capsys.readouterr()
+    assert "width (was 16, now 32)" in mistake(
+        capsys, "train", "digits", f"--out={out}", "--resume", *TINY, "--width=32", "--steps=5"
+    )
+
+
+def test_a_recipe_of_one_s_own_is_trained_and_sampled_by_its_path(tmp_path):
+    (tmp_path / "mine.py").write_text(RECIPE)
+    out = tmp_path / "out"
+    assert cli.main(["train", str(tmp_path / "mine.py"), f"--out={out}", *TINY, "--ink=4"]) == 0
+    assert json.loads((out / "settings.json").read_text())["settings"]["ink"] == 4
+    assert cli.main(["sample", str(out), "--labels=1", f"--out={tmp_path / 'x.png'}", "--device=cpu"]) == 0
+
+
+def test_a_folder_of_pictures_is_trained_on_with_loading_processes(tmp_path):
+    for label, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for count in range(3):
+            Image.new("RGB", (20, 30), colour).save(tmp_path / "data" / label / f"{count}.png")
+    command = [
+        "train",
+        "folder",
+        f"--data={tmp_path / 'data'}",
+        f"--out={tmp_path / 'out'}",
+        "--size=16",
+        "--workers=1",
+    ]
+    assert cli.main([*command, *TINY]) == 0
+    with Image.open(tmp_path / "out" / "samples.png") as grid:
+        assert grid.height == 2 + 2 * 50
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["frobnicate"], "there is no command 'frobnicate'; there are train, sample, recipes, info, bench"),
+        (["train", "frobnicate"], "there is no recipe 'frobnicate'; there are digits, fashion-mnist, folder"),
+        (["train", "--steps=3"], "the recipe comes first"),
+        (["train", "digits", "--stepz=3"], "--stepz"),
+        (["train", "digits", "--steps=many"], "--steps"),
+        (["train", "digits", "--steps"], "--steps"),
+        (["train", "digits", "--steps=0"], "steps must be a number of at least 1, got 0"),
+        (["train", "digits", "--decay=linear"], "--decay"),
+        (["train", "folder"], "--data"),
+        (["train", "folder", "--data=nowhere"], "nowhere is not a folder"),
+        (["train", "fashion-mnist", "--data=nowhere"], "nowhere has no train-images-idx3-ubyte"),
+        (["train", "digits", "--device=cpu", "--patch-size=3", "--out=x"], "patch_size must divide"),
+        (["train", "digits", "--device=cpu", "--label-drop=2", "--out=x"], "label_drop must lie in [0, 1]"),
+        (["train", "digits", *TINY, "--accumulation=3", "--out=x"], "batch_size must be divisible by"),
+        (["sample"], "checkpoint"),
+        (["sample", "nowhere"], "nowhere holds no checkpoint"),
+        (["recipes", "digits"], "takes no arguments"),
+        (["info", "digits"], "takes no arguments"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_sentence(arguments, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert said in mistake(capsys, *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--labels=10"], "there is no class '10'; there are 0, 1"),
+        (["--count-per-class=0"], "must be at least 1"),
+        (["--device=abacus"], "--device abacus"),
+    ],
+)
+def test_a_mistake_in_sampling_is_answered_in_one_sentence(run, options, said, capsys):
+    assert said in mistake(capsys, "sample", str(run), *options)
+
+
+def test_a_file_that_is_no_recipe_is_refused_by_what_it_lacks(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text("def pictures(settings): ...\n")
+    assert "it lacks Settings, system" in mistake(capsys, "train", str(tmp_path / "mine.py"))
+
+
+def test_a_missing_extra_is_named_with_its_remedy(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    assert "pip install 'visgen_fast[train]'" in mistake(capsys, "train", "digits")
+
+
+def test_a_bug_shows_its_traceback(monkeypatch):
+    def broken(arguments):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "_recipes", broken)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["recipes"])
+
+
+def test_info_shows_versions_and_device(capsys):
+    assert cli.main(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"{name} " in printed for name in ("visgen_fast", "torch", "python", "device", "libraries"))
+
+
+def test_bench_outside_a_checkout_says_where_the_benchmarks_are(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "site-packages" / "visgen_fast" / "cli.py"))
+    assert "checkout" in mistake(capsys, "bench")
+
+
+def test_bench_runs_the_benchmarks_of_a_checkout(monkeypatch, tmp_path, capfd):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__main__.py").write_text("import sys\nprint(sys.argv[1:])\nsys.exit(3)\n")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["bench", "noise"]) == 3
+    assert "['noise']" in capfd.readouterr().out

@@ -1,0 +1,171 @@
+"""The data sets: digits, IDX files, folders of pictures."""
+
+import gzip
+import logging
+import struct
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from visgen_fast.training.data.folder import PictureFolder, decode
+from visgen_fast.training.data.idx import fashion_mnist, read_idx
+from visgen_fast.training.data.pictures import digits
+from visgen_fast.training.errors import UserError
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    header = struct.pack(">BBBB", 0, 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+def write_fashion_mnist(folder, pictures: np.ndarray, labels: np.ndarray, *, zipped: bool) -> None:
+    for name, array in (("train-images-idx3-ubyte", pictures), ("train-labels-idx1-ubyte", labels)):
+        content = idx_bytes(array)
+        path = folder / (f"{name}.gz" if zipped else name)
+        path.write_bytes(gzip.compress(content) if zipped else content)
+
+
+def save_picture(path, colour=(255, 0, 0), size=(20, 10), mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path)
+
+
+def test_digits_are_uint8_pictures_of_ten_classes_over_the_whole_range():
+    data = digits()
+    pixels, labels, complaints = data.read(range(len(data)))
+    assert len(data) == 1797 and pixels.shape == (1797, 1, 8, 8) and pixels.dtype == torch.uint8
+    assert (int(pixels.min()), int(pixels.max())) == (0, 255)
+    assert labels.dtype == torch.int64 and labels.unique().tolist() == list(range(10))
+    assert complaints == () and data.format.shape == (1, 8, 8) and data.format.class_names[3] == "3"
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_idx_files_are_read_whether_zipped_or_not(tmp_path, zipped):
+    pictures = np.random.default_rng(0).integers(0, 256, (6, 5, 5))
+    labels = np.array([0, 9, 3, 3, 1, 2])
+    write_fashion_mnist(tmp_path, pictures, labels, zipped=zipped)
+    pixels, got, _ = fashion_mnist(tmp_path).read([1, 5])
+    assert pixels.dtype == torch.uint8 and pixels[:, 0].tolist() == pictures[[1, 5]].tolist()
+    assert got.tolist() == [9, 2]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "not an IDX file"),
+        (b"P5 8 8 255\n" + bytes(64), "not an IDX file"),
+        (bytes((0, 0, 13, 1)) + bytes(8), "not an IDX file of unsigned bytes"),
+        (bytes((0, 0, 8, 3, 0, 0)), "not an IDX file"),
+        (idx_bytes(np.zeros((2, 3, 3)))[:-1], "17 values where its header promises 18"),
+        (gzip.compress(idx_bytes(np.zeros((2, 3, 3))))[:-4], "cannot be read"),
+        (b"\x1f\x8b garbage", "cannot be read"),
+    ],
+)
+def test_a_damaged_idx_file_is_refused_in_a_sentence_that_names_it(tmp_path, content, complaint):
+    path = tmp_path / "some-file"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"some-file.*{complaint}"):
+        read_idx(path)
+
+
+def test_a_folder_without_idx_files_says_where_to_get_them(tmp_path):
+    with pytest.raises(UserError, match=r"dataset-fashion-mnist.*--data"):
+        fashion_mnist(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "labels"), [((3, 4, 4), [0, 1]), ((2, 4, 5), [0, 1]), ((2, 4, 4), [0, 10]), ((0, 4, 4), [])]
+)
+def test_idx_files_that_do_not_belong_together_are_refused(tmp_path, pictures, labels):
+    write_fashion_mnist(tmp_path, np.zeros(pictures), np.array(labels), zipped=False)
+    with pytest.raises(UserError, match=str(tmp_path)):
+        fashion_mnist(tmp_path)
+
+
+def test_sub_folders_are_classes_and_a_flat_folder_is_one_class(tmp_path):
+    save_picture(tmp_path / "classes" / "dog" / "deep" / "1.png")
+    save_picture(tmp_path / "classes" / "cat" / "2.jpg")
+    save_picture(tmp_path / "classes" / "dog" / "3.webp")
+    data = PictureFolder(tmp_path / "classes", 16)
+    assert data.format.class_names == ("cat", "dog") and data.labels.tolist() == [0, 1, 1]
+    flat = PictureFolder(tmp_path / "classes" / "cat", 16)
+    assert flat.format.class_names == ("cat",) and len(flat) == 1 and flat.format.shape == (3, 16, 16)
+
+
+def test_files_that_are_no_pictures_are_named_skipped_and_counted(tmp_path, caplog):
+    save_picture(tmp_path / "a" / "good.png")
+    save_picture(tmp_path / "stray.png")
+    (tmp_path / "a" / "notes.txt").write_text("hello")
+    (tmp_path / "a" / "empty.png").write_bytes(b"")
+    with caplog.at_level(logging.WARNING):
+        data = PictureFolder(tmp_path, 8)
+    assert len(data) == 1 and data.skipped == 3
+    for name in ("stray.png", "notes.txt", "empty.png"):
+        assert sum(name in message for message in caplog.messages) == 1
+    assert any("skipped 3 of 4 files" in message for message in caplog.messages)
+    assert not any("good.png" in message for message in caplog.messages)
+
+
+def test_a_folder_without_pictures_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="no readable pictures"):
+        PictureFolder(tmp_path, 8)
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(UserError, match="no readable pictures"):
+        PictureFolder(tmp_path, 8)
+    with pytest.raises(UserError, match="is not a folder"):
+        PictureFolder(tmp_path / "nowhere", 8)
+
+
+def test_a_picture_damaged_behind_its_header_is_named_and_always_replaced_by_the_same_other_one(tmp_path):
+    for name, colour in (("1.png", (255, 0, 0)), ("2.png", (0, 255, 0)), ("3.png", (0, 0, 255))):
+        save_picture(tmp_path / name, colour, (64, 64))
+    damaged = tmp_path / "2.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    data = PictureFolder(tmp_path, 8)
+    assert len(data) == 3
+    pixels, _, complaints = data.read([1, 0])
+    assert pixels[:, :, 0, 0].tolist() == [[0, 0, 255], [255, 0, 0]]
+    assert len(complaints) == 1 and "2.png" in complaints[0]
+    for path in (tmp_path / "1.png", tmp_path / "3.png"):
+        path.write_bytes(b"gone")
+    with pytest.raises(UserError, match="none of the pictures"):
+        data.read([0])
+
+
+def test_pictures_are_resized_and_cropped_at_their_centre(tmp_path):
+    picture = Image.new("RGB", (40, 20), "black")
+    picture.paste("white", (10, 0, 30, 20))
+    picture.save(tmp_path / "wide.png")
+    assert decode(tmp_path / "wide.png", 20).unique().tolist() == [255]
+    small = decode(tmp_path / "wide.png", 5)
+    assert small.shape == (3, 5, 5) and int(small.min()) > 230
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("L", 77, [77, 77, 77]),
+        ("I;16", 77 * 256, [77, 77, 77]),
+        ("RGBA", (10, 20, 30, 0), [255, 255, 255]),
+        ("RGBA", (10, 20, 30, 255), [10, 20, 30]),
+        ("P", 0, [0, 0, 0]),
+        ("1", 1, [255, 255, 255]),
+    ],
+)
+def test_every_kind_of_picture_becomes_rgb(tmp_path, mode, colour, expected):
+    save_picture(tmp_path / "picture.png", colour, mode=mode)
+    pixels = decode(tmp_path / "picture.png", 4)
+    assert pixels.shape == (3, 4, 4) and pixels.dtype == torch.uint8
+    assert pixels[:, 0, 0].tolist() == expected
+
+
+def test_a_photograph_is_turned_upright(tmp_path):
+    photograph = Image.new("RGB", (20, 20), "black")
+    photograph.paste("white", (0, 0, 20, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by 180 degrees
+    photograph.save(tmp_path / "photograph.png", exif=exif)
+    pixels = decode(tmp_path / "photograph.png", 4)
+    assert int(pixels[0, 0, 0]) == 0 and int(pixels[0, -1, 0]) == 255

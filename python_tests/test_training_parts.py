@@ -1,0 +1,136 @@
+"""The small parts of training: the moving average, the learning rate, the settings, the figures."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+
+from visgen_fast.training.ema import MovingAverage
+from visgen_fast.training.errors import UserError
+from visgen_fast.training.figures import loss_curve, picture_grid
+from visgen_fast.training.report import COLUMNS, Report
+from visgen_fast.training.settings import TrainingSettings, learning_rate, require_same, settings_from
+
+
+def test_the_moving_average_follows_its_formula_and_warms_up():
+    trained = nn.Linear(3, 2).double()
+    average = MovingAverage(trained, 0.9)
+    expected = trained.weight.detach().clone()
+    for count in range(1, 200):
+        with torch.no_grad():
+            trained.weight.add_(count)
+        average.update(trained, count)
+        decay = min(0.9, (1 + count) / (10 + count))
+        expected = decay * expected + (1 - decay) * trained.weight.detach()
+    torch.testing.assert_close(average.module.weight, expected, rtol=1e-12, atol=0)
+    assert decay == 0.9 and not average.module.weight.requires_grad and not average.module.training
+
+
+def test_the_moving_average_copies_buffers_and_leaves_the_trained_module_alone():
+    trained = nn.BatchNorm1d(3)
+    average = MovingAverage(trained, 0.9)
+    trained(torch.randn(8, 3))
+    before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
+    average.update(trained, 1)
+    assert torch.equal(average.module.running_mean, trained.running_mean)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trained.state_dict().items())
+    assert trained.training
+
+
+def test_the_learning_rate_rises_linearly_and_then_stays_or_falls_to_zero():
+    constant = TrainingSettings(steps=100, learning_rate=0.5, warmup_steps=9)
+    assert [learning_rate(constant, step) for step in (0, 4, 9, 50, 99)] == [0.05, 0.25, 0.5, 0.5, 0.5]
+    cosine = TrainingSettings(steps=109, learning_rate=0.5, warmup_steps=9, decay="cosine")
+    rates = [learning_rate(cosine, step) for step in range(9, 109)]
+    assert rates == sorted(rates, reverse=True) and rates[0] == 0.5 and 0 < rates[-1] < 0.001
+    assert learning_rate(cosine, 59) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0},
+        {"batch_size": 0},
+        {"accumulation": 0},
+        {"keep_checkpoints": 0},
+        {"log_every": 0},
+        {"workers": -1},
+        {"weight_decay": float("nan")},
+        {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
+        {"gradient_clip": 0.0},
+        {"ema_decay": 1.0},
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        TrainingSettings(**wrong)
+
+
+def test_a_resumed_run_may_be_longer_but_not_another_one():
+    saved = {"steps": 10, "seed": 0, "learning_rate": 1e-3}
+    require_same(saved, TrainingSettings(steps=20, workers=3))
+    with pytest.raises(UserError, match=r"seed \(was 0, now 1\), |learning_rate \(was 0.001, now 0.5\)"):
+        require_same(saved, TrainingSettings(seed=1, learning_rate=0.5))
+
+
+def test_settings_of_a_checkpoint_that_this_version_does_not_know_are_named():
+    assert settings_from(TrainingSettings, {"steps": 3}).steps == 3
+    with pytest.raises(UserError, match="frobnicate"):
+        settings_from(TrainingSettings, {"frobnicate": 3})
+    with pytest.raises(UserError, match="batch_size"):
+        settings_from(TrainingSettings, {"batch_size": 0})
+
+
+@given(
+    rows=st.integers(1, 4),
+    columns=st.integers(1, 5),
+    channels=st.sampled_from([1, 3]),
+    size=st.sampled_from([8, 28, 64]),
+)
+def test_every_picture_of_a_grid_is_in_its_place_with_its_values(rows, columns, channels, size):
+    values = torch.arange(rows * columns).view(rows, columns, 1, 1, 1).expand(-1, -1, channels, size, size)
+    image = np.asarray(picture_grid(values / 127.5 - 1)).astype(int)
+    side = size * max(1, round(48 / size))
+    for row in range(rows):
+        for column in range(columns):
+            top, left = 2 + row * (side + 2), 2 + column * (side + 2)
+            block = image[top : top + side, left : left + side]
+            assert block.shape == (side, side, 3) and (block == row * columns + column).all()
+
+
+def test_one_long_row_of_pictures_is_broken_into_rows_of_ten():
+    assert picture_grid(torch.zeros(1, 40, 3, 64, 64)).size == (2 + 10 * 66, 2 + 4 * 66)
+
+
+def test_names_stand_left_of_the_rows_and_values_beyond_the_range_are_clipped():
+    named = np.asarray(picture_grid(torch.full((2, 3, 1, 8, 8), 7.0), ["cat", "ankle boot"]))
+    bare = np.asarray(picture_grid(torch.full((2, 3, 1, 8, 8), -7.0)))
+    margin = named.shape[1] - bare.shape[1]
+    assert margin > 20 and (named[:, :margin] < 128).any() and (named[:, margin:] == 255).all()
+    assert bare[2:50, 2:50].max() == 0
+
+
+def test_a_report_continued_from_a_step_drops_the_rows_after_it(tmp_path):
+    def note(steps: range, start: int, total: int) -> None:
+        report = Report(tmp_path, steps=total, start=start)
+        for step in steps:
+            report.losses(step, 1 / step, 0.1, 2.0, 300.0)
+        report.close()
+
+    note(range(1, 8), 0, 10)
+    with (tmp_path / "losses.csv").open("a") as file:
+        file.write("8,0.1")  # a row cut short by the kill
+    note(range(6, 11), 5, 10)
+    with (tmp_path / "losses.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == list(range(1, 11)) and tuple(rows[0]) == COLUMNS
+    assert [float(row["loss"]) for row in rows] == [1 / step for step in range(1, 11)]
+    loss_curve(tmp_path / "losses.csv", tmp_path / "loss.png")
+    with Image.open(tmp_path / "loss.png") as curve:
+        assert curve.size == (840, 480)
