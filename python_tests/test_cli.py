@@ -198,6 +198,8 @@ def test_a_mistake_is_answered_in_one_sentence(arguments, said, capsys, tmp_path
         (["--labels=10"], "there is no class '10'; there are 0, 1"),
         (["--count-per-class=0"], "must be at least 1"),
         (["--device=abacus"], "--device abacus"),
+        (["--out=x.docx"], "--out must be the name of a .png file, got x.docx"),
+        (["--out=/proc/x.png"], "/proc/x.png: "),
     ],
 )
 def test_a_mistake_in_sampling_is_answered_in_one_sentence(run, options, said, capsys):

@@ -65,6 +65,8 @@ def test_the_learning_rate_rises_linearly_and_then_stays_or_falls_to_zero():
         {"learning_rate": float("nan")},
         {"gradient_clip": 0.0},
         {"ema_decay": 1.0},
+        {"beta2": -0.1},
+        {"seed": 2**63},
     ],
 )
 def test_a_setting_out_of_range_is_refused_by_name(wrong):

@@ -62,6 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"visgen-fast: this needs {error.name}: pip install 'visgen_fast[train]'", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"visgen-fast: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nvisgen-fast: interrupted; --resume continues a training run from its last checkpoint", file=sys.stderr)
         return 130
@@ -200,6 +205,8 @@ def _draw(options: Any) -> None:
 
     if options.count_per_class < 1 or (options.steps is not None and options.steps < 1):
         raise UserError("--count-per-class and --steps must be at least 1")
+    if options.out.suffix.lower() != ".png":
+        raise UserError(f"--out must be the name of a .png file, got {options.out}")
     device = _device(options.device)
     saved = checkpoint.read(options.checkpoint)
     pictures = PictureFormat.from_json(saved.state["pictures"])

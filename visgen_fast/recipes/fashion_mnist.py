@@ -1,4 +1,4 @@
-"""Fashion-MNIST, 28×28 grey, by class-conditional rectified flow."""
+"""Fashion-MNIST, 28×28 grey, by class-conditional rectified flow: meant for a GPU."""
 
 from __future__ import annotations
 

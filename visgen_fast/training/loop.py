@@ -63,6 +63,7 @@ class Trainer:
         optimizer = torch.optim.AdamW(
             [parameter for parameter in system.parameters() if parameter.requires_grad],
             lr=settings.learning_rate,
+            betas=(0.9, settings.beta2),
             weight_decay=settings.weight_decay,
         )
         self.system, self.optimizer = self.accelerator.prepare(system, optimizer)

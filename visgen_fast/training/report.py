@@ -30,7 +30,7 @@ from .figures import loss_curve, picture_grid
 from .system import System
 
 COLUMNS = ("step", "loss", "learning_rate", "gradient_norm", "pictures_per_second")
-_CHUNK = 256
+_CHUNK = 100
 
 
 class Report:

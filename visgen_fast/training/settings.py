@@ -34,6 +34,8 @@ class TrainingSettings:
     """Steps over which the learning rate rises linearly to its full value."""
     decay: Literal["constant", "cosine"] = "constant"
     """Learning rate after the warm-up: kept, or lowered to 0 along a half cosine that ends at the last step."""
+    beta2: float = 0.99
+    """AdamW's decay of the mean square of the gradients; short runs want less than the usual 0.999."""
     weight_decay: float = 0.0
     """AdamW's decoupled weight decay."""
     gradient_clip: float = 1.0
@@ -64,8 +66,11 @@ class TrainingSettings:
             value = getattr(self, name)
             if not (least <= value < math.inf):
                 raise ValueError(f"{name} must be a number of at least {least}, got {value}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        for name in ("ema_decay", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must lie in [0, 2**63), got {self.seed}")
         if not 0 < self.learning_rate < math.inf or not 0 < self.gradient_clip:
             raise ValueError(
                 f"learning_rate and gradient_clip must be positive, got {self.learning_rate} and {self.gradient_clip}"
