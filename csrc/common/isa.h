@@ -18,3 +18,15 @@
 #else
 #define VISGEN_HOST_DEVICE inline __attribute__((always_inline))
 #endif
+
+// Unroll the loop that follows, or keep it rolled. nvcc's own pass over host code wants neither spelling.
+#if defined(__CUDA_ARCH__)
+#define VISGEN_UNROLL _Pragma("unroll")
+#define VISGEN_NO_UNROLL _Pragma("unroll 1")
+#elif defined(__CUDACC__)
+#define VISGEN_UNROLL
+#define VISGEN_NO_UNROLL
+#else
+#define VISGEN_UNROLL _Pragma("GCC unroll 16")
+#define VISGEN_NO_UNROLL _Pragma("GCC unroll 1")
+#endif

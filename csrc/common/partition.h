@@ -24,6 +24,11 @@ struct Partition {
                          : row_size >= target ? elements / row_size * units_per_row
                                               : (elements + unit_size - 1) / unit_size) {}
 
+  // Every unit within one row.
+  static Partition within_rows(int64_t samples, int64_t elements, int64_t row_size, int64_t target) {
+    return Partition(samples, elements, row_size, row_size < target && row_size > 0 ? row_size : target);
+  }
+
   int64_t units() const { return samples * units_per_sample; }
 };
 

@@ -26,7 +26,7 @@ struct PhiloxBlock {
 template <class Wide>
 VISGEN_HOST_DEVICE PhiloxBlock<Wide> philox4x32(PhiloxBlock<Wide> counter, uint64_t key) {
   uint32_t key_low = static_cast<uint32_t>(key), key_high = static_cast<uint32_t>(key >> 32);
-#pragma GCC unroll 10
+  VISGEN_UNROLL
   for (int round = 0; round < 10; ++round) {
     const Wide product_0 = LowHalves<Wide>::multiply(counter.word[0], 0xD2511F53u);
     const Wide product_1 = LowHalves<Wide>::multiply(counter.word[2], 0xCD9E8D57u);

@@ -8,6 +8,8 @@
 namespace visgen {
 namespace {
 
+Partition cut(int64_t samples, int64_t elements, int64_t row_size) { return Partition(samples, elements, row_size, kUnit); }
+
 void run_forward(const DiffuseParameters& p, int32_t) {
   const auto& table = kernels().diffuse;
   for_units(p.partition, [&](int64_t begin, int64_t end) { (p.in_double ? table.forward_double : table.forward_float)(p, begin, end); });
@@ -36,12 +38,12 @@ void run_backward(const DiffuseParameters& p, int32_t) {
 
 Tensor add_noise(const Tensor& x, const Tensor& coefficients, const OptionalTensor& seeds, const OptionalTensor& endpoint,
                  const OptionalTensor& noise, int64_t stream, ScalarType out_dtype) {
-  return std::get<0>(diffuse_forward({x, coefficients, seeds, endpoint, noise, stream}, out_dtype, false, kUnit, run_forward));
+  return std::get<0>(diffuse_forward({x, coefficients, seeds, endpoint, noise, stream}, out_dtype, false, cut, run_forward));
 }
 
 std::tuple<Tensor, Tensor> diffuse(const Tensor& x, const Tensor& coefficients, const OptionalTensor& seeds,
                                    const OptionalTensor& endpoint, const OptionalTensor& noise, int64_t stream, ScalarType out_dtype) {
-  auto [x_t, target] = diffuse_forward({x, coefficients, seeds, endpoint, noise, stream}, out_dtype, true, kUnit, run_forward);
+  auto [x_t, target] = diffuse_forward({x, coefficients, seeds, endpoint, noise, stream}, out_dtype, true, cut, run_forward);
   return {x_t, *target};
 }
 
@@ -49,7 +51,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> diffuse_backward(const OptionalTensor
                                                             const Tensor& x, const Tensor& coefficients, const OptionalTensor& seeds,
                                                             const OptionalTensor& endpoint, const OptionalTensor& noise, int64_t stream,
                                                             std::vector<bool> needs) {
-  return diffuse_backward_with({x, coefficients, seeds, endpoint, noise, stream}, grad_x_t, grad_target, needs, kUnit, run_backward);
+  return diffuse_backward_with({x, coefficients, seeds, endpoint, noise, stream}, grad_x_t, grad_target, needs, cut, run_backward);
 }
 
 }  // namespace

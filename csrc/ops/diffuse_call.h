@@ -47,15 +47,18 @@ inline void add_inputs(const DiffuseInputs& in, Batch& batch, DiffuseParameters&
   batch.add(in.noise, p.noise, "noise");
 }
 
-inline void lay_out(const DiffuseInputs& in, Batch& batch, DiffuseParameters& p, int64_t unit) {
+// A device's way of cutting a batch into units: Partition's constructor or Partition::within_rows, and its target.
+using Cut = Partition (*)(int64_t samples, int64_t elements, int64_t row_size);
+
+inline void lay_out(const DiffuseInputs& in, Batch& batch, DiffuseParameters& p, Cut cut) {
   p.shape = batch.merge();
   const int64_t rows = in.coefficients.size(0);
-  p.partition = Partition(p.shape.samples, p.shape.elements, rows ? in.x.numel() / rows : 0, unit);
+  p.partition = cut(p.shape.samples, p.shape.elements, rows ? in.x.numel() / rows : 0);
 }
 
 // x_t, and the target where asked for. `run(parameters, device index)` works through the units.
 template <class Run>
-std::tuple<Tensor, OptionalTensor> diffuse_forward(const DiffuseInputs& in, ScalarType out_dtype, bool with_target, int64_t unit, Run run) {
+std::tuple<Tensor, OptionalTensor> diffuse_forward(const DiffuseInputs& in, ScalarType out_dtype, bool with_target, Cut cut, Run run) {
   Batch batch(in.x);
   DiffuseParameters p = parameters_of(in);
   add_inputs(in, batch, p);
@@ -65,7 +68,7 @@ std::tuple<Tensor, OptionalTensor> diffuse_forward(const DiffuseInputs& in, Scal
   if (with_target) target = empty_like(in.x, out_dtype);
   batch.add(x_t, p.x_t, "x_t");
   batch.add(target, p.target, "target");
-  lay_out(in, batch, p, unit);
+  lay_out(in, batch, p, cut);
   if (p.partition.units() > 0) run(p, in.x.get_device_index());
   return {x_t, target};
 }
@@ -74,7 +77,7 @@ std::tuple<Tensor, OptionalTensor> diffuse_forward(const DiffuseInputs& in, Scal
 template <class Run>
 std::tuple<Tensor, Tensor, Tensor, Tensor> diffuse_backward_with(const DiffuseInputs& in, const OptionalTensor& grad_x_t,
                                                                  const OptionalTensor& grad_target, const std::vector<bool>& needs,
-                                                                 int64_t unit, Run run) {
+                                                                 Cut cut, Run run) {
   STD_TORCH_CHECK(needs.size() == 4, "needs must say yes or no for each of x, coefficients, endpoint and noise");
   STD_TORCH_CHECK(in.x.scalar_type() != ScalarType::Byte || !needs[0], "pixels have no gradient");
   Batch batch(in.x);
@@ -91,7 +94,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> diffuse_backward_with(const DiffuseIn
   Tensor grad_x = gradient(needs[0], in.x, p.grad_x, "grad_x");
   Tensor grad_endpoint = gradient(needs[2], in.endpoint ? *in.endpoint : in.x, p.grad_endpoint, "grad_endpoint");
   Tensor grad_noise = gradient(needs[3], in.noise ? *in.noise : in.x, p.grad_noise, "grad_noise");
-  lay_out(in, batch, p, unit);
+  lay_out(in, batch, p, cut);
   Tensor grad_coefficients = needs[1] ? torch::stable::new_zeros(in.coefficients, {in.coefficients.size(0), p.coefficient_count})
                                       : empty_on(in.x, {0}, ScalarType::Float);
   OptionalTensor partial_sums;

@@ -1,0 +1,215 @@
+// The family `diffuse` on a GPU.
+//
+// Forward, per element: x read once, x_t and target written once (6 bytes in bfloat16, 12 in float32), and the arithmetic
+// of one normal number (cuda/noise.cu) plus 2 fused multiply-adds an output. The load of x is issued before the noise is
+// made, whose arithmetic hides it.
+// Backward into a signal reads 2 values and writes 1 an element; into the coefficients it reads the gradients and x,
+// makes the noise again, and adds up 4 products an element: a warp for each unit of the partition, then a warp for each
+// row, always in the same order.
+#include "../ops/diffuse_call.h"
+
+#include "../common/registration.h"
+#include "tile.cuh"
+#include "warp.cuh"
+
+namespace visgen {
+namespace {
+
+constexpr int64_t kUnit = 2048;  // elements of a row that one warp adds up
+
+template <bool wide, class Real, int span>
+__device__ __forceinline__ void load_noise(const DiffuseParameters& p, int64_t sample, int64_t begin, Real (&z)[span]) {
+  if (p.noise.data) {
+    load_tile<wide>(p.noise, p.shape, sample, begin, z);
+  } else {
+    normal_tile(static_cast<uint64_t>(p.seeds[sample]), p.stream, begin, z);
+  }
+}
+
+// Calls body(i, row of coefficients) for the elements of a tile. Wide tiles lie within one row.
+template <bool wide, class Real, int span, class Body>
+__device__ __forceinline__ void for_each_element(const DiffuseParameters& p, int64_t sample, int64_t begin, Body body) {
+  const int64_t row_size = p.partition.row_size;
+  const bool one_row = row_size == p.shape.elements;
+  const Real* rows = static_cast<const Real*>(p.coefficients);
+  rows += sample * (one_row ? 1 : divide(p.shape.elements, row_size)) * p.coefficient_count;
+  if constexpr (wide) {
+    const Real* c = rows + (one_row ? 0 : divide(begin, row_size)) * p.coefficient_count;
+    VISGEN_UNROLL
+    for (int i = 0; i < span; ++i) body(i, c);
+  } else {
+    VISGEN_NO_UNROLL
+    for (int i = 0; i < span && begin + i < p.shape.elements; ++i) {
+      body(i, rows + divide(begin + i, row_size) * p.coefficient_count);
+    }
+  }
+}
+
+template <class Real, int span, bool wide>
+__global__ void __launch_bounds__(kBlockThreads) forward(DiffuseParameters p) {
+  const int64_t begin = first_of_tile<span>();
+  if (begin >= p.shape.elements) return;
+  for (int64_t sample = blockIdx.y; sample < p.shape.samples; sample += gridDim.y) {
+    Real x[span], endpoint[span], z[span], x_t[span], target[span];
+    load_tile<wide>(p.x, p.shape, sample, begin, x);
+    load_tile<wide>(p.endpoint, p.shape, sample, begin, endpoint);
+    load_noise<wide>(p, sample, begin, z);
+    for_each_element<wide, Real, span>(p, sample, begin, [&](int i, const Real* c) {
+      x_t[i] = c[0] * x[i] + c[1] * z[i];
+      target[i] = c[2] * x[i] + c[3] * z[i];
+      if (p.endpoint.data) {
+        x_t[i] += c[4] * endpoint[i];
+        target[i] += c[5] * endpoint[i];
+      }
+    });
+    store_tile<wide>(p.x_t, p.shape, sample, begin, x_t);
+    store_tile<wide>(p.target, p.shape, sample, begin, target);
+  }
+}
+
+// Which columns of the coefficients weigh a signal in (x_t, target).
+struct Columns {
+  int of_x_t, of_target;
+};
+constexpr Columns kOfX{0, 2}, kOfNoise{1, 3}, kOfEndpoint{4, 5};
+
+template <class Real, int span, bool wide>
+__global__ void __launch_bounds__(kBlockThreads) backward_signal(DiffuseParameters p, Operand gradient, Columns columns) {
+  const int64_t begin = first_of_tile<span>();
+  if (begin >= p.shape.elements) return;
+  for (int64_t sample = blockIdx.y; sample < p.shape.samples; sample += gridDim.y) {
+    Real g[span], h[span], result[span];
+    load_tile<wide>(p.x_t, p.shape, sample, begin, g);
+    load_tile<wide>(p.target, p.shape, sample, begin, h);
+    for_each_element<wide, Real, span>(p, sample, begin, [&](int i, const Real* c) {
+      result[i] = c[columns.of_x_t] * g[i] + c[columns.of_target] * h[i];
+    });
+    store_tile<wide>(gradient, p.shape, sample, begin, result);
+  }
+}
+
+// One warp a unit: its lanes take tiles in turn, masked to the unit, then add up.
+template <class Real, int span, bool wide>
+__global__ void __launch_bounds__(kBlockThreads) backward_coefficients(DiffuseParameters p) {
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * warps_per_block() + warp_index();
+  if (index >= p.partition.samples * p.partition.units_per_sample) return;
+  const Unit unit = unit_at(p.partition, index);
+  Real sums[6] = {0, 0, 0, 0, 0, 0};
+  for (int64_t begin = unit.begin / span * span + lane_index() * span; begin < unit.end; begin += kWarpSize * span) {
+    Real g[span], h[span], signals[3][span];
+    load_tile<wide>(p.x_t, p.shape, unit.sample, begin, g);
+    load_tile<wide>(p.target, p.shape, unit.sample, begin, h);
+    load_tile<wide>(p.x, p.shape, unit.sample, begin, signals[0]);
+    load_noise<wide>(p, unit.sample, begin, signals[1]);
+    load_tile<wide>(p.endpoint, p.shape, unit.sample, begin, signals[2]);
+    VISGEN_UNROLL
+    for (int i = 0; i < span; ++i) {
+      if (begin + i < unit.begin || begin + i >= unit.end) continue;
+      sums[kOfX.of_x_t] += g[i] * signals[0][i];
+      sums[kOfX.of_target] += h[i] * signals[0][i];
+      sums[kOfNoise.of_x_t] += g[i] * signals[1][i];
+      sums[kOfNoise.of_target] += h[i] * signals[1][i];
+      sums[kOfEndpoint.of_x_t] += g[i] * signals[2][i];
+      sums[kOfEndpoint.of_target] += h[i] * signals[2][i];
+    }
+  }
+  VISGEN_UNROLL
+  for (int j = 0; j < 6; ++j) {
+    const double sum = warp_sum(static_cast<double>(sums[j]));
+    if (lane_index() != 0 || j >= p.coefficient_count) continue;
+    if (p.partial_sums) {
+      p.partial_sums[index * p.coefficient_count + j] = sum;
+    } else {
+      static_cast<Real*>(p.grad_coefficients)[index * p.coefficient_count + j] = static_cast<Real>(sum);
+    }
+  }
+}
+
+// One warp a row: adds the partial sums of its units.
+template <class Real>
+__global__ void __launch_bounds__(kBlockThreads) add_partial_sums(DiffuseParameters p, int64_t rows) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * warps_per_block() + warp_index();
+  if (row >= rows) return;
+  for (int j = 0; j < p.coefficient_count; ++j) {
+    double sum = 0;
+    for (int64_t unit = lane_index(); unit < p.partition.units_per_row; unit += kWarpSize) {
+      sum += p.partial_sums[(row * p.partition.units_per_row + unit) * p.coefficient_count + j];
+    }
+    sum = warp_sum(sum);
+    if (lane_index() == 0) static_cast<Real*>(p.grad_coefficients)[row * p.coefficient_count + j] = static_cast<Real>(sum);
+  }
+}
+
+LaunchShape warp_grid(int64_t warps) {
+  constexpr int kWarpsPerBlock = kBlockThreads / kWarpSize;
+  return {dim3(static_cast<unsigned>((warps + kWarpsPerBlock - 1) / kWarpsPerBlock)), dim3(kBlockThreads)};
+}
+
+// Calls kind(span, wide) as constants: wide tiles of 16 bytes where all is 2 bytes wide, else of one Philox block.
+template <class Call>
+void choose_tile(const DiffuseParameters& p, Call call) {
+  const auto all = [&](auto holds) {
+    for (const Operand* operand : {&p.x, &p.noise, &p.endpoint, &p.x_t, &p.target, &p.grad_x, &p.grad_noise, &p.grad_endpoint}) {
+      if (operand->data && !holds(*operand)) return false;
+    }
+    return true;
+  };
+  const auto wide = [&](int span) {
+    return p.partition.row_size % span == 0 && all([&](const Operand& operand) { return is_wide(operand, p.shape, span); });
+  };
+  if (p.in_double) return call.template operator()<double, 4, false>();
+  if (all([](const Operand& operand) { return size_of(operand.dtype) <= 2; }) && wide(8)) return call.template operator()<float, 8, true>();
+  if (wide(4)) return call.template operator()<float, 4, true>();
+  call.template operator()<float, 4, false>();
+}
+
+void run_forward(const DiffuseParameters& p, int32_t device) {
+  choose_tile(p, [&]<class Real, int span, bool wide>() {
+    launch<forward<Real, span, wide>>(tile_grid(p.shape, span), current_stream(device), p);
+  });
+}
+
+void run_backward(const DiffuseParameters& p, int32_t device) {
+  const Stream stream = current_stream(device);
+  choose_tile(p, [&]<class Real, int span, bool wide>() {
+    const std::pair<Operand, Columns> signals[] = {{p.grad_x, kOfX}, {p.grad_noise, kOfNoise}, {p.grad_endpoint, kOfEndpoint}};
+    for (const auto& [gradient, columns] : signals) {
+      if (gradient.data) launch<backward_signal<Real, span, wide>>(tile_grid(p.shape, span), stream, p, gradient, columns);
+    }
+    if (!p.grad_coefficients) return;
+    launch<backward_coefficients<Real, span, wide>>(warp_grid(p.partition.units()), stream, p);
+    if (!p.partial_sums) return;
+    const int64_t rows = p.partition.units() / p.partition.units_per_row;
+    launch<add_partial_sums<Real>>(warp_grid(rows), stream, p, rows);
+  });
+}
+
+Partition cut(int64_t samples, int64_t elements, int64_t row_size) { return Partition::within_rows(samples, elements, row_size, kUnit); }
+
+Tensor add_noise(const Tensor& x, const Tensor& coefficients, const OptionalTensor& seeds, const OptionalTensor& endpoint,
+                 const OptionalTensor& noise, int64_t stream, ScalarType out_dtype) {
+  return std::get<0>(diffuse_forward({x, coefficients, seeds, endpoint, noise, stream}, out_dtype, false, cut, run_forward));
+}
+
+std::tuple<Tensor, Tensor> diffuse(const Tensor& x, const Tensor& coefficients, const OptionalTensor& seeds,
+                                   const OptionalTensor& endpoint, const OptionalTensor& noise, int64_t stream, ScalarType out_dtype) {
+  auto [x_t, target] = diffuse_forward({x, coefficients, seeds, endpoint, noise, stream}, out_dtype, true, cut, run_forward);
+  return {x_t, *target};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> diffuse_backward(const OptionalTensor& grad_x_t, const OptionalTensor& grad_target,
+                                                            const Tensor& x, const Tensor& coefficients, const OptionalTensor& seeds,
+                                                            const OptionalTensor& endpoint, const OptionalTensor& noise, int64_t stream,
+                                                            std::vector<bool> needs) {
+  return diffuse_backward_with({x, coefficients, seeds, endpoint, noise, stream}, grad_x_t, grad_target, needs, cut, run_backward);
+}
+
+}  // namespace
+
+VISGEN_REGISTER(CUDA, m) {
+  m.impl("add_noise", TORCH_BOX(&add_noise));
+  m.impl("diffuse", TORCH_BOX(&diffuse));
+  m.impl("diffuse_backward", TORCH_BOX(&diffuse_backward));
+}
+
+}  // namespace visgen

@@ -1,0 +1,167 @@
+// A thread's tile: `span` consecutive elements of one sample, in registers and in float (or double) arithmetic.
+//
+// Element types are read from the operand at run time: every thread takes the same branch, so it costs a few instructions
+// a tile, and one kernel serves all of them. Memory layouts are of two kinds, and a kernel is compiled for each: `wide`,
+// where every operand's tiles can be moved in single accesses, and any other, where elements are found one by one.
+#pragma once
+
+#include "../common/layout.h"
+#include "../common/math.h"
+#include "../common/philox.h"
+#include "vec.cuh"
+
+namespace visgen {
+
+constexpr int kBlockThreads = 256;
+
+// Whether whole tiles of `span` elements can be read and written in single accesses.
+inline bool is_wide(const Operand& operand, const SampleShape& shape, int span) {
+  const int64_t bytes = size_of(operand.dtype), alignment = bytes * span < kWideBytes ? bytes * span : kWideBytes;
+  return shape.dimensions == 1 && operand.strides[0] == 1 && shape.elements % span == 0 &&
+         reinterpret_cast<uintptr_t>(operand.data) % alignment == 0 &&
+         (shape.samples == 1 || operand.sample_stride * bytes % alignment == 0);
+}
+
+// 64-bit division takes some hundred instructions; nearly every size fits 32 bits.
+__device__ __forceinline__ int64_t divide(int64_t numerator, int64_t denominator) {
+  if (((numerator | denominator) >> 32) == 0) {
+    return static_cast<uint32_t>(numerator) / static_cast<uint32_t>(denominator);
+  }
+  return numerator / denominator;
+}
+
+__device__ __forceinline__ int64_t offset_of(const Operand& operand, const SampleShape& shape, int64_t sample,
+                                             int64_t element) {
+  int64_t offset = sample * operand.sample_stride;
+  for (int d = shape.dimensions - 1; d > 0; --d) {
+    const int64_t outer = divide(element, shape.sizes[d]);
+    offset += (element - outer * shape.sizes[d]) * operand.strides[d];
+    element = outer;
+  }
+  return offset + element * operand.strides[0];
+}
+
+template <class Real>
+__device__ __forceinline__ Real decode(uint8_t value) {
+  return cuda::pixel_to_unit(value);
+}
+template <class Real, class Stored>
+__device__ __forceinline__ Real decode(Stored value) {
+  return convert<Real>(value);
+}
+
+template <bool wide, class Stored, class Real, int span>
+__device__ __forceinline__ void load_as(const Operand& source, const SampleShape& shape, int64_t sample, int64_t begin,
+                                        Real (&out)[span]) {
+  const Stored* data = static_cast<const Stored*>(source.data);
+  if constexpr (wide) {
+    const auto values = load_vec<span>(data + sample * source.sample_stride + begin);
+    VISGEN_UNROLL
+    for (int i = 0; i < span; ++i) out[i] = decode<Real>(values[i]);
+  } else {
+    VISGEN_NO_UNROLL
+    for (int i = 0; i < span; ++i) {
+      out[i] = begin + i < shape.elements ? decode<Real>(data[offset_of(source, shape, sample, begin + i)]) : Real(0);
+    }
+  }
+}
+
+template <bool wide, class Stored, class Real, int span>
+__device__ __forceinline__ void store_as(const Operand& destination, const SampleShape& shape, int64_t sample, int64_t begin,
+                                         const Real (&in)[span]) {
+  Stored* data = static_cast<Stored*>(destination.data);
+  if constexpr (wide) {
+    Vec<Stored, span> values;
+    VISGEN_UNROLL
+    for (int i = 0; i < span; ++i) values[i] = convert<Stored>(in[i]);
+    store_vec(data + sample * destination.sample_stride + begin, values);
+  } else {
+    VISGEN_NO_UNROLL
+    for (int i = 0; i < span; ++i) {
+      if (begin + i < shape.elements) data[offset_of(destination, shape, sample, begin + i)] = convert<Stored>(in[i]);
+    }
+  }
+}
+
+// Elements past the end of the sample read as 0, and so does an absent operand.
+template <bool wide, class Real, int span>
+__device__ __forceinline__ void load_tile(const Operand& source, const SampleShape& shape, int64_t sample, int64_t begin,
+                                          Real (&out)[span]) {
+  if (!source.data) {
+    VISGEN_UNROLL
+    for (int i = 0; i < span; ++i) out[i] = Real(0);
+    return;
+  }
+  switch (source.dtype) {
+    case DType::uint8:
+      return load_as<wide, uint8_t>(source, shape, sample, begin, out);
+    case DType::float16:
+      return load_as<wide, Half>(source, shape, sample, begin, out);
+    case DType::bfloat16:
+      return load_as<wide, BFloat16>(source, shape, sample, begin, out);
+    case DType::float32:
+      return load_as<wide, float>(source, shape, sample, begin, out);
+    case DType::float64:
+      return load_as<wide, double>(source, shape, sample, begin, out);
+  }
+}
+
+// Elements past the end of the sample are dropped; an absent operand takes nothing.
+template <bool wide, class Real, int span>
+__device__ __forceinline__ void store_tile(const Operand& destination, const SampleShape& shape, int64_t sample, int64_t begin,
+                                           const Real (&in)[span]) {
+  if (!destination.data) return;
+  switch (destination.dtype) {
+    case DType::uint8:
+      return;  // no operation writes pixels
+    case DType::float16:
+      return store_as<wide, Half>(destination, shape, sample, begin, in);
+    case DType::bfloat16:
+      return store_as<wide, BFloat16>(destination, shape, sample, begin, in);
+    case DType::float32:
+      return store_as<wide, float>(destination, shape, sample, begin, in);
+    case DType::float64:
+      return store_as<wide, double>(destination, shape, sample, begin, in);
+  }
+}
+
+// Standard normal numbers of elements begin … begin + span − 1; begin and span are multiples of 4.
+template <int span>
+__device__ __forceinline__ void normal_tile(uint64_t seed, uint64_t stream, int64_t begin, float (&out)[span]) {
+  VISGEN_UNROLL
+  for (int i = 0; i < span; i += 4) {
+    const auto block = cuda::philox_block(seed, stream, static_cast<uint64_t>(begin + i) / 4);
+    uint32_t word[4];
+    VISGEN_UNROLL
+    for (int j = 0; j < 4; ++j) word[j] = static_cast<uint32_t>(block.word[j]);
+    cuda::normal_pair<uint32_t>(word[0], word[1], out[i], out[i + 1]);
+    cuda::normal_pair<uint32_t>(word[2], word[3], out[i + 2], out[i + 3]);
+  }
+}
+
+template <int span>
+__device__ __forceinline__ void normal_tile(uint64_t seed, uint64_t stream, int64_t begin, double (&out)[span]) {
+  VISGEN_NO_UNROLL
+  for (int i = 0; i < span; i += 2) {
+    const auto block = cuda::philox_block(seed, stream, static_cast<uint64_t>(begin + i) / 4);
+    const int first = i % 4;
+    cuda::normal_pair(static_cast<uint32_t>(block.word[first]), static_cast<uint32_t>(block.word[first + 1]), out[i], out[i + 1]);
+  }
+}
+
+// One thread a tile: blocks along x cover a sample, blocks along y the samples.
+inline LaunchShape tile_grid(const SampleShape& shape, int span) {
+  constexpr int64_t kMostSamples = 65535;  // of gridDim.y; a kernel loops over the rest
+  const int64_t per_block = static_cast<int64_t>(kBlockThreads) * span;
+  const int64_t blocks = (shape.elements + per_block - 1) / per_block;
+  return {dim3(static_cast<unsigned>(blocks),
+               static_cast<unsigned>(shape.samples < kMostSamples ? shape.samples : kMostSamples)),
+          dim3(kBlockThreads)};
+}
+
+template <int span>
+__device__ __forceinline__ int64_t first_of_tile() {
+  return (static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x) * span;
+}
+
+}  // namespace visgen
