@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--case", default="", metavar="TEXT", help="only cases whose name contains this text")
     add("--seconds", type=float, default=2.0, help="of cold calls for each contender of a case; default: 2")
     add("--out", type=Path, metavar="DIR", help="default: benchmarks/results/<machine>")
+    add("--stop-after", type=float, default=float("inf"), metavar="SECONDS", help="begin no new case of a family then")
     add("--check", action="store_true", help="hold the results to the families' promises; exit code 1 on a miss")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.families if name not in FAMILIES]
@@ -74,10 +76,13 @@ def _positive(text: str) -> int:
 
 
 def _measured(name: str, machine: Machine, ceilings: Ceilings, options: argparse.Namespace) -> list[dict[str, Any]]:
-    cases = []
+    cases, start = [], time.monotonic()
     for case in measure_family(FAMILIES[name], machine, ceilings, budget=options.seconds, only=options.case):
         print(as_text(case), end="\n\n", flush=True)
         cases.append(case)
+        if time.monotonic() - start > options.stop_after:
+            print(f"{name}: stopped after {len(cases)} cases")
+            break
     return cases
 
 

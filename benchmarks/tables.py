@@ -48,13 +48,15 @@ def with_block(text: str, content: str) -> str:
 
 def block(results: Path, root: Path) -> str:
     """The Markdown of all stored results; pictures are linked relative to `root`."""
-    return "\n".join(
-        _machine_text(folder, root) for folder in sorted({path.parent for path in results.glob("*/*.json")})
-    )
+    return "\n".join(_machine_text(folder, root) for folder in sorted({path.parent for path in _stored(results)}))
+
+
+def _stored(results: Path) -> list[Path]:
+    return sorted(path for path in results.glob("*/*.json") if path.name != "report.json")
 
 
 def _machine_text(folder: Path, root: Path) -> str:
-    families = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    families = [json.loads(path.read_text()) for path in _stored(folder.parent) if path.parent == folder]
     first, sections = families[0], []
     machine, ceilings = first["machine"], first["ceilings"]
     where = f"{machine['name']}, {machine['threads']} threads" if machine["device"] == "cpu" else machine["name"]
