@@ -102,7 +102,7 @@ class Commands:
             try:
                 status = process.wait(max(self.deadline - time.monotonic(), 0.1))
             except subprocess.TimeoutExpired:
-                raise TimedOut(f"{command[0]} ran past the limit") from None
+                raise TimedOut(f"{' '.join(map(str, command[1:3]))} ran past the part's limit") from None
             finally:
                 _end_group(process)
         if check and status != 0:

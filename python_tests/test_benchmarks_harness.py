@@ -110,7 +110,7 @@ def test_peak_memory_counts_temporaries_and_outputs_but_not_inputs():
 
 
 def test_a_measured_case_compares_with_the_best_peer_and_the_floor():
-    runs = {name: torch.neg for name in ("ours", "peer_a", "peer_b", "reference")}
+    runs = dict.fromkeys(("ours", "peer_a", "peer_b", "reference"), torch.neg)
     case = harness.measure(workload(**runs), SMALL_CACHE, CEILINGS, budget=0.01)
     medians = {name: entry["cold"]["median"] for name, entry in case["entries"].items()}
     assert case["best_peer_seconds"] == min(medians["peer_a"], medians["peer_b"])
