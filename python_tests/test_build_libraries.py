@@ -1,0 +1,89 @@
+"""What the compiled libraries contain, ask for and tell about themselves."""
+
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+import visgen_fast
+
+PACKAGE = Path(visgen_fast.__file__).parent
+REPOSITORY = Path(__file__).resolve().parent.parent
+LIBRARIES = sorted((PACKAGE / "lib").glob("libvisgen_fast_*.so"))
+OBJECTS = sorted((REPOSITORY / "build" / "cmake" / "CMakeFiles").glob("isa_*.dir/**/*.o"))
+MODULE_SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+
+
+def output(*command: str | Path) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def symbols(*arguments: str | Path) -> list[tuple[str, str]]:
+    """(type, demangled name) of what nm lists."""
+    return re.findall(r"^[0-9a-f ]*([A-Za-z]) (.+)$", output("nm", "-C", *arguments), re.MULTILINE)
+
+
+def in_python(code: str) -> str:
+    return output(sys.executable, "-W", "error", "-c", code).strip()
+
+
+def test_the_cpu_library_is_built() -> None:
+    assert "libvisgen_fast_cpu.so" in [library.name for library in LIBRARIES]
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda path: path.name)
+def test_a_library_asks_for_the_stable_abi_and_for_no_python(library: Path) -> None:
+    needed = [name for kind, name in symbols("--dynamic", "--undefined-only", library) if kind == "U"]
+    assert any(name.startswith("aoti_torch_") for name in needed)
+    assert [name for name in needed if re.match(r"_?Py[A-Z_]|(at|c10|torch|pybind11)::", name)] == []
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda path: path.name)
+def test_a_library_finds_torch_in_the_process_and_not_by_a_path(library: Path) -> None:
+    dynamic = output("readelf", "--dynamic", library)
+    assert "[libtorch.so]" in dynamic and "[libtorch_cpu.so]" in dynamic
+    assert "RPATH" not in dynamic and "RUNPATH" not in dynamic and "libpython" not in dynamic
+
+
+@pytest.mark.parametrize("objects", OBJECTS, ids=lambda path: f"{path.parts[-5]}/{path.name}")
+def test_an_instruction_set_shares_no_symbol_with_another(objects: Path) -> None:
+    """The linker keeps one copy of a weak symbol: it must not be one with instructions that the machine lacks."""
+    namespace = re.search(r"isa_(\w+)\.dir", str(objects)).group(1)
+    shared = [name for kind, name in symbols("--defined-only", objects) if kind in "WVuwv"]
+    assert [name for name in shared if f"visgen::{namespace}::" not in name] == []
+
+
+def test_every_instruction_set_is_examined() -> None:
+    examined = {re.search(r"isa_(\w+)\.dir", str(objects)).group(1) for objects in OBJECTS}
+    expected = {"baseline", "avx2", "avx512"} if sysconfig.get_platform().endswith("x86_64") else {"baseline"}
+    assert examined == expected, "the objects lie in build/cmake after `pip install -e .`"
+
+
+def test_the_operations_need_no_module_of_one_interpreter() -> None:
+    code = "import sys; sys.modules['visgen_fast._C'] = None; import torch; from visgen_fast import ops; "
+    assert in_python(code + "print(ops.gaussian(torch.tensor([3]), (2, 2)).shape)") == "torch.Size([1, 2, 2])"
+
+
+def test_build_info_tells_what_was_built() -> None:
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        assert not (PACKAGE / f"_C{MODULE_SUFFIX}").exists()  # an interpreter without headers gets no _C
+        return
+    from visgen_fast import _C, _library
+
+    info = _C.build_info()
+    version = re.search(r'^version = "(.+)"$', (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE).group(1)
+    assert info["version"] == version and info["torch_target"] == "2.11"
+    assert re.match(r"\w+ \d+\.\d+", info["compiler"])
+    assert info["instruction_sets"][0] == "baseline" and _C.cpu_capability() in info["instruction_sets"]
+    assert _C.cpu_capability() == _library.cpu_capability()
+    has_cuda = (PACKAGE / "lib" / "libvisgen_fast_cuda.so").exists()
+    assert bool(info["cuda_architectures"]) == has_cuda and bool(info["nvcc"]) == has_cuda
+
+
+@pytest.mark.parametrize("name", ["baseline"])
+def test_the_environment_chooses_the_instruction_set(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISGEN_CPU_CAPABILITY", name)
+    assert in_python("from visgen_fast import _library; print(_library.cpu_capability())") == name
