@@ -1,5 +1,5 @@
 // How the tests call kernels: functions without C++ in their signatures, which return a fault's sentence, or "" if
-// there is none.
+// there is none. Pointers are to memory of the device that the kernels are compiled for.
 #pragma once
 
 #include <stdexcept>
