@@ -20,7 +20,8 @@ demo: .venv/train.stamp
 	@echo "The digits that the model draws, a row for each class: $(CURDIR)/demo/samples.png"
 
 test: .venv/dev.stamp
-	$(BIN)/pytest
+	$(BIN)/cmake --build build/cmake --target cuda_on_host
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest
 
 bench: .venv/bench.stamp
 	$(BIN)/python -m benchmarks

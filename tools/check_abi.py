@@ -1,0 +1,82 @@
+"""Installs one wheel beside the oldest and the newest torch it is for, in two Pythons, and runs the operations' CPU tests.
+
+    python tools/check_abi.py dist/visgen_fast-0.1.0-py3-none-linux_x86_64.whl
+
+Each of the four environments is made afresh under build/ and removed again; the oldest torch comes in the CUDA build that
+the package index has, several gigabytes, which must serve on a machine without a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PYTHONS = ("3.11", "3.12")
+NEWEST_TORCH, OLDEST_TORCH = "2.13.0", "2.11.0"
+TESTS = ("test_ops_*.py",)
+DESCRIBE = """
+import sys, torch, visgen_fast
+from visgen_fast import _library
+assert visgen_fast.__file__.startswith(sys.prefix), visgen_fast.__file__
+print(f"Python {sys.version.split()[0]}, torch {torch.__version__}, instruction set {_library.cpu_capability()}")
+"""
+
+
+def interpreter(version: str) -> str:
+    """The Python of that version on PATH, or else pyenv's."""
+    candidates = [
+        shutil.which(f"python{version}"),
+        *sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python3")),
+    ]
+    for candidate in filter(None, candidates):
+        # pyenv puts programs on PATH that only say that they are not there
+        if subprocess.run([candidate, "-c", ""], capture_output=True, check=False).returncode == 0:
+            return str(candidate)
+    sys.exit(f"check_abi needs Python {version}, which is neither on PATH nor among pyenv's versions")
+
+
+def check(python: str, torch: str, torch_index: str, wheel: Path) -> bool:
+    """Whether the wheel passes the tests in a new environment of that Python and torch."""
+    (REPOSITORY / "build").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="abi-", dir=REPOSITORY / "build") as folder:
+        environment = Path(folder, "venv")
+        inside = environment / "bin" / "python"
+        install = [inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([python, "-m", "venv", environment], check=True)
+        subprocess.run(
+            [*install, f"torch=={torch}", *(["--index-url", torch_index] if torch_index else [])], check=True
+        )
+        subprocess.run([*install, wheel, "pytest", "hypothesis"], check=True)
+        # A copy, so that the tests find the installed package and not the source tree.
+        tests = shutil.copytree(REPOSITORY / "python_tests", Path(folder, "python_tests"))
+        selected = sorted(path for pattern in TESTS for path in tests.glob(pattern))
+        subprocess.run([inside, "-c", DESCRIBE], cwd=folder, check=True)
+        command = [inside, "-m", "pytest", "-q", "-k", "not cuda", "-p", "no:cacheprovider", *selected]
+        return subprocess.run(command, cwd=tests, check=False).returncode == 0
+
+
+def main() -> None:
+    """Checks every pair of Python and torch, and exits with an error if one fails."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("wheel", type=Path)
+    parser.add_argument("--torch-index", default="", help=f"package index to take torch {NEWEST_TORCH} from")
+    arguments = parser.parse_args()
+    wheel = arguments.wheel.resolve(strict=True)
+    failed = [
+        f"Python {version} with torch {torch}"
+        for version in PYTHONS
+        for torch, index in ((NEWEST_TORCH, arguments.torch_index), (OLDEST_TORCH, ""))
+        if not check(interpreter(version), torch, index, wheel)
+    ]
+    if failed:
+        sys.exit("The wheel fails in " + ", ".join(failed))
+    print(f"{wheel.name} passes in Python {' and '.join(PYTHONS)} with torch {NEWEST_TORCH} and {OLDEST_TORCH}")
+
+
+if __name__ == "__main__":
+    main()
