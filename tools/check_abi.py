@@ -1,9 +1,9 @@
-"""Installs one wheel beside the oldest and the newest torch it is for, in two Pythons, and runs the operations' CPU tests.
+"""Installs a wheel beside the oldest and the newest torch it is for, in two Pythons, and runs the operations' CPU tests.
 
     python tools/check_abi.py dist/visgen_fast-0.1.0-py3-none-linux_x86_64.whl
 
-Each of the four environments is made afresh under build/ and removed again; the oldest torch comes in the CUDA build that
-the package index has, several gigabytes, which must serve on a machine without a GPU.
+Each of the four environments is made afresh under build/ and removed again. The oldest torch comes in the CUDA build that
+the package index has: several gigabytes, which must serve on a machine without a GPU.
 """
 
 from __future__ import annotations
