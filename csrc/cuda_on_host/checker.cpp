@@ -52,7 +52,7 @@ struct State {
   std::map<const char*, Buffer> buffers;
   std::vector<Shadow> shared = std::vector<Shadow>(kArenaBytes);
   uint32_t epoch = 1, first_of_block = 1, first_of_launch = 1;
-  bool block_has_used_atomics = false;
+  bool block_has_used_atomics = false;  // and so may have learnt that other blocks are done
   std::vector<Clocks> clocks = std::vector<Clocks>(kMaxThreadsPerBlock);
   const char* arguments = nullptr;
   size_t argument_bytes = 0;
@@ -169,7 +169,7 @@ class Check {
 
   bool is_ordered(const Access& before) const {
     if (before.epoch < state_.first_of_launch) return true;
-    if (before.epoch < state_.first_of_block) return state_.block_has_used_atomics;
+    if (before.epoch < state_.first_of_block) return target_.variable != nullptr || state_.block_has_used_atomics;
     if (before.epoch < state_.epoch || before.thread == thread_) return true;
     if (before.thread / kLanes != thread_ / kLanes) return false;
     return state_.clocks[thread_][before.thread % kLanes] >= before.clock;
@@ -212,7 +212,6 @@ void check_access(Kind kind, int thread, const void* pointer, size_t bytes, cons
   Block& block = *running_block();
   State& state = get_state();
   const char* address = static_cast<const char*>(pointer);
-  if (kind == Kind::kAtomic) state.block_has_used_atomics = true;
   if (is_within(address, block.arena(), kArenaBytes)) {
     const Target target = find_shared(state, block, address);
     Check(state, block, kind, thread, target, bytes, place).run();
@@ -222,6 +221,7 @@ void check_access(Kind kind, int thread, const void* pointer, size_t bytes, cons
                               is_within(address, state.arguments, state.argument_bytes) ||
                               is_within(address, state.image_begin, state.image_end - state.image_begin);
   if (is_host_memory || state.buffers.empty()) return;
+  if (kind == Kind::kAtomic) state.block_has_used_atomics = true;
   const Target target = find_buffer(state, address);
   Check(state, block, kind, thread, target, bytes, place).run();
 }

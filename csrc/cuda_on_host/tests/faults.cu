@@ -68,7 +68,7 @@ __global__ void out_of_bounds_in_dynamic_memory(float* x, int64_t count) {
 template <bool right>
 __global__ void missing_barrier(float* x, int64_t count) {
   VISGEN_SHARED(float, tile, 64);
-  tile[threadIdx.x] = static_cast<float>(threadIdx.x);
+  tile[threadIdx.x] = static_cast<float>(threadIdx.x);  // fault: missing_barrier
   if (right) sync_block();
   const float value = tile[63 - threadIdx.x];  // fault: missing_barrier
   if (threadIdx.x < count) x[threadIdx.x] = value;
@@ -82,7 +82,7 @@ __global__ void missing_second_barrier(float* x, int64_t count) {
   for (int turn = 0; turn < 3; ++turn) {
     tile[threadIdx.x] = static_cast<float>(turn);  // fault: missing_second_barrier
     sync_block();
-    sum += tile[63 - threadIdx.x];
+    sum += tile[63 - threadIdx.x];  // fault: missing_second_barrier
     if (right) sync_block();
   }
   if (threadIdx.x < count) x[threadIdx.x] = sum;
@@ -91,7 +91,7 @@ __global__ void missing_second_barrier(float* x, int64_t count) {
 template <bool right>
 __global__ void missing_warp_barrier(float* x, int64_t count) {
   VISGEN_SHARED(float, tile, 64);
-  tile[threadIdx.x] = 1.0f;
+  tile[threadIdx.x] = 1.0f;  // fault: missing_warp_barrier
   if (right) sync_warp();
   const float value = tile[threadIdx.x ^ 1];  // fault: missing_warp_barrier
   if (threadIdx.x < count) x[threadIdx.x] = value;

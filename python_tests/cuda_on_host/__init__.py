@@ -1,0 +1,125 @@
+"""Builds and calls the libraries of csrc/cuda_on_host."""
+
+import ctypes
+import fcntl
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+FAULTS = ROOT / "csrc" / "cuda_on_host" / "tests" / "faults.cu"
+
+
+def _program(name: str) -> str:
+    folders = [sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]
+    path = shutil.which(name, path=os.pathsep.join(folders))
+    if path is None:
+        raise RuntimeError(f"the emulation of CUDA is built with {name}, which was not found: pip install {name}")
+    return path
+
+
+def _run(command: list[object], environment: dict[str, str]) -> None:
+    result = subprocess.run(
+        [str(part) for part in command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if result.returncode != 0:
+        raise RuntimeError(f"the emulation of CUDA could not be built:\n{result.stdout[-8000:]}")
+
+
+@functools.cache
+def build(target: str, source: Path = ROOT) -> Path:
+    """The path of a library of csrc/cuda_on_host/CMakeLists.txt, built first where its sources have changed.
+
+    Args:
+        target: ``cuda_on_host`` or ``cuda_on_host_tests``, alone or with ``_checked`` or ``_sanitized``.
+        source: the root of the source tree; its folder ``build/cuda_on_host`` is used.
+
+    Raises:
+        RuntimeError: with the end of the compiler's output, if the build fails.
+    """
+    folder = source / "build" / "cuda_on_host"
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "VISGEN_CUDA": "0"}
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "build.ninja").exists():
+            ninja = _program("ninja")
+            configure = [_program("cmake"), "-S", source, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+            _run([*configure, f"-DVISGEN_PYTHON={sys.executable}", "-DVISGEN_PYTHONS="], environment)
+        jobs = ["--parallel", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
+        _run([_program("cmake"), "--build", folder, "--target", target, *jobs], environment)
+    prefix = "lib" if "tests" in target else "libvisgen_fast_"
+    return folder / "csrc" / "cuda_on_host" / f"{prefix}{target}.so"
+
+
+class Kernels:
+    """The test kernels of csrc/cuda_on_host/tests, compiled for the CPU.
+
+    ``kernels.name(arguments…)`` calls ``visgen_test_name`` and returns its report: the empty string, or the sentence
+    about a fault. Arrays are passed as pointers; in a checked library they are what the kernel may touch.
+    """
+
+    def __init__(self, variant: str = "") -> None:
+        self._library = ctypes.CDLL(str(build(f"cuda_on_host_tests{variant}")))
+        self._checked = variant == "_checked"
+
+    def set_schedule(self, seed: int) -> None:
+        """The order in which lanes, warps and blocks run: 0 ascending, -1 descending, other seeds shuffle."""
+        self._library.visgen_host_set_schedule(ctypes.c_int64(seed))
+
+    def __getattr__(self, name: str) -> "functools.partial[str]":
+        return functools.partial(self._call, name)
+
+    def _call(self, name: str, *arguments: object) -> str:
+        function = getattr(self._library, f"visgen_test_{name}")
+        function.restype = ctypes.c_char_p
+        arrays = [argument for argument in arguments if isinstance(argument, np.ndarray) and self._checked]
+        for array in arrays:
+            pointer, size = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
+            self._library.visgen_host_register_buffer(pointer, size)
+        try:
+            return function(*map(_as_c, arguments)).decode()
+        finally:
+            for array in arrays:
+                self._library.visgen_host_forget_buffer(ctypes.c_void_p(array.ctypes.data))
+
+
+def _as_c(argument: object) -> object:
+    if isinstance(argument, np.ndarray):
+        return ctypes.c_void_p(argument.ctypes.data)
+    if isinstance(argument, str):
+        return ctypes.c_char_p(argument.encode())
+    if isinstance(argument, bool):
+        return ctypes.c_bool(argument)
+    return ctypes.c_int64(argument)
+
+
+@functools.cache
+def kernels(variant: str = "") -> Kernels:
+    """The test kernels: variant "" is fast, "_checked" checks every access to memory."""
+    return Kernels(variant)
+
+
+def aligned(array: np.ndarray, multiple: int = 64) -> np.ndarray:
+    """A copy of an array at an address that is a multiple of `multiple` bytes."""
+    memory = np.empty(array.nbytes + multiple, np.uint8)
+    start = -memory.ctypes.data % multiple
+    result = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    result[...] = array
+    return result
+
+
+def marked_lines() -> dict[str, list[int]]:
+    """For each wrong kernel of faults.cu the lines marked with its name, where a report may see the fault."""
+    lines: dict[str, list[int]] = {}
+    for number, line in enumerate(FAULTS.read_text().splitlines(), start=1):
+        for name in re.findall(r"// fault: (\w+)", line):
+            lines.setdefault(name, []).append(number)
+    return lines
