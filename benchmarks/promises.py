@@ -68,11 +68,9 @@ def seconds(entry: Entry) -> float:
     return entry["cold"]["median"]
 
 
-def times_faster(case: Case, entry: Entry, than: str | None = None) -> float:
-    """How many times faster than the peer named, or than the fastest peer."""
-    if than is not None:
-        return seconds(case["entries"][than]) / seconds(entry)
-    return case["best_peer_seconds"] / seconds(entry)
+def times_faster(case: Case, entry: Entry, *peers: str) -> float:
+    """How many times faster than the fastest of the peers named."""
+    return min(seconds(case["entries"][peer]) for peer in peers) / seconds(entry)
 
 
 def times_memory_floor(case: Case, entry: Entry) -> float:

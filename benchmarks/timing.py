@@ -33,7 +33,7 @@ from .workload import Contender, Inputs, Workload
 
 _ADAPTIVE_THRESHOLD = 31 << 20  # glibc keeps blocks up to the largest one freed, but no larger than 32 MiB, in its heap
 _PAUSE_CYCLES = 40_000_000  # of a GPU's clock, about 25 ms: longer than it takes to queue a batch of calls
-_BATCH_CALLS = 200
+_BATCH_CALLS = 100  # with their events and kernels they fit into the queue of a stream
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler counts bytes here; its progress is nobody's interest
 
