@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -55,7 +55,6 @@ def test_values_and_gradients_are_finite_at_both_ends(schedule: Schedule, dtype:
 
 
 @every_schedule
-@settings(deadline=None)
 @given(t=st.floats(1e-4, 1 - 1e-4))
 def test_time_inverts_log_snr(schedule: Schedule, t: float) -> None:
     time = torch.tensor([[t]], dtype=torch.float64)
@@ -161,7 +160,6 @@ levels = st.floats(-20, 20).map(lambda value: torch.tensor([value], dtype=torch.
 signals = st.floats(-3, 3).map(lambda value: torch.tensor([[value]], dtype=torch.float64))
 
 
-@settings(deadline=None)
 @given(log_snr=levels, x=signals, noise=signals)
 @pytest.mark.parametrize("variance_preserving", [True, False], ids=["vp", "rf"])
 @pytest.mark.parametrize("source", PREDICTIONS)
@@ -182,7 +180,6 @@ def test_every_conversion_recovers_the_target_and_returns(
     torch.testing.assert_close(returned, kinds[source.value], rtol=1e-8, atol=1e-8)
 
 
-@settings(deadline=None)
 @given(
     value=st.floats(-1e6, 1e6, width=32),
     x_t=st.floats(-1e6, 1e6, width=32),
@@ -201,7 +198,6 @@ def test_conversions_are_finite_at_every_time_whatever_the_network_says(
         assert result.isfinite().all()
 
 
-@settings(deadline=None)
 @given(t=st.floats(0.02, 0.98), x=st.floats(-1, 1), error=st.floats(0.01, 1))
 def test_squared_errors_of_the_predictions_are_related_as_published(t: float, x: float, error: float) -> None:
     """ε-MSE = SNR·x-MSE; v-MSE = (1 + SNR)·x-MSE for VP; u-MSE = x-MSE/t² for rectified flow."""

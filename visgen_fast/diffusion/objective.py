@@ -43,7 +43,8 @@ class DiffusionObjective:
     ) -> Tensor:
         """The mean squared error of each sample, float32 [B].
 
-        x: pictures [B, ...] in [−1, 1], or uint8 pixels; labels, seeds: int64 [B]; model(x_t, t [B], labels) → [B, ...].
+        x: pictures [B, ...] in [−1, 1], or uint8 pixels; labels, seeds: int64 [B];
+        model(x_t [B, ...], t [B], labels [B]) → [B, ...].
         """
         if self.null_label is not None:
             labels = drop_labels(labels, seeds, self.label_drop, self.null_label)

@@ -64,8 +64,10 @@ class RectifiedFlow(Schedule):
 class CosineVP(Schedule):
     """The continuous cosine schedule, α² + σ² = 1: the angle of (α, σ) grows linearly in t.
 
-    λ(t) = −2 ln tan(a + t(b − a)) falls from `log_snr_max` at t = 0 to `log_snr_min` at t = 1 (Nichol and Dhariwal, 2021,
-    in the form of Salimans and Ho, "Progressive distillation", 2022). ValueError unless log_snr_min < log_snr_max.
+    λ(t) = −2 ln tan(a + t(b − a)) falls from `log_snr_max` at t = 0 to `log_snr_min` at t = 1 (Nichol and Dhariwal,
+    2021, in the form of Salimans and Ho, "Progressive distillation", 2022).
+
+    ValueError unless log_snr_min < log_snr_max.
     """
 
     log_snr_min: float = -15.0

@@ -36,7 +36,8 @@ class DiT(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        height, breadth = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.image_size = height, breadth
         if any(side % patch_size for side in self.image_size):
             raise ValueError(f"patch_size must divide image_size {self.image_size}, got {patch_size}")
         if width % heads:
@@ -45,8 +46,8 @@ class DiT(nn.Module):
             raise ValueError(f"width must be a multiple of 4 (sine and cosine of two coordinates), got {width}")
         self.channels, self.patch_size, self.null_label = channels, patch_size, classes
 
-        grid = [side // patch_size for side in self.image_size]
-        self.register_buffer("positions", sincos_positions(*grid, width), persistent=False)
+        positions = sincos_positions(height // patch_size, breadth // patch_size, width)
+        self.register_buffer("positions", positions, persistent=False)
         self.embed_patch = nn.Linear(channels * patch_size**2, width)
         self.embed_time = TimeEmbedding(width)
         self.embed_label = nn.Embedding(classes + 1, width)
@@ -60,10 +61,12 @@ class DiT(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        for weight in (self.embed_label.weight, self.embed_time.mlp[0].weight, self.embed_time.mlp[2].weight):
-            nn.init.normal_(weight, std=0.02)
-        for linear in (*(block.modulation[1] for block in self.blocks), self.output.modulation[1], self.output.linear):
-            nn.init.zeros_(linear.weight)
+        for embedding in (self.embed_label, self.embed_time.input, self.embed_time.output):
+            nn.init.normal_(embedding.weight, std=0.02)
+        for module in self.modules():
+            if isinstance(module, Modulation):
+                nn.init.zeros_(module.linear.weight)
+        nn.init.zeros_(self.output.linear.weight)
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """x_t: [B, channels, height, width]; t: times in [0, 1], [B]; labels: int64 [B], `null_label` for no class.
@@ -92,11 +95,11 @@ class Block(nn.Module):
         self.attention = Attention(width, heads)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
         self.dropout = nn.Dropout(dropout)
-        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.modulation = Modulation(width, 6)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x: [B, N, width]; condition: [B, 1, width]."""
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition).chunk(6, dim=-1)
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition)
         x = x + gate_1 * self.dropout(self.attention(modulate(self.norm(x), shift_1, scale_1)))
         return x + gate_2 * self.dropout(self.mlp(modulate(self.norm(x), shift_2, scale_2)))
 
@@ -122,29 +125,44 @@ class Output(nn.Module):
     def __init__(self, width: int, features: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.modulation = Modulation(width, 2)
         self.linear = nn.Linear(width, features)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """[B, N, width] to [B, N, features]."""
-        shift, scale = self.modulation(condition).chunk(2, dim=-1)
+        shift, scale = self.modulation(condition)
         return self.linear(modulate(self.norm(x), shift, scale))
 
 
+class Modulation(nn.Module):
+    """Shifts, scales and gates as a linear function of the condition."""
+
+    def __init__(self, width: int, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
+        self.linear = nn.Linear(width, parts * width)
+
+    def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
+        """[..., width] to `parts` tensors of that shape."""
+        return self.linear(F.silu(condition)).chunk(self.parts, dim=-1)
+
+
 class TimeEmbedding(nn.Module):
-    """A time in [0, 1] as a vector: sines and cosines of 1000·t at 128 frequencies from 1 down to 1/10000, then an MLP."""
+    """A time in [0, 1] as a vector: cosines and sines of 1000·t at frequencies from 1 down to 1/10000, then an MLP."""
 
     def __init__(self, width: int, frequencies: int = 128) -> None:
         super().__init__()
         self.frequencies = frequencies
-        self.mlp = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        self.input = nn.Linear(2 * frequencies, width)
+        self.output = nn.Linear(width, width)
 
     def forward(self, t: Tensor) -> Tensor:
         """[B] to [B, width]."""
         # In float32 even for a bfloat16 network, whose 8 bits would fold the fast frequencies onto each other.
         exponents = torch.arange(self.frequencies, dtype=torch.float32, device=t.device) / self.frequencies
         angles = 1000 * t.float()[:, None] * 10000**-exponents
-        return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1).to(self.mlp[0].weight.dtype))
+        waves = torch.cat((angles.cos(), angles.sin()), dim=-1).to(self.input.weight.dtype)
+        return self.output(F.silu(self.input(waves)))
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -155,8 +173,8 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 def sincos_positions(height: int, width: int, features: int) -> Tensor:
     """Fixed positions of a height × width grid, row by row: float32 [height·width, features].
 
-    A quarter of the features each for sine and cosine of the row and of the column, at frequencies from 1 down to 1/10000
-    (Vaswani et al., 2017, in two dimensions).
+    A quarter of the features each for sine and cosine of the row and of the column, at frequencies from 1 down to
+    1/10000 (Vaswani et al., 2017, in two dimensions).
     """
     frequencies = 10000 ** -(torch.arange(features // 4, dtype=torch.float64) / (features // 4))
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
