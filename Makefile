@@ -8,8 +8,8 @@ TORCH_INDEX ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-CPP := $(shell find csrc -type f)
-SOURCES := $(filter-out csrc/cuda_on_host/%,$(CPP)) CMakeLists.txt setup.py pyproject.toml
+CPP := $(shell find csrc)
+SOURCES := $(filter-out csrc/cuda_on_host%,$(CPP)) CMakeLists.txt setup.py pyproject.toml
 build_requires := $(shell sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d ',')
 torch := $(filter "torch%,$(build_requires))
 

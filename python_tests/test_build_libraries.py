@@ -83,7 +83,15 @@ def test_build_info_tells_what_was_built() -> None:
     assert bool(info["cuda_architectures"]) == has_cuda and bool(info["nvcc"]) == has_cuda
 
 
-@pytest.mark.parametrize("name", ["baseline"])
-def test_the_environment_chooses_the_instruction_set(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VISGEN_CPU_CAPABILITY", name)
-    assert in_python("from visgen_fast import _library; print(_library.cpu_capability())") == name
+def test_the_environment_chooses_the_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISGEN_CPU_CAPABILITY", "baseline")
+    assert in_python("from visgen_fast import _library; print(_library.cpu_capability())") == "baseline"
+
+
+def test_the_wheel_is_for_every_python_3_of_the_platform(tmp_path: Path) -> None:
+    folders = ("--bdist-dir", tmp_path / "contents", "--dist-dir", tmp_path)
+    command = [sys.executable, "setup.py", "--quiet", "bdist_wheel", "--skip-build", *folders]
+    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    assert wheel.name.split("-", 2)[2] == f"py3-none-{platform}.whl"
