@@ -16,12 +16,14 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 _OURS, _PEERS = "#0b6e4f", ("#c44536", "#e09f3e", "#6d6875", "#457b9d")
 _INK, _FAINT = "#222222", "#d8d8d8"
+_HEAD = 0.7  # inches above the rows, for title and legend
+_BESIDE = {"xycoords": ("axes fraction", "data"), "va": "center"}
 
 
 def plot_family(result: Mapping[str, Any], target: Path) -> None:
     """Writes `target` (PNG) from a family's result as `python -m benchmarks` stores it."""
     cases, machine = result["cases"], result["machine"]
-    figure, axes = pyplot.subplots(figsize=(9.5, 1.7 + 0.42 * len(cases)), dpi=160)
+    figure, axes = pyplot.subplots(figsize=(10.5, _HEAD + 0.6 + 0.34 * len(cases)), dpi=160)
     for row, case in enumerate(cases):
         _plot_case(axes, row, case)
     axes.set_xscale("log")
@@ -38,9 +40,12 @@ def plot_family(result: Mapping[str, Any], target: Path) -> None:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     where = machine["name"] + (f", {machine['threads']} threads" if machine["device"] == "cpu" else "")
-    figure.suptitle(f"{result['family']} on {where}", x=0.01, ha="left", fontsize=13, fontweight="bold", color=_INK)
-    _legend(axes)
-    figure.tight_layout(rect=(0, 0, 1, 1))
+    height = figure.get_figheight()
+    figure.text(0.01, 1 - 0.3 / height, f"{result['family']} on {where}", fontsize=13, fontweight="bold", color=_INK)
+    figure.legend(*_legend(axes), ncols=6, frameon=False, fontsize=9, handletextpad=0.1, columnspacing=1.2,
+                  loc="upper left", bbox_to_anchor=(0, 1 - 0.35 / height))  # fmt: skip
+    axes.annotate("than the best peer", (1.01, -0.75), color=_INK, fontsize=8, **_BESIDE)
+    figure.tight_layout(rect=(0, 0, 1, 1 - _HEAD / height))
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target)
     pyplot.close(figure)
@@ -68,16 +73,12 @@ def _plot_case(axes: Axes, row: int, case: Mapping[str, Any]) -> None:
         axes.scatter([entry["times_floor"]], [row], label=name, **style)
     speedup = drawn["ours"]["times_faster_than_best_peer"]
     text, color = (f"{speedup:.1f}× faster", _OURS) if speedup >= 1 else (f"{1 / speedup:.1f}× slower", _INK)
-    beside = {"xycoords": ("axes fraction", "data"), "va": "center"}
-    axes.annotate(text, (1.01, row), color=color, fontsize=9, fontweight="bold", **beside)
+    axes.annotate(text, (1.01, row), color=color, fontsize=9, fontweight="bold", **_BESIDE)
 
 
-def _legend(axes: Axes) -> None:
+def _legend(axes: Axes) -> tuple[list[Any], list[str]]:
+    """Each way of computing once, the narrower instruction sets as one."""
     handles: dict[str, Any] = {}
     for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
-        if name.startswith("ours, "):
-            name = "ours, narrower instruction sets"
-        handles.setdefault(name, handle)
-    place = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "ncols": len(handles), "borderaxespad": 0}
-    look = {"frameon": False, "fontsize": 9, "handletextpad": 0.2, "columnspacing": 1.4}
-    axes.legend(handles.values(), handles.keys(), **place, **look)
+        handles.setdefault("ours, narrower instruction sets" if name.startswith("ours, ") else name, handle)
+    return list(handles.values()), list(handles.keys())
