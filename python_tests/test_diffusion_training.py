@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -88,6 +89,10 @@ class Recorder:
 
     def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         self.batches.append(len(x_t))
+        return self.answer(x_t, t, labels)
+
+    @staticmethod
+    def answer(x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         return x_t * (1 + labels[:, None]) + t[:, None]
 
 
@@ -171,6 +176,14 @@ def test_pixels_are_trained_on_as_their_values_in_minus_one_to_one() -> None:
     torch.testing.assert_close(
         objective(model, pixels, labels, seeds), objective(model, pixels / 127.5 - 1, labels, seeds)
     )
+
+
+@pytest.mark.parametrize("prediction", list(Prediction))
+def test_the_objective_compiles_without_graph_breaks_to_the_same_loss(prediction: Prediction) -> None:
+    objective = DiffusionObjective(CosineVP(), prediction, LogitNormalTimes(), label_drop=0.5, null_label=10)
+    compiled = torch.compile(partial(objective, Recorder.answer), fullgraph=True, backend="aot_eager")
+    x, labels, seeds = torch.linspace(-1, 1, 32).view(8, 4), torch.arange(8), SEEDS[:8]
+    torch.testing.assert_close(compiled(x, labels, seeds), objective(Recorder.answer, x, labels, seeds))
 
 
 def test_an_objective_that_cannot_be_is_refused_by_name() -> None:

@@ -150,7 +150,7 @@ def coefficient_rows(coefficients: Tensor, x: Tensor, columns: int) -> Tensor:
             f"coefficients must be [{x.shape[0]}, {columns}] or [*s, {columns}] with s broadcastable to "
             f"{list(x.shape)}, got {list(coefficients.shape)}"
         )
-    last = max((d for d, s in enumerate(leading) if s != 1), default=0)
+    last = max([0, *(d for d, s in enumerate(leading) if s != 1)])  # `default=` would break torch.compile
     rows = coefficients.reshape(*leading[: last + 1], columns).expand(*x.shape[: last + 1], columns)
     return rows.reshape(-1, columns).to(torch.float64 if x.dtype == torch.float64 else torch.float32).contiguous()
 
@@ -202,7 +202,11 @@ def _save_backward_inputs(ctx, inputs, output):
 def _second_backward(ctx, *upstream):
     grad_x_t, grad_target, x, coefficients, seeds, endpoint, noise = ctx.saved_tensors
     rows = coefficients.shape[0]
-    z = noise if noise is not None else reference.gaussian(seeds, x.shape[1:], stream=ctx.stream, dtype=coefficients.dtype)
+    z = (
+        noise
+        if noise is not None
+        else reference.gaussian(seeds, x.shape[1:], stream=ctx.stream, dtype=coefficients.dtype)
+    )
 
     def definition(x, coefficients, endpoint, z):
         x, endpoint, z = (None if t is None else t.reshape(rows, -1) for t in (x, endpoint, z))
@@ -223,6 +227,4 @@ def _second_backward(ctx, *upstream):
 
 for _name in ("add_noise", "diffuse"):
     torch.library.register_autograd(f"visgen_fast::{_name}", _backward, setup_context=_save_inputs)
-torch.library.register_autograd(
-    "visgen_fast::diffuse_backward", _second_backward, setup_context=_save_backward_inputs
-)
+torch.library.register_autograd("visgen_fast::diffuse_backward", _second_backward, setup_context=_save_backward_inputs)
