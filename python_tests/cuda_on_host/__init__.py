@@ -12,6 +12,7 @@ import sysconfig
 from pathlib import Path
 
 import numpy as np
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 FAULTS = ROOT / "csrc" / "cuda_on_host" / "tests" / "faults.cu"
@@ -34,29 +35,45 @@ def _run(command: list[object], environment: dict[str, str]) -> None:
 
 
 @functools.cache
-def build(target: str, source: Path = ROOT) -> Path:
+def build(target: str) -> Path:
     """The path of a library of csrc/cuda_on_host/CMakeLists.txt, built first where its sources have changed.
+
+    It is built in ``build/cmake``, where an editable installation has been built, or else in ``build/cuda_on_host``.
 
     Args:
         target: ``cuda_on_host`` or ``cuda_on_host_tests``, alone or with ``_checked`` or ``_sanitized``.
-        source: the root of the source tree; its folder ``build/cuda_on_host`` is used.
 
     Raises:
         RuntimeError: with the end of the compiler's output, if the build fails.
     """
-    folder = source / "build" / "cuda_on_host"
+    folder, environment = ROOT / "build" / "cmake", dict(os.environ)
+    if not (folder / "CMakeCache.txt").exists():
+        folder, environment = ROOT / "build" / "cuda_on_host", {**os.environ, "VISGEN_CUDA": "0"}
     folder.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "VISGEN_CUDA": "0"}
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "build.ninja").exists():
+        if not (folder / "CMakeCache.txt").exists():
             ninja = _program("ninja")
-            configure = [_program("cmake"), "-S", source, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+            configure = [_program("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
             _run([*configure, f"-DVISGEN_PYTHON={sys.executable}", "-DVISGEN_PYTHONS="], environment)
         jobs = ["--parallel", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
         _run([_program("cmake"), "--build", folder, "--target", target, *jobs], environment)
     prefix = "lib" if "tests" in target else "libvisgen_fast_"
     return folder / "csrc" / "cuda_on_host" / f"{prefix}{target}.so"
+
+
+@functools.cache
+def load_operations() -> None:
+    """Loads the emulated operations as ``torch.ops.visgen_fast_cuda_on_host``.
+
+    The environment's VISGEN_CUDA_ON_HOST chooses the build: ``fast`` (the default), ``checked`` (every access to memory
+    is checked; tensors made before are unknown to the checker) or ``sanitized`` (for processes that were started with
+    the address sanitizer preloaded).
+    """
+    variant = os.environ.get("VISGEN_CUDA_ON_HOST", "fast")
+    if variant not in ("fast", "checked", "sanitized"):
+        raise ValueError(f"VISGEN_CUDA_ON_HOST must be fast, checked or sanitized, not {variant!r}")
+    torch.ops.load_library(build("cuda_on_host" if variant == "fast" else f"cuda_on_host_{variant}"))
 
 
 class Kernels:
