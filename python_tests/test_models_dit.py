@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from visgen_fast import ops
 from visgen_fast.diffusion import DiffusionObjective, LogitNormalTimes, RectifiedFlow, sample
 from visgen_fast.models import DiT
-from visgen_fast.models.dit import Modulation, patchify, sincos_positions, unpatchify
+from visgen_fast.models.dit import Attention, Modulation, patchify, sincos_positions, unpatchify
 
 
 def small(**changes: object) -> DiT:
@@ -103,6 +103,20 @@ def test_every_position_is_different_and_of_the_same_length(grid: tuple[int, int
     distances = torch.cdist(positions, positions) + 10 * torch.eye(len(positions))
     assert distances.min() > 0.1
     torch.testing.assert_close(positions.square().sum(1), torch.full((len(positions),), 16.0))
+
+
+def test_positions_run_row_by_row() -> None:
+    positions = sincos_positions(3, 7, 32).view(3, 7, 32)
+    assert torch.equal(positions[..., :16], positions[:, :1, :16].expand(3, 7, 16))
+    assert torch.equal(positions[..., 16:], positions[:1, :, 16:].expand(3, 7, 16))
+
+
+def test_attention_is_torchs_multi_head_attention() -> None:
+    ours, theirs = Attention(32, 4), nn.MultiheadAttention(32, 4, batch_first=True)
+    theirs.in_proj_weight, theirs.in_proj_bias = ours.qkv.weight, ours.qkv.bias
+    theirs.out_proj.weight, theirs.out_proj.bias = ours.project.weight, ours.project.bias
+    x = ops.gaussian(ops.derive_seeds(7, torch.arange(2)), (5, 32))
+    torch.testing.assert_close(ours(x), theirs(x, x, x, need_weights=False)[0])
 
 
 def test_positions_of_a_row_and_of_a_column_are_told_apart() -> None:
