@@ -32,6 +32,7 @@ lint: .venv/dev.stamp
 	$(BIN)/clang-format --dry-run -Werror $(filter %.h %.cpp %.cu %.cuh,$(CPP))
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/lint_cuda.py
 
 wheel: .venv/build.stamp
 	$(BIN)/python -m pip wheel --no-build-isolation --no-deps --wheel-dir dist .

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -32,16 +33,18 @@ class BuildNative(build_ext):
         compiler = os.environ.get("CXX") or "c++"
         if shutil.which(compiler.split()[0]) is None:
             sys.exit(f"visgen_fast needs a C++20 compiler, and {compiler!r} was not found: install g++ or set CXX")
-        if importlib.util.find_spec("torch") is None:
+        torch = importlib.util.find_spec("torch")
+        if torch is None:
             sys.exit("visgen_fast is built against torch 2.13, which was not found: pip install torch==2.13.0")
         cmake, ninja = program("cmake"), program("ninja")
 
-        # A wheel's torch may lie in a throw-away environment, so its objects stay apart from the source tree's.
-        folder = SOURCE / "build" / "cmake" if self.inplace else Path(self.build_temp).resolve()
+        # An isolated build finds torch in a throw-away folder, so nothing can be built upon what it compiled.
+        isolated = Path(torch.origin).is_relative_to(tempfile.gettempdir()) and not self.inplace
+        folder = Path(self.build_temp).resolve() if isolated else SOURCE / "build" / "cmake"
         target = SOURCE if self.inplace else Path(self.build_lib).resolve()
         configure = [cmake, "-S", SOURCE, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
         configure += [f"-DCMAKE_INSTALL_PREFIX={target}", f"-DVISGEN_PYTHON={sys.executable}"]
-        configure += [f"-DVISGEN_PYTHONS={sys.executable}"] if self.inplace else []
+        configure += [f"-DVISGEN_PYTHONS={sys.executable}" if self.inplace else "-UVISGEN_PYTHONS"]
         jobs = ["--parallel", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
         for command in (configure, [cmake, "--build", folder, *jobs]):
             if subprocess.run(command, check=False).returncode != 0:

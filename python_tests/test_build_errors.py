@@ -23,8 +23,8 @@ def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess
 
 
 def setup(folder: Path, *prepare: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs setup.py, after the statements `prepare`, with a build folder of its own."""
-    arguments = ["setup.py", "build_ext", "--build-temp", str(folder), "--build-lib", str(folder)]
+    """Runs setup.py after the statements `prepare`; it would put its libraries into `folder`."""
+    arguments = ["setup.py", "build_ext", "--build-lib", str(folder)]
     code = ["import runpy, sys", *prepare, f"sys.argv = {arguments}", "runpy.run_path('setup.py', run_name='__main__')"]
     return run(sys.executable, "-c", "; ".join(code), **environment)
 
