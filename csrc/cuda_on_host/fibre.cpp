@@ -111,10 +111,11 @@ size_t page_bytes() {
 
 // What visgen_host_switch would have left on the stack of a fibre that is about to call entry().
 void* first_context(void* stack, void (*entry)()) {
-  char* top = static_cast<char*>(stack) + kStackBytes;
+  // Stacks begin at different offsets in their pages, or all of them would compete for the same few lines of the cache.
+  const size_t stagger = reinterpret_cast<uintptr_t>(stack) / 4096 % 32 * 128;
+  char* top = static_cast<char*>(stack) + kStackBytes - stagger;
 #if defined(__x86_64__)
-  void** words =
-      reinterpret_cast<void**>(top) - 8;  // six registers, entry(), and a return address that ends backtraces
+  void** words = reinterpret_cast<void**>(top) - 8;  // six registers, entry(), and the end of backtraces
   for (int i = 0; i < 8; ++i) words[i] = nullptr;
   words[6] = reinterpret_cast<void*>(entry);
   return words;
@@ -124,11 +125,10 @@ void* first_context(void* stack, void (*entry)()) {
   words[11] = reinterpret_cast<void*>(entry);  // x30
   return words;
 #else
-  const size_t bytes = (sizeof(ucontext_t) + 63) / 64 * 64;
-  ucontext_t* context = new (top - bytes) ucontext_t;
+  ucontext_t* context = new (top - (sizeof(ucontext_t) + 63) / 64 * 64) ucontext_t;
   getcontext(context);
   context->uc_stack.ss_sp = stack;
-  context->uc_stack.ss_size = kStackBytes - bytes;
+  context->uc_stack.ss_size = reinterpret_cast<char*>(context) - static_cast<char*>(stack);
   context->uc_link = nullptr;
   makecontext(context, entry, 0);
   return context;

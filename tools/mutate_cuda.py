@@ -1,0 +1,183 @@
+"""Seeds faults into the CUDA kernels, one at a time, and counts how many the emulated tests notice.
+
+Each mutation is a small change of the text of one source, made in a copy of the tree. The copy's kernels are built for
+the CPU and tested: first the fast build and then, if nothing was noticed, the one that checks every access to memory.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+KERNELS = ["python_tests/test_contract.py", "-k", "cuda-on-host and (equals_the_reference or gradients_equal)"]
+HEADERS = ["python_tests/test_cuda_on_host.py"]
+
+
+class Mutation(NamedTuple):
+    """`old`, which occurs once in `file`, becomes `new`; `tests` are what should notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: list[str] = KERNELS
+
+
+MUTATIONS = [
+    Mutation(
+        "a store one element past the end of a sample",
+        "csrc/cuda/tile.cuh",
+        "if (begin + i < shape.elements) data[",
+        "if (begin + i <= shape.elements) data[",
+    ),
+    Mutation(
+        "a load one element past the end of a sample",
+        "csrc/cuda/tile.cuh",
+        "begin + i < shape.elements ? decode",
+        "begin + i <= shape.elements ? decode",
+    ),
+    Mutation(
+        "the last, partial block of a sample is not launched",
+        "csrc/cuda/tile.cuh",
+        "(shape.elements + per_block - 1) / per_block",
+        "(shape.elements + per_block - 1) / per_block - (shape.elements > per_block)",
+    ),
+    Mutation(
+        "the stride of a wrong dimension",
+        "csrc/cuda/tile.cuh",
+        "(element - outer * shape.sizes[d]) * operand.strides[d]",
+        "(element - outer * shape.sizes[d]) * operand.strides[d - 1]",
+    ),
+    Mutation(
+        "wide accesses at addresses that are not aligned",
+        "csrc/cuda/tile.cuh",
+        "reinterpret_cast<uintptr_t>(operand.data) % alignment == 0",
+        "reinterpret_cast<uintptr_t>(operand.data) % bytes == 0",
+    ),
+    Mutation(
+        "all Philox blocks of a tile are its first",
+        "csrc/cuda/tile.cuh",
+        "block = cuda::philox_block(seed, stream, static_cast<uint64_t>(begin + i) / 4);\n    uint32_t word[4];",
+        "block = cuda::philox_block(seed, stream, static_cast<uint64_t>(begin) / 4);\n    uint32_t word[4];",
+    ),
+    Mutation(
+        "signal and noise swapped in the target",
+        "csrc/cuda/diffuse.cu",
+        "target[i] = c[2] * x[i] + c[3] * z[i];",
+        "target[i] = c[3] * x[i] + c[2] * z[i];",
+    ),
+    Mutation(
+        "the two gradients swapped in the backward pass",
+        "csrc/cuda/diffuse.cu",
+        "c[columns.of_x_t] * g[i] + c[columns.of_target] * h[i]",
+        "c[columns.of_x_t] * h[i] + c[columns.of_target] * g[i]",
+    ),
+    Mutation(
+        "a unit's sums take in the next unit's first element",
+        "csrc/cuda/diffuse.cu",
+        "begin + i >= unit.end",
+        "begin + i > unit.end",
+    ),
+    Mutation(
+        "lanes skip some of the partial sums",
+        "csrc/cuda/diffuse.cu",
+        "unit < p.partition.units_per_row; unit += kWarpSize",
+        "unit < p.partition.units_per_row; unit += kWarpSize + 1",
+    ),
+    Mutation(
+        "every sample has the first one's noise",
+        "csrc/cuda/noise.cu",
+        "static_cast<uint64_t>(p.seeds[sample])",
+        "static_cast<uint64_t>(p.seeds[0])",
+    ),
+    Mutation(
+        "the last exchange of a warp's reduction is left out",
+        "csrc/cuda/warp.cuh",
+        "for (int mask = lanes / 2; mask > 0; mask /= 2)",
+        "for (int mask = lanes / 2; mask > 1; mask /= 2)",
+    ),
+    Mutation(
+        "no barrier before a block reads its warps' sums",
+        "csrc/cuda/warp.cuh",
+        "partial[warp_index()] = value;\n  sync_block();",
+        "partial[warp_index()] = value;",
+        HEADERS,
+    ),
+    Mutation(
+        "no barrier before a block's sums are overwritten",
+        "csrc/cuda/warp.cuh",
+        "  sync_block();  // the next call may overwrite `partial`\n",
+        "",
+        HEADERS,
+    ),
+]
+
+
+def copy_tree(to: Path) -> None:
+    """What git knows or would add, and the CPU library that the tests of the emulation stand on."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
+    built = [str(path.relative_to(ROOT)) for path in (ROOT / "visgen_fast" / "lib").glob("*.so")]
+    for name in filter(None, [*names, *built]):
+        if (ROOT / name).is_file():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, to / name)
+
+
+def run_tests(tree: Path, tests: list[str], variant: str) -> str:
+    """The line that says what failed: of the first failing test, of a failed build; empty if all is well."""
+    environment = {**os.environ, "PYTHONPATH": str(tree), "VISGEN_CUDA_ON_HOST": variant}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests]
+    result = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+    if result.returncode == 0:
+        return ""
+    if result.returncode != 1 or "could not be built" in result.stdout:
+        sys.exit(f"the tests could not be run:\n{result.stdout[-6000:]}{result.stderr[-2000:]}")
+    reports = [line for line in result.stdout.splitlines() if line.startswith("E   ") or "kernel " in line]
+    return (reports or result.stdout.splitlines())[0].removeprefix("E").strip()[:160]
+
+
+def notice(tree: Path, tests: list[str]) -> str:
+    """Which build notices, and what it says; empty if neither does."""
+    for variant in ("fast", "checked"):
+        report = run_tests(tree, tests, variant)
+        if report:
+            return f"{variant}: {report}"
+    return ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="WORDS", help="the mutations whose name contains these words")
+    chosen = [mutation for mutation in MUTATIONS if parser.parse_args().only in mutation.name]
+    with tempfile.TemporaryDirectory(prefix="visgen_fast-mutations-") as folder:
+        tree = Path(folder)
+        copy_tree(tree)
+        for tests in (KERNELS, HEADERS):
+            report = notice(tree, tests)
+            if report:
+                sys.exit(f"the tests fail without any mutation: {report}")
+        caught = 0
+        for mutation in chosen:
+            path, begin = tree / mutation.file, time.monotonic()
+            original = path.read_text()
+            if original.count(mutation.old) != 1:
+                sys.exit(f"the mutation '{mutation.name}' does not fit {mutation.file} any more: write it anew")
+            path.write_text(original.replace(mutation.old, mutation.new))
+            report = notice(tree, mutation.tests)
+            path.write_text(original)
+            caught += bool(report)
+            verdict = f"caught   {mutation.name}\n         {report}" if report else f"MISSED   {mutation.name}"
+            print(f"{verdict}   ({time.monotonic() - begin:.0f} s)", flush=True)
+    print(f"caught {caught} of {len(chosen)}")
+    return 0 if caught == len(chosen) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
