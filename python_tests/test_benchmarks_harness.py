@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as program
-from benchmarks import ceilings, harness, machine, promises, tables, timing
+from benchmarks import ceilings, harness, machine, promises, sanitized_cases, tables, timing
 from benchmarks.capability import instruction_sets, use_instruction_set
 from benchmarks.families import FAMILIES, diffuse
 from benchmarks.workload import Contender, Workload
@@ -169,9 +169,20 @@ def test_cases_of_a_family_have_distinct_names(name, device):
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_cases_for_sanitizers_run(name):
-    FAMILIES[name].exercise("cpu")
+def test_the_sanitizers_watch_every_case_of_the_tests(monkeypatch):
+    called = []
+    monkeypatch.setattr(sanitized_cases, "run", lambda case, dtype, device: called.append((case, dtype)))
+    sanitized_cases.main("cpu")
+    assert {str(case) for case, _ in called} == {str(case) for case in sanitized_cases.CASES}
+    assert len(set(called)) == len(called) == 2 * len(sanitized_cases.CASES)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in sanitized_cases.CASES if case.small or case.differentiable == ()], ids=str
+)
+def test_what_the_sanitizers_watch_runs_backward_too(case):
+    gradients = sanitized_cases.run(case, torch.float32, torch.device("cpu"))
+    assert len(gradients) == len(case.differentiable)
 
 
 @pytest.mark.parametrize(

@@ -224,15 +224,3 @@ PROMISES = [
         needs=[_GPU_BFLOAT16],
     ),
 ]
-
-
-def exercise(device: str) -> None:
-    """Every kernel of the family, backward too, on small awkward sizes, for a memory checker to watch."""
-    for shape in ((1, 1, 1, 1), (3, 3, 5, 7), (2, 3, 17, 19), (2, 4, 64, 33)):
-        for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.uint8):
-            batch = _batch(Case(shape, dtype), device, 0)
-            x, coefficients = batch.x, batch.coefficients.requires_grad_()
-            if x.is_floating_point():
-                x.requires_grad_()
-            x_t, target = ops.diffuse(x, coefficients, batch.seeds)
-            (x_t.float().square().sum() + target.float().sum()).backward()

@@ -97,12 +97,3 @@ def _peers(case: Case, device: str) -> list[Contender]:
 
 
 PROMISES: list[Promise] = []
-
-
-def exercise(device: str) -> None:
-    """Every kernel of the family on small awkward sizes, for a memory checker to watch."""
-    for shape in ((1,), (3, 5, 7), (2, 17, 19)):
-        seeds = ops.derive_seeds(1, torch.arange(3, device=device))
-        for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
-            ops.gaussian(seeds, shape, dtype=dtype)
-            ops.uniform(seeds, shape, dtype=dtype)
