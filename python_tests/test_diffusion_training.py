@@ -55,7 +55,7 @@ def test_the_logit_of_logit_normal_times_is_normal(mean: float, std: float) -> N
 
 def test_times_labels_and_noise_do_not_share_random_numbers() -> None:
     t = UniformTimes()(SEEDS)
-    dropped = ops.uniform(SEEDS, (1,), stream=ops.Purpose.LABEL_DROP.stream())[:, 0]
+    dropped = drop_labels(torch.zeros_like(SEEDS), SEEDS, 0.5, 1).float()
     noise = ops.gaussian(SEEDS, (1,))[:, 0]
     correlations = torch.corrcoef(torch.stack((t, dropped, noise)))
     assert (correlations - torch.eye(3)).abs().max() < 4 / math.sqrt(len(SEEDS))
