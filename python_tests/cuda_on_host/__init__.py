@@ -63,8 +63,8 @@ def build(target: str) -> Path:
 
 
 @functools.cache
-def load_operations() -> None:
-    """Loads the emulated operations as ``torch.ops.visgen_fast_cuda_on_host``.
+def load_operations() -> Path:
+    """Loads the emulated operations as ``torch.ops.visgen_fast_cuda_on_host``, and says from which library.
 
     The environment's VISGEN_CUDA_ON_HOST chooses the build: ``fast`` (the default), ``checked`` (every access to memory
     is checked; tensors made before are unknown to the checker) or ``sanitized`` (for processes that were started with
@@ -73,7 +73,9 @@ def load_operations() -> None:
     variant = os.environ.get("VISGEN_CUDA_ON_HOST", "fast")
     if variant not in ("fast", "checked", "sanitized"):
         raise ValueError(f"VISGEN_CUDA_ON_HOST must be fast, checked or sanitized, not {variant!r}")
-    torch.ops.load_library(build("cuda_on_host" if variant == "fast" else f"cuda_on_host_{variant}"))
+    library = build("cuda_on_host" if variant == "fast" else f"cuda_on_host_{variant}")
+    torch.ops.load_library(library)
+    return library
 
 
 class Kernels:
