@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ..training.data.pictures import PicturesInMemory
 from ..training.data.pictures import digits as load_digits
@@ -16,7 +17,13 @@ __all__ = ["Settings", "pictures", "system"]
 class Settings(RectifiedFlowSettings):
     """Class-conditional rectified flow on scikit-learn's 1797 digits."""
 
-    steps: int = 2000
+    steps: int = 1200
+    batch_size: int = 64
+    warmup_steps: int = 50
+    decay: Literal["constant", "cosine"] = "cosine"
+    ema_decay: float = 0.99
+    sample_every: int = 400
+    checkpoint_every: int = 400
 
 
 def pictures(settings: Settings) -> PicturesInMemory:
