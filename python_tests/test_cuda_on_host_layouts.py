@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from cuda_on_host import aligned, kernels
+from cuda_on_host import VARIANTS, aligned, kernels
 
 LANES = range(32)
 Place = tuple[int, int]
@@ -87,7 +87,7 @@ def pack(matrices: np.ndarray, table: Callable[[int, int], Place], count: int, e
     return aligned(elements.view(np.uint32))
 
 
-def multiply(name: str, a: np.ndarray, b: np.ndarray, c: np.ndarray, variant: str = "") -> np.ndarray:
+def multiply(name: str, a: np.ndarray, b: np.ndarray, c: np.ndarray, variant: str) -> np.ndarray:
     """a[blocks, 16, depth] · b[blocks, depth, 8] + c[blocks, 16, 8] by one warp for each block."""
     _, a_table, b_table, a_count, b_count, encode, result_type, _ = INSTRUCTIONS[name]
     places = np.array([[c_32bit(lane, i) for i in range(4)] for lane in LANES])
@@ -99,29 +99,31 @@ def multiply(name: str, a: np.ndarray, b: np.ndarray, c: np.ndarray, variant: st
     return result
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", INSTRUCTIONS)
-def test_every_element_of_a_lies_where_ptx_says(name: str) -> None:
+def test_every_element_of_a_lies_where_ptx_says(name: str, variant: str) -> None:
     """Block (row, k) has a one at A[row, k]: row `row` of the result is row k of B, and the rest is 0."""
     depth = INSTRUCTIONS[name][0]
     a = np.eye(16 * depth).reshape(16 * depth, 16, depth)
     b = np.arange(depth * 8).reshape(depth, 8) % 127 + 1
     expected = np.einsum("bik,kj->bij", a, b)
-    result = multiply(name, a, np.broadcast_to(b, (len(a), depth, 8)), np.zeros((len(a), 16, 8)))
+    result = multiply(name, a, np.broadcast_to(b, (len(a), depth, 8)), np.zeros((len(a), 16, 8)), variant)
     np.testing.assert_array_equal(result, expected)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", INSTRUCTIONS)
-def test_every_element_of_b_lies_where_ptx_says(name: str) -> None:
+def test_every_element_of_b_lies_where_ptx_says(name: str, variant: str) -> None:
     """Block (k, column) has a one at B[k, column]: column `column` of the result is column k of A, the rest is 0."""
     depth = INSTRUCTIONS[name][0]
     b = np.eye(depth * 8).reshape(depth * 8, depth, 8)
     a = np.arange(16 * depth).reshape(16, depth) % 127 + 1
     expected = np.einsum("ik,bkj->bij", a, b)
-    result = multiply(name, np.broadcast_to(a, (len(b), 16, depth)), b, np.zeros((len(b), 16, 8)))
+    result = multiply(name, np.broadcast_to(a, (len(b), 16, depth)), b, np.zeros((len(b), 16, 8)), variant)
     np.testing.assert_array_equal(result, expected)
 
 
-@pytest.mark.parametrize("variant", ["", "_checked"])
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", INSTRUCTIONS)
 def test_the_product_is_added_to_what_was_there(name: str, variant: str) -> None:
     depth, *_, bound = INSTRUCTIONS[name]
@@ -133,16 +135,18 @@ def test_the_product_is_added_to_what_was_there(name: str, variant: str) -> None
         np.testing.assert_array_equal(multiply(name, a, b, c, variant), a @ b + c)
 
 
-def test_integer_sums_wrap_around() -> None:
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_integer_sums_wrap_around(variant: str) -> None:
     a, b = np.full((1, 16, 32), 127), np.full((1, 32, 8), 127)
     c = np.full((1, 16, 8), 2**31 - 1)
-    np.testing.assert_array_equal(multiply("multiply_s8", a, b, c), 32 * 127**2 - 2**31 - 1)
+    np.testing.assert_array_equal(multiply("multiply_s8", a, b, c, variant), 32 * 127**2 - 2**31 - 1)
 
 
-def test_rows_and_columns_of_matrices_arrive_where_ptx_says() -> None:
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_rows_and_columns_of_matrices_arrive_where_ptx_says(variant: str) -> None:
     x = aligned(np.arange(256, dtype=np.uint16).reshape(4, 8, 8))
     fragments = aligned(np.zeros((2, 32, 4, 2), np.uint16))
-    assert kernels("_checked").load_matrices(x, fragments) == ""
+    assert kernels(variant).load_matrices(x, fragments) == ""
     for lane in LANES:
         for matrix in range(4):
             row, column = lane // 4, 2 * (lane % 4)
@@ -151,22 +155,24 @@ def test_rows_and_columns_of_matrices_arrive_where_ptx_says() -> None:
 
 
 @pytest.mark.parametrize("schedule", [0, -1, 4])
-def test_asynchronous_copies_fill_up_with_zeros_and_come_group_by_group(schedule: int) -> None:
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_asynchronous_copies_fill_up_with_zeros_and_come_group_by_group(variant: str, schedule: int) -> None:
     x = aligned(np.arange(512, dtype=np.uint32).astype(np.uint8).reshape(32, 16) | 1)
     y = aligned(np.zeros((2, 32, 16), np.uint8))
-    kernels("_checked").set_schedule(schedule)
-    assert kernels("_checked").copy_async(x, y) == ""
+    kernels(variant).set_schedule(schedule)
+    assert kernels(variant).copy_async(x, y) == ""
     valid = np.arange(32)[:, None] % 17 > np.arange(16)
     np.testing.assert_array_equal(y[0], np.where(valid, x, 0))
     np.testing.assert_array_equal(y[1], x)
 
 
-def test_tf32_is_the_nearest_number_with_10_bits_and_ties_go_away_from_zero() -> None:
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_tf32_is_the_nearest_number_with_10_bits_and_ties_go_away_from_zero(variant: str) -> None:
     step = 2.0**-10
     exact = [0.0, 1.0, -1.0, 1 + step, 2.0**-126, 2.0**127, np.inf, -np.inf]
     pairs = [(value, value) for value in exact]
     pairs += [(1 + step / 2, 1 + step), (-1 - step / 2, -1 - step), (1 + 0.49 * step, 1.0), (2 - step / 4, 2.0)]
     x = aligned(np.array([before for before, _ in pairs], np.float32))
     bits = aligned(np.zeros(len(x), np.uint32))
-    assert kernels("_checked").to_tf32(x, bits, len(x)) == ""
+    assert kernels(variant).to_tf32(x, bits, len(x)) == ""
     np.testing.assert_array_equal(bits.view(np.float32), np.array([after for _, after in pairs], np.float32))

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -338,6 +339,21 @@ void __tsan_read_range(void* address, size_t bytes) {
 }
 void __tsan_write_range(void* address, size_t bytes) {
   check_instruction(Kind::kWrite, address, bytes, 1, __builtin_return_address(0));
+}
+// clang calls these in the place of the C library's.
+void* __tsan_memcpy(void* to, const void* from, size_t bytes) {
+  check_instruction(Kind::kRead, from, bytes, 1, __builtin_return_address(0));
+  check_instruction(Kind::kWrite, to, bytes, 1, __builtin_return_address(0));
+  return memcpy(to, from, bytes);
+}
+void* __tsan_memmove(void* to, const void* from, size_t bytes) {
+  check_instruction(Kind::kRead, from, bytes, 1, __builtin_return_address(0));
+  check_instruction(Kind::kWrite, to, bytes, 1, __builtin_return_address(0));
+  return memmove(to, from, bytes);
+}
+void* __tsan_memset(void* to, int byte, size_t bytes) {
+  check_instruction(Kind::kWrite, to, bytes, 1, __builtin_return_address(0));
+  return memset(to, byte, bytes);
 }
 void __tsan_vptr_update(void*, void*) {}
 void __tsan_vptr_read(void*) {}

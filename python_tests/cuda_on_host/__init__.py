@@ -9,12 +9,15 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
+GPU = "_gpu"
+VARIANTS = ["", "_checked"] + [GPU] * torch.cuda.is_available()  # of the test kernels
 FAULTS = ROOT / "csrc" / "cuda_on_host" / "tests" / "faults.cu"
 
 
@@ -78,20 +81,32 @@ def load_operations() -> Path:
     return library
 
 
+def build_for_gpu() -> Path:
+    """The path of the same test kernels compiled by nvcc for the GPU of this machine."""
+    library = ROOT / "build" / "libcuda_tests.so"
+    library.parent.mkdir(exist_ok=True)
+    options = ["-std=c++20", "-shared", "-arch=native", "-DUSE_CUDA", "-Xcompiler", "-fPIC"]
+    sources = [FAULTS.with_name(name) for name in ("basics.cu", "layouts.cu")]
+    includes = f"-I{Path(torch.__file__).parent / 'include'}"
+    _run([_program("nvcc"), *options, includes, *sources, "-o", library], dict(os.environ))
+    return library
+
+
 class Kernels:
-    """The test kernels of csrc/cuda_on_host/tests, compiled for the CPU.
+    """The test kernels of csrc/cuda_on_host/tests, compiled for the CPU or, on a machine with a GPU, for that.
 
     ``kernels.name(arguments…)`` calls ``visgen_test_name`` and returns its report: the empty string, or the sentence
     about a fault. Arrays are passed as pointers; in a checked library they are what the kernel may touch.
     """
 
-    def __init__(self, variant: str = "") -> None:
-        self._library = ctypes.CDLL(str(build(f"cuda_on_host_tests{variant}")))
-        self._checked = variant == "_checked"
+    def __init__(self, variant: str) -> None:
+        self._library = ctypes.CDLL(str(build_for_gpu() if variant == GPU else build(f"cuda_on_host_tests{variant}")))
+        self._variant = variant
 
     def set_schedule(self, seed: int) -> None:
         """The order in which lanes, warps and blocks run: 0 ascending, -1 descending, other seeds shuffle."""
-        self._library.visgen_host_set_schedule(ctypes.c_int64(seed))
+        if self._variant != GPU:
+            self._library.visgen_host_set_schedule(ctypes.c_int64(seed))
 
     def __getattr__(self, name: str) -> "functools.partial[str]":
         return functools.partial(self._call, name)
@@ -99,15 +114,29 @@ class Kernels:
     def _call(self, name: str, *arguments: object) -> str:
         function = getattr(self._library, f"visgen_test_{name}")
         function.restype = ctypes.c_char_p
-        arrays = [argument for argument in arguments if isinstance(argument, np.ndarray) and self._checked]
-        for array in arrays:
-            pointer, size = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
-            self._library.visgen_host_register_buffer(pointer, size)
+        arrays = [argument for argument in arguments if isinstance(argument, np.ndarray)]
+        if self._variant == GPU:
+            return _call_on_gpu(function, arguments, arrays)
+        for array in arrays if self._variant == "_checked" else []:
+            self._library.visgen_host_register_buffer(_as_c(array), ctypes.c_size_t(array.nbytes))
         try:
             return function(*map(_as_c, arguments)).decode()
         finally:
-            for array in arrays:
-                self._library.visgen_host_forget_buffer(ctypes.c_void_p(array.ctypes.data))
+            for array in arrays if self._variant == "_checked" else []:
+                self._library.visgen_host_forget_buffer(_as_c(array))
+
+
+def _call_on_gpu(function: Callable[..., bytes], arguments: Sequence[object], arrays: list[np.ndarray]) -> str:
+    """The call with copies of the arrays on the GPU, copied back afterwards."""
+    copies = {id(array): torch.from_numpy(array.reshape(-1).view(np.uint8)).cuda() for array in arrays}
+    on_gpu = [
+        ctypes.c_void_p(copies[id(argument)].data_ptr()) if id(argument) in copies else _as_c(argument)
+        for argument in arguments
+    ]
+    report = function(*on_gpu).decode()
+    for array in arrays:
+        array.reshape(-1).view(np.uint8)[:] = copies[id(array)].cpu().numpy()
+    return report
 
 
 def _as_c(argument: object) -> object:
@@ -122,7 +151,7 @@ def _as_c(argument: object) -> object:
 
 @functools.cache
 def kernels(variant: str = "") -> Kernels:
-    """The test kernels: variant "" is fast, "_checked" checks every access to memory."""
+    """The test kernels: variant "" is fast, "_checked" checks every access to memory, GPU runs on the GPU."""
     return Kernels(variant)
 
 

@@ -1,4 +1,6 @@
 // The functions of launch.cuh, warp.cuh and vec.cuh, with results that the tests compute anew. Compiles for a GPU, too.
+#include <string_view>
+
 #include "../../cuda/launch.cuh"
 #include "../../cuda/vec.cuh"
 #include "../../cuda/warp.cuh"
@@ -135,7 +137,8 @@ VISGEN_TEST visgen_test_convert(const float* x, void* half, void* bfloat16) {
   });
 }
 
-VISGEN_TEST visgen_test_coordinates(int32_t* y, const unsigned* shape) {
-  const LaunchShape launch_shape{dim3(shape[0], shape[1], shape[2]), dim3(shape[3], shape[4], shape[5])};
-  return run_test([=] { launch<coordinates>(launch_shape, Stream(), y); });
+VISGEN_TEST visgen_test_coordinates(int32_t* y, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                                    unsigned block_y, unsigned block_z) {
+  const LaunchShape shape{dim3(grid_x, grid_y, grid_z), dim3(block_x, block_y, block_z)};
+  return run_test([=] { launch<coordinates>(shape, Stream(), y); });
 }
