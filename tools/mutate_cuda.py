@@ -7,6 +7,7 @@ the CPU and tested: first the fast build and then, if nothing was noticed, the o
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -131,12 +132,14 @@ def copy_tree(to: Path) -> None:
 
 
 def run_tests(tree: Path, tests: list[str], variant: str) -> str:
-    """The line that says what failed: of the first failing test, of a failed build; empty if all is well."""
+    """What the first failing test says, or that the process crashed; empty if all tests pass."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "VISGEN_CUDA_ON_HOST": variant}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests]
     result = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
     if result.returncode == 0:
         return ""
+    if result.returncode < 0:
+        return f"the tests were ended by {signal.Signals(-result.returncode).name}"
     if result.returncode != 1 or "could not be built" in result.stdout:
         sys.exit(f"the tests could not be run:\n{result.stdout[-6000:]}{result.stderr[-2000:]}")
     reports = [line for line in result.stdout.splitlines() if line.startswith("E   ") or "kernel " in line]

@@ -52,15 +52,15 @@ BlockPool& block_pool() {
   return pool;
 }
 
-void check_shape(const Grid& grid) {
+// Why no GPU would take a launch; null if one would.
+const char* reason_to_refuse(const Grid& grid) {
   const uint64_t threads = uint64_t{grid.block.x} * grid.block.y * grid.block.z;
-  const char* what = threads > kMaxThreadsPerBlock || grid.block.z > 64 ? "a block has at most 1024 threads, 64 in z"
-                     : grid.shape.x > INT32_MAX || grid.shape.y > 65535 || grid.shape.z > 65535
-                         ? "a grid has at most 2147483647 x 65535 x 65535 blocks"
-                     : grid.dynamic_shared_bytes > kSharedMemoryLimit
-                         ? "a block has at most 101376 bytes of shared memory"
-                         : nullptr;
-  if (what != nullptr) throw std::runtime_error("kernel " + std::string(grid.kernel) + ": " + what + ".");
+  if (threads > kMaxThreadsPerBlock || grid.block.z > 64) return "a block has at most 1024 threads, 64 in z";
+  if (grid.shape.x > INT32_MAX || grid.shape.y > 65535 || grid.shape.z > 65535) {
+    return "a grid has at most 2147483647 x 65535 x 65535 blocks";
+  }
+  if (grid.dynamic_shared_bytes > kSharedMemoryLimit) return "a block has at most 101376 bytes of shared memory";
+  return nullptr;
 }
 
 // The position-th block to run.
@@ -110,7 +110,9 @@ class Launch {
 void launch(std::string_view kernel, dim3 grid, dim3 block, size_t dynamic_shared_bytes,
             void (*run_thread)(const void* arguments), const void* arguments, size_t argument_bytes) {
   const Grid whole{kernel, grid, block, dynamic_shared_bytes, run_thread, arguments, schedule};
-  check_shape(whole);
+  if (const char* reason = reason_to_refuse(whole)) {
+    throw std::runtime_error("kernel " + std::string(kernel) + ": " + reason + ".");
+  }
   static std::mutex one_checked_launch;
   std::unique_lock lock(one_checked_launch, std::defer_lock);
   if (checker::kEnabled) lock.lock();
