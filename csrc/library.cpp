@@ -21,8 +21,8 @@ VISGEN_SCHEMAS(m) {
       "Tensor? endpoint, Tensor? noise, SymInt stream, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)");
 }
 
-// The CUDA version that the CUDA library beside this one was built with, as 1000·major + 10·minor; 0 where there is none.
-// Asked before loading that library, since a driver that is too old for it is worth a sentence.
+// The CUDA version that the CUDA library beside this one was built with, as 1000·major + 10·minor; 0 where there is
+// none. Asked before loading that library, since a driver that is too old for it is worth a sentence.
 extern "C" __attribute__((visibility("default"))) int visgen_fast_cuda_version() {
 #ifdef VISGEN_CUDA_VERSION
   return VISGEN_CUDA_VERSION;

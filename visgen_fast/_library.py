@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import warnings
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -46,15 +46,20 @@ def _load_cuda(built_with: int) -> None:
         _DEVICES.add("cuda")
 
 
-_cpu = _load("visgen_fast_cpu")
-if _cpu is None:
-    raise ImportError(f"visgen_fast's compiled library is not in {_FOLDER}; build it with `pip install .`")
-_DEVICES.add("cpu")
-_cpu.visgen_fast_cpu_capability.restype = ctypes.c_char_p
+def _load_cpu() -> ctypes.CDLL:
+    library = _load("visgen_fast_cpu")
+    if library is None:
+        raise ImportError(f"visgen_fast's compiled library is not in {_FOLDER}; build it with `pip install .`")
+    library.visgen_fast_cpu_capability.restype = ctypes.c_char_p
+    _DEVICES.add("cpu")
+    return library
+
+
+_cpu = _load_cpu()
 _load_cuda(_cpu.visgen_fast_cuda_version())
 
 
-@lru_cache(maxsize=None)
+@cache
 def _warn_once(device_type: str) -> None:
     warnings.warn(f"visgen_fast has no compiled kernels for {device_type}: the PyTorch reference runs.", stacklevel=4)
 

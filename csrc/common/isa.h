@@ -1,8 +1,8 @@
 // Where a piece of code is compiled to: the namespace of one instruction set, and the markers of host and device code.
 //
-// Everything under common/ is compiled several times with different instructions. If two of those copies shared a symbol,
-// the linker would keep an arbitrary one, perhaps with instructions that the machine lacks. So each lives in a namespace
-// of its own, visgen::VISGEN_ISA, which the build names (baseline, avx2, avx512, …).
+// Everything under common/ is compiled several times with different instructions. If two of those copies shared a
+// symbol, the linker would keep an arbitrary one, perhaps with instructions that the machine lacks. So each lives in a
+// namespace of its own, visgen::VISGEN_ISA, which the build names (baseline, avx2, avx512, …).
 #pragma once
 
 #ifndef VISGEN_ISA

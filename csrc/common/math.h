@@ -1,7 +1,7 @@
 // The arithmetic that every device must agree on: words to uniform and normal numbers, pixels, and 16-bit floats.
 //
-// Written once for scalars, vectors (GNU vector extensions) and CUDA threads: `Lanes<Word>` says which float and integer
-// types go with a lane of 32-bit words, and supplies the few operations that have no operator.
+// Written once for scalars, vectors (GNU vector extensions) and CUDA threads: `Lanes<Word>` says which float and
+// integer types go with a lane of 32-bit words, and supplies the few operations that have no operator.
 #pragma once
 
 #include <cmath>
@@ -92,17 +92,22 @@ VISGEN_HOST_DEVICE void normal_pair(uint32_t word_0, uint32_t word_1, double& fi
 }
 
 // (word + 1)·2⁻³² in (0, 1], correctly rounded.
-VISGEN_HOST_DEVICE float uniform_float(uint32_t word) { return word == 0xFFFFFFFFu ? 1.0f : static_cast<float>(word + 1u) * 0x1p-32f; }
+VISGEN_HOST_DEVICE float uniform_float(uint32_t word) {
+  return word == 0xFFFFFFFFu ? 1.0f : static_cast<float>(word + 1u) * 0x1p-32f;
+}
 VISGEN_HOST_DEVICE double uniform_double(uint32_t word) { return (word + 1.0) * 0x1p-32; }
 
-// A pixel 0…255 to −1…1, correctly rounded: 2·pixel − 255 is exact, and one correction step makes the division by 255 so.
+// A pixel 0…255 to −1…1, correctly rounded: 2·pixel − 255 is exact, and one correction step makes the division by 255
+// so.
 VISGEN_HOST_DEVICE float pixel_to_unit(uint8_t pixel) {
   const float numerator = 2.0f * pixel - 255.0f;
   const float quotient = numerator * (1.0f / 255.0f);
   return quotient + (numerator - 255.0f * quotient) * (1.0f / 255.0f);
 }
 
-VISGEN_HOST_DEVICE float bfloat16_to_float(uint16_t value) { return bits_as<float>(static_cast<uint32_t>(value) << 16); }
+VISGEN_HOST_DEVICE float bfloat16_to_float(uint16_t value) {
+  return bits_as<float>(static_cast<uint32_t>(value) << 16);
+}
 
 VISGEN_HOST_DEVICE uint16_t float_to_bfloat16(float value) {
   const uint32_t bits = bits_as<uint32_t>(value);

@@ -1,6 +1,6 @@
 // How a batch is cut into units of work: ranges of consecutive elements of one sample that either lie within one row of
-// coefficients or cover whole rows. The cut depends on sizes alone, never on the number of threads, so that a sum over a
-// row is added up in the same order on every machine.
+// coefficients or cover whole rows. The cut depends on sizes alone, never on the number of threads, so that a sum over
+// a row is added up in the same order on every machine.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ struct Partition {
         row_size(row_size),
         unit_size(row_size >= target ? target : row_size * (target / (row_size > 0 ? row_size : 1))),
         units_per_row(row_size >= target ? (row_size + target - 1) / target : 1),
-        units_per_sample(elements == 0             ? 0
+        units_per_sample(elements == 0        ? 0
                          : row_size >= target ? elements / row_size * units_per_row
                                               : (elements + unit_size - 1) / unit_size) {}
 

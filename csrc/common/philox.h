@@ -1,8 +1,8 @@
 // Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), one definition for scalars,
 // vectors and CUDA threads.
 //
-// A counter of four 32-bit words and a key of two give four words. Each word is carried in the lower half of a 64-bit lane
-// whose upper half is not read: then the high half of a product is one shift away and the low half needs nothing.
+// A counter of four 32-bit words and a key of two give four words. Each word is carried in the lower half of a 64-bit
+// lane whose upper half is not read: then the high half of a product is one shift away and the low half needs nothing.
 // Per round: 2 multiplications 32×32→64, 2 shifts, 4 exclusive ors.
 #pragma once
 
@@ -15,7 +15,9 @@ namespace visgen::VISGEN_ISA {
 // The product of the lower halves of `lane` with `factor`. Vector types specialise it.
 template <class Wide>
 struct LowHalves {
-  static VISGEN_HOST_DEVICE Wide multiply(Wide lane, uint32_t factor) { return static_cast<uint64_t>(static_cast<uint32_t>(lane)) * factor; }
+  static VISGEN_HOST_DEVICE Wide multiply(Wide lane, uint32_t factor) {
+    return static_cast<uint64_t>(static_cast<uint32_t>(lane)) * factor;
+  }
 };
 
 template <class Wide>

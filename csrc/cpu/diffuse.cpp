@@ -8,11 +8,15 @@
 namespace visgen {
 namespace {
 
-Partition cut(int64_t samples, int64_t elements, int64_t row_size) { return Partition(samples, elements, row_size, kUnit); }
+Partition cut(int64_t samples, int64_t elements, int64_t row_size) {
+  return Partition(samples, elements, row_size, kUnit);
+}
 
 void run_forward(const DiffuseParameters& p, int32_t) {
   const auto& table = kernels().diffuse;
-  for_units(p.partition, [&](int64_t begin, int64_t end) { (p.in_double ? table.forward_double : table.forward_float)(p, begin, end); });
+  for_units(p.partition, [&](int64_t begin, int64_t end) {
+    (p.in_double ? table.forward_double : table.forward_float)(p, begin, end);
+  });
 }
 
 // Adds the units of each row in their order, so that the sum does not depend on the number of threads.
@@ -32,26 +36,33 @@ void add_partial_sums(const DiffuseParameters& p) {
 
 void run_backward(const DiffuseParameters& p, int32_t) {
   const auto& table = kernels().diffuse;
-  for_units(p.partition, [&](int64_t begin, int64_t end) { (p.in_double ? table.backward_double : table.backward_float)(p, begin, end); });
+  for_units(p.partition, [&](int64_t begin, int64_t end) {
+    (p.in_double ? table.backward_double : table.backward_float)(p, begin, end);
+  });
   if (p.partial_sums) p.in_double ? add_partial_sums<double>(p) : add_partial_sums<float>(p);
 }
 
-Tensor add_noise(const Tensor& x, const Tensor& coefficients, const OptionalTensor& seeds, const OptionalTensor& endpoint,
-                 const OptionalTensor& noise, int64_t stream, ScalarType out_dtype) {
-  return std::get<0>(diffuse_forward({x, coefficients, seeds, endpoint, noise, stream}, out_dtype, false, cut, run_forward));
+Tensor add_noise(const Tensor& x, const Tensor& coefficients, const OptionalTensor& seeds,
+                 const OptionalTensor& endpoint, const OptionalTensor& noise, int64_t stream, ScalarType out_dtype) {
+  return std::get<0>(
+      diffuse_forward({x, coefficients, seeds, endpoint, noise, stream}, out_dtype, false, cut, run_forward));
 }
 
 std::tuple<Tensor, Tensor> diffuse(const Tensor& x, const Tensor& coefficients, const OptionalTensor& seeds,
-                                   const OptionalTensor& endpoint, const OptionalTensor& noise, int64_t stream, ScalarType out_dtype) {
-  auto [x_t, target] = diffuse_forward({x, coefficients, seeds, endpoint, noise, stream}, out_dtype, true, cut, run_forward);
+                                   const OptionalTensor& endpoint, const OptionalTensor& noise, int64_t stream,
+                                   ScalarType out_dtype) {
+  auto [x_t, target] =
+      diffuse_forward({x, coefficients, seeds, endpoint, noise, stream}, out_dtype, true, cut, run_forward);
   return {x_t, *target};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> diffuse_backward(const OptionalTensor& grad_x_t, const OptionalTensor& grad_target,
-                                                            const Tensor& x, const Tensor& coefficients, const OptionalTensor& seeds,
-                                                            const OptionalTensor& endpoint, const OptionalTensor& noise, int64_t stream,
-                                                            std::vector<bool> needs) {
-  return diffuse_backward_with({x, coefficients, seeds, endpoint, noise, stream}, grad_x_t, grad_target, needs, cut, run_backward);
+std::tuple<Tensor, Tensor, Tensor, Tensor> diffuse_backward(const OptionalTensor& grad_x_t,
+                                                            const OptionalTensor& grad_target, const Tensor& x,
+                                                            const Tensor& coefficients, const OptionalTensor& seeds,
+                                                            const OptionalTensor& endpoint, const OptionalTensor& noise,
+                                                            int64_t stream, std::vector<bool> needs) {
+  return diffuse_backward_with({x, coefficients, seeds, endpoint, noise, stream}, grad_x_t, grad_target, needs, cut,
+                               run_backward);
 }
 
 }  // namespace

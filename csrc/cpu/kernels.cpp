@@ -44,7 +44,10 @@ static const KernelTable* find(const char* name) {
 static const KernelTable* choose() {
   if (const char* wanted = getenv("VISGEN_CPU_CAPABILITY")) {
     if (const KernelTable* table = find(wanted)) return table;
-    fprintf(stderr, "visgen_fast: VISGEN_CPU_CAPABILITY must be baseline, avx2 or avx512 and supported by this machine, got %s; ignored\n", wanted);
+    fprintf(stderr,
+            "visgen_fast: VISGEN_CPU_CAPABILITY must be baseline, avx2 or avx512 and supported by this machine, got "
+            "%s; ignored\n",
+            wanted);
   }
   for (const char* name : {"avx512", "avx2"}) {
     if (const KernelTable* table = find(name)) return table;

@@ -23,9 +23,11 @@ Tensor derive_seeds(const Tensor& seed, const Tensor& index, int64_t stream) {
   return out;
 }
 
-void fill(const Tensor& out, const Tensor& seeds, int64_t stream, NoiseKernels::Kernel in_float, NoiseKernels::Kernel in_double) {
+void fill(const Tensor& out, const Tensor& seeds, int64_t stream, NoiseKernels::Kernel in_float,
+          NoiseKernels::Kernel in_double) {
   const NoiseParameters p = noise_parameters(out, seeds, stream, kUnit);
-  for_units(p.partition, [&](int64_t begin, int64_t end) { (p.out.dtype == DType::float64 ? in_double : in_float)(p, begin, end); });
+  for_units(p.partition,
+            [&](int64_t begin, int64_t end) { (p.out.dtype == DType::float64 ? in_double : in_float)(p, begin, end); });
 }
 
 void gaussian_(Tensor out, const Tensor& seeds, int64_t stream) {

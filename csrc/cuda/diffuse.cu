@@ -1,11 +1,10 @@
 // The family `diffuse` on a GPU.
 //
-// Forward, per element: x read once, x_t and target written once (6 bytes in bfloat16, 12 in float32), and the arithmetic
-// of one normal number (cuda/noise.cu) plus 2 fused multiply-adds an output. The load of x is issued before the noise is
-// made, whose arithmetic hides it.
-// Backward into a signal reads 2 values and writes 1 an element; into the coefficients it reads the gradients and x,
-// makes the noise again, and adds up 4 products an element: a warp for each unit of the partition, then a warp for each
-// row, always in the same order.
+// Forward, per element: x read once, x_t and target written once (6 bytes in bfloat16, 12 in float32), and the
+// arithmetic of one normal number (cuda/noise.cu) plus 2 fused multiply-adds an output. The load of x is issued before
+// the noise is made, whose arithmetic hides it. Backward into a signal reads 2 values and writes 1 an element; into the
+// coefficients it reads the gradients and x, makes the noise again, and adds up 4 products an element: a warp for each
+// unit of the partition, then a warp for each row, always in the same order.
 #include "../ops/diffuse_call.h"
 
 #include "../common/registration.h"
@@ -74,7 +73,8 @@ struct Columns {
 constexpr Columns kOfX{0, 2}, kOfNoise{1, 3}, kOfEndpoint{4, 5};
 
 template <class Real, int span, bool wide>
-__global__ void __launch_bounds__(kBlockThreads) backward_signal(DiffuseParameters p, Operand gradient, Columns columns) {
+__global__ void __launch_bounds__(kBlockThreads)
+    backward_signal(DiffuseParameters p, Operand gradient, Columns columns) {
   const int64_t begin = first_of_tile<span>();
   if (begin >= p.shape.elements) return;
   for (int64_t sample = blockIdx.y; sample < p.shape.samples; sample += gridDim.y) {
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kBlockThreads) backward_coefficients(DiffusePa
   const int64_t index = static_cast<int64_t>(blockIdx.x) * warps_per_block() + warp_index();
   if (index >= p.partition.samples * p.partition.units_per_sample) return;
   const Unit unit = unit_at(p.partition, index);
-  Real sums[6] = {0, 0, 0, 0, 0, 0};
+  double sums[6] = {0, 0, 0, 0, 0, 0};  // whole pictures of either sign add up here
   for (int64_t begin = unit.begin / span * span + lane_index() * span; begin < unit.end; begin += kWarpSize * span) {
     Real g[span], h[span], signals[3][span];
     load_tile<wide>(p.x_t, p.shape, unit.sample, begin, g);
@@ -105,17 +105,17 @@ __global__ void __launch_bounds__(kBlockThreads) backward_coefficients(DiffusePa
     VISGEN_UNROLL
     for (int i = 0; i < span; ++i) {
       if (begin + i < unit.begin || begin + i >= unit.end) continue;
-      sums[kOfX.of_x_t] += g[i] * signals[0][i];
-      sums[kOfX.of_target] += h[i] * signals[0][i];
-      sums[kOfNoise.of_x_t] += g[i] * signals[1][i];
-      sums[kOfNoise.of_target] += h[i] * signals[1][i];
-      sums[kOfEndpoint.of_x_t] += g[i] * signals[2][i];
-      sums[kOfEndpoint.of_target] += h[i] * signals[2][i];
+      sums[kOfX.of_x_t] += static_cast<double>(g[i]) * signals[0][i];
+      sums[kOfX.of_target] += static_cast<double>(h[i]) * signals[0][i];
+      sums[kOfNoise.of_x_t] += static_cast<double>(g[i]) * signals[1][i];
+      sums[kOfNoise.of_target] += static_cast<double>(h[i]) * signals[1][i];
+      sums[kOfEndpoint.of_x_t] += static_cast<double>(g[i]) * signals[2][i];
+      sums[kOfEndpoint.of_target] += static_cast<double>(h[i]) * signals[2][i];
     }
   }
   VISGEN_UNROLL
   for (int j = 0; j < 6; ++j) {
-    const double sum = warp_sum(static_cast<double>(sums[j]));
+    const double sum = warp_sum(sums[j]);
     if (lane_index() != 0 || j >= p.coefficient_count) continue;
     if (p.partial_sums) {
       p.partial_sums[index * p.coefficient_count + j] = sum;
@@ -136,7 +136,8 @@ __global__ void __launch_bounds__(kBlockThreads) add_partial_sums(DiffuseParamet
       sum += p.partial_sums[(row * p.partition.units_per_row + unit) * p.coefficient_count + j];
     }
     sum = warp_sum(sum);
-    if (lane_index() == 0) static_cast<Real*>(p.grad_coefficients)[row * p.coefficient_count + j] = static_cast<Real>(sum);
+    if (lane_index() == 0)
+      static_cast<Real*>(p.grad_coefficients)[row * p.coefficient_count + j] = static_cast<Real>(sum);
   }
 }
 
@@ -149,16 +150,19 @@ LaunchShape warp_grid(int64_t warps) {
 template <class Call>
 void choose_tile(const DiffuseParameters& p, Call call) {
   const auto all = [&](auto holds) {
-    for (const Operand* operand : {&p.x, &p.noise, &p.endpoint, &p.x_t, &p.target, &p.grad_x, &p.grad_noise, &p.grad_endpoint}) {
+    for (const Operand* operand :
+         {&p.x, &p.noise, &p.endpoint, &p.x_t, &p.target, &p.grad_x, &p.grad_noise, &p.grad_endpoint}) {
       if (operand->data && !holds(*operand)) return false;
     }
     return true;
   };
   const auto wide = [&](int span) {
-    return p.partition.row_size % span == 0 && all([&](const Operand& operand) { return is_wide(operand, p.shape, span); });
+    return p.partition.row_size % span == 0 &&
+           all([&](const Operand& operand) { return is_wide(operand, p.shape, span); });
   };
   if (p.in_double) return call.template operator()<double, 4, false>();
-  if (all([](const Operand& operand) { return size_of(operand.dtype) <= 2; }) && wide(8)) return call.template operator()<float, 8, true>();
+  if (all([](const Operand& operand) { return size_of(operand.dtype) <= 2; }) && wide(8))
+    return call.template operator()<float, 8, true>();
   if (wide(4)) return call.template operator()<float, 4, true>();
   call.template operator()<float, 4, false>();
 }
@@ -172,9 +176,11 @@ void run_forward(const DiffuseParameters& p, int32_t device) {
 void run_backward(const DiffuseParameters& p, int32_t device) {
   const Stream stream = current_stream(device);
   choose_tile(p, [&]<class Real, int span, bool wide>() {
-    const std::pair<Operand, Columns> signals[] = {{p.grad_x, kOfX}, {p.grad_noise, kOfNoise}, {p.grad_endpoint, kOfEndpoint}};
+    const std::pair<Operand, Columns> signals[] = {
+        {p.grad_x, kOfX}, {p.grad_noise, kOfNoise}, {p.grad_endpoint, kOfEndpoint}};
     for (const auto& [gradient, columns] : signals) {
-      if (gradient.data) launch<backward_signal<Real, span, wide>>(tile_grid(p.shape, span), stream, p, gradient, columns);
+      if (gradient.data)
+        launch<backward_signal<Real, span, wide>>(tile_grid(p.shape, span), stream, p, gradient, columns);
     }
     if (!p.grad_coefficients) return;
     launch<backward_coefficients<Real, span, wide>>(warp_grid(p.partition.units()), stream, p);
@@ -184,24 +190,31 @@ void run_backward(const DiffuseParameters& p, int32_t device) {
   });
 }
 
-Partition cut(int64_t samples, int64_t elements, int64_t row_size) { return Partition::within_rows(samples, elements, row_size, kUnit); }
+Partition cut(int64_t samples, int64_t elements, int64_t row_size) {
+  return Partition::within_rows(samples, elements, row_size, kUnit);
+}
 
-Tensor add_noise(const Tensor& x, const Tensor& coefficients, const OptionalTensor& seeds, const OptionalTensor& endpoint,
-                 const OptionalTensor& noise, int64_t stream, ScalarType out_dtype) {
-  return std::get<0>(diffuse_forward({x, coefficients, seeds, endpoint, noise, stream}, out_dtype, false, cut, run_forward));
+Tensor add_noise(const Tensor& x, const Tensor& coefficients, const OptionalTensor& seeds,
+                 const OptionalTensor& endpoint, const OptionalTensor& noise, int64_t stream, ScalarType out_dtype) {
+  return std::get<0>(
+      diffuse_forward({x, coefficients, seeds, endpoint, noise, stream}, out_dtype, false, cut, run_forward));
 }
 
 std::tuple<Tensor, Tensor> diffuse(const Tensor& x, const Tensor& coefficients, const OptionalTensor& seeds,
-                                   const OptionalTensor& endpoint, const OptionalTensor& noise, int64_t stream, ScalarType out_dtype) {
-  auto [x_t, target] = diffuse_forward({x, coefficients, seeds, endpoint, noise, stream}, out_dtype, true, cut, run_forward);
+                                   const OptionalTensor& endpoint, const OptionalTensor& noise, int64_t stream,
+                                   ScalarType out_dtype) {
+  auto [x_t, target] =
+      diffuse_forward({x, coefficients, seeds, endpoint, noise, stream}, out_dtype, true, cut, run_forward);
   return {x_t, *target};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> diffuse_backward(const OptionalTensor& grad_x_t, const OptionalTensor& grad_target,
-                                                            const Tensor& x, const Tensor& coefficients, const OptionalTensor& seeds,
-                                                            const OptionalTensor& endpoint, const OptionalTensor& noise, int64_t stream,
-                                                            std::vector<bool> needs) {
-  return diffuse_backward_with({x, coefficients, seeds, endpoint, noise, stream}, grad_x_t, grad_target, needs, cut, run_backward);
+std::tuple<Tensor, Tensor, Tensor, Tensor> diffuse_backward(const OptionalTensor& grad_x_t,
+                                                            const OptionalTensor& grad_target, const Tensor& x,
+                                                            const Tensor& coefficients, const OptionalTensor& seeds,
+                                                            const OptionalTensor& endpoint, const OptionalTensor& noise,
+                                                            int64_t stream, std::vector<bool> needs) {
+  return diffuse_backward_with({x, coefficients, seeds, endpoint, noise, stream}, grad_x_t, grad_target, needs, cut,
+                               run_backward);
 }
 
 }  // namespace

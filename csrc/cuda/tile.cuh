@@ -1,8 +1,9 @@
 // A thread's tile: `span` consecutive elements of one sample, in registers and in float (or double) arithmetic.
 //
-// Element types are read from the operand at run time: every thread takes the same branch, so it costs a few instructions
-// a tile, and one kernel serves all of them. Memory layouts are of two kinds, and a kernel is compiled for each: `wide`,
-// where every operand's tiles can be moved in single accesses, and any other, where elements are found one by one.
+// Element types are read from the operand at run time: every thread takes the same branch, so it costs a few
+// instructions a tile, and one kernel serves all of them. Memory layouts are of two kinds, and a kernel is compiled for
+// each: `wide`, where every operand's tiles can be moved in single accesses, and any other, where elements are found
+// one by one.
 #pragma once
 
 #include "../common/layout.h"
@@ -67,8 +68,8 @@ __device__ __forceinline__ void load_as(const Operand& source, const SampleShape
 }
 
 template <bool wide, class Stored, class Real, int span>
-__device__ __forceinline__ void store_as(const Operand& destination, const SampleShape& shape, int64_t sample, int64_t begin,
-                                         const Real (&in)[span]) {
+__device__ __forceinline__ void store_as(const Operand& destination, const SampleShape& shape, int64_t sample,
+                                         int64_t begin, const Real (&in)[span]) {
   Stored* data = static_cast<Stored*>(destination.data);
   if constexpr (wide) {
     Vec<Stored, span> values;
@@ -85,8 +86,8 @@ __device__ __forceinline__ void store_as(const Operand& destination, const Sampl
 
 // Elements past the end of the sample read as 0, and so does an absent operand.
 template <bool wide, class Real, int span>
-__device__ __forceinline__ void load_tile(const Operand& source, const SampleShape& shape, int64_t sample, int64_t begin,
-                                          Real (&out)[span]) {
+__device__ __forceinline__ void load_tile(const Operand& source, const SampleShape& shape, int64_t sample,
+                                          int64_t begin, Real (&out)[span]) {
   if (!source.data) {
     VISGEN_UNROLL
     for (int i = 0; i < span; ++i) out[i] = Real(0);
@@ -101,15 +102,15 @@ __device__ __forceinline__ void load_tile(const Operand& source, const SampleSha
       return load_as<wide, BFloat16>(source, shape, sample, begin, out);
     case DType::float32:
       return load_as<wide, float>(source, shape, sample, begin, out);
-    case DType::float64:
+    default:  // float64
       return load_as<wide, double>(source, shape, sample, begin, out);
   }
 }
 
 // Elements past the end of the sample are dropped; an absent operand takes nothing.
 template <bool wide, class Real, int span>
-__device__ __forceinline__ void store_tile(const Operand& destination, const SampleShape& shape, int64_t sample, int64_t begin,
-                                           const Real (&in)[span]) {
+__device__ __forceinline__ void store_tile(const Operand& destination, const SampleShape& shape, int64_t sample,
+                                           int64_t begin, const Real (&in)[span]) {
   if (!destination.data) return;
   switch (destination.dtype) {
     case DType::uint8:
@@ -145,7 +146,8 @@ __device__ __forceinline__ void normal_tile(uint64_t seed, uint64_t stream, int6
   for (int i = 0; i < span; i += 2) {
     const auto block = cuda::philox_block(seed, stream, static_cast<uint64_t>(begin + i) / 4);
     const int first = i % 4;
-    cuda::normal_pair(static_cast<uint32_t>(block.word[first]), static_cast<uint32_t>(block.word[first + 1]), out[i], out[i + 1]);
+    cuda::normal_pair(static_cast<uint32_t>(block.word[first]), static_cast<uint32_t>(block.word[first + 1]), out[i],
+                      out[i + 1]);
   }
 }
 

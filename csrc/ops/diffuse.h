@@ -15,7 +15,7 @@ struct DiffuseParameters {
   const int64_t* seeds = nullptr;      // [samples]; unused where `noise` is given
   uint64_t stream = 0;
   Operand x, noise, endpoint;
-  Operand x_t, target;                        // forward: outputs; backward: the gradients that arrive, either may be absent
+  Operand x_t, target;  // forward: outputs; backward: the gradients that arrive, either may be absent
   Operand grad_x, grad_noise, grad_endpoint;  // backward, absent where nobody asks
   void* grad_coefficients = nullptr;          // [rows, coefficient_count]
   double* partial_sums = nullptr;             // [units, coefficient_count], where a row takes several units

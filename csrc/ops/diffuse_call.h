@@ -19,12 +19,14 @@ inline void check_inputs(const DiffuseInputs& in) {
   const bool in_double = in.x.scalar_type() == ScalarType::Double;
   STD_TORCH_CHECK(in.coefficients.scalar_type() == (in_double ? ScalarType::Double : ScalarType::Float),
                   "coefficients must be float32, or float64 where x is");
-  STD_TORCH_CHECK(in.coefficients.dim() == 2 && in.coefficients.size(1) == (in.endpoint ? 6 : 4) && in.coefficients.is_contiguous(),
-                  "coefficients must be a contiguous [rows, ", in.endpoint ? 6 : 4, "] tensor");
+  STD_TORCH_CHECK(
+      in.coefficients.dim() == 2 && in.coefficients.size(1) == (in.endpoint ? 6 : 4) && in.coefficients.is_contiguous(),
+      "coefficients must be a contiguous [rows, ", in.endpoint ? 6 : 4, "] tensor");
   STD_TORCH_CHECK(in.coefficients.device() == in.x.device(), "coefficients must be on the device of x");
   const int64_t rows = in.coefficients.size(0), samples = in.x.size(0);
-  STD_TORCH_CHECK(samples == 0 ? rows == 0 : rows % samples == 0 && (rows > 0 ? in.x.numel() % rows == 0 : in.x.numel() == 0),
-                  "coefficients must have a multiple of ", samples, " rows that divides the elements of x, got ", rows);
+  STD_TORCH_CHECK(
+      samples == 0 ? rows == 0 : rows % samples == 0 && (rows > 0 ? in.x.numel() % rows == 0 : in.x.numel() == 0),
+      "coefficients must have a multiple of ", samples, " rows that divides the elements of x, got ", rows);
   STD_TORCH_CHECK(in.seeds.has_value() != in.noise.has_value(), "exactly one of seeds and noise must be given");
   if (in.seeds) check_seeds(*in.seeds, in.x);
 }
@@ -53,12 +55,13 @@ using Cut = Partition (*)(int64_t samples, int64_t elements, int64_t row_size);
 inline void lay_out(const DiffuseInputs& in, Batch& batch, DiffuseParameters& p, Cut cut) {
   p.shape = batch.merge();
   const int64_t rows = in.coefficients.size(0);
-  p.partition = cut(p.shape.samples, p.shape.elements, rows ? in.x.numel() / rows : 0);
+  p.partition = cut(p.shape.samples, p.shape.elements, rows ? in.x.numel() / rows : p.shape.elements);
 }
 
 // x_t, and the target where asked for. `run(parameters, device index)` works through the units.
 template <class Run>
-std::tuple<Tensor, OptionalTensor> diffuse_forward(const DiffuseInputs& in, ScalarType out_dtype, bool with_target, Cut cut, Run run) {
+std::tuple<Tensor, OptionalTensor> diffuse_forward(const DiffuseInputs& in, ScalarType out_dtype, bool with_target,
+                                                   Cut cut, Run run) {
   Batch batch(in.x);
   DiffuseParameters p = parameters_of(in);
   add_inputs(in, batch, p);
@@ -75,9 +78,10 @@ std::tuple<Tensor, OptionalTensor> diffuse_forward(const DiffuseInputs& in, Scal
 
 // Gradients of (x, coefficients, endpoint, noise), empty where `needs` says no.
 template <class Run>
-std::tuple<Tensor, Tensor, Tensor, Tensor> diffuse_backward_with(const DiffuseInputs& in, const OptionalTensor& grad_x_t,
-                                                                 const OptionalTensor& grad_target, const std::vector<bool>& needs,
-                                                                 Cut cut, Run run) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> diffuse_backward_with(const DiffuseInputs& in,
+                                                                 const OptionalTensor& grad_x_t,
+                                                                 const OptionalTensor& grad_target,
+                                                                 const std::vector<bool>& needs, Cut cut, Run run) {
   STD_TORCH_CHECK(needs.size() == 4, "needs must say yes or no for each of x, coefficients, endpoint and noise");
   STD_TORCH_CHECK(in.x.scalar_type() != ScalarType::Byte || !needs[0], "pixels have no gradient");
   Batch batch(in.x);
@@ -95,8 +99,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> diffuse_backward_with(const DiffuseIn
   Tensor grad_endpoint = gradient(needs[2], in.endpoint ? *in.endpoint : in.x, p.grad_endpoint, "grad_endpoint");
   Tensor grad_noise = gradient(needs[3], in.noise ? *in.noise : in.x, p.grad_noise, "grad_noise");
   lay_out(in, batch, p, cut);
-  Tensor grad_coefficients = needs[1] ? torch::stable::new_zeros(in.coefficients, {in.coefficients.size(0), p.coefficient_count})
-                                      : empty_on(in.x, {0}, ScalarType::Float);
+  Tensor grad_coefficients =
+      needs[1] ? torch::stable::new_zeros(in.coefficients, {in.coefficients.size(0), p.coefficient_count})
+               : empty_on(in.x, {0}, ScalarType::Float);
   OptionalTensor partial_sums;
   if (needs[1]) {
     p.grad_coefficients = grad_coefficients.data_ptr();

@@ -23,7 +23,8 @@ inline NoiseParameters noise_parameters(const Tensor& out, const Tensor& seeds, 
 
 // Seeds are [1] or [B] like the index: checked here, derived on the device.
 inline Tensor derived_seeds_output(const Tensor& seed, const Tensor& index) {
-  STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long && index.scalar_type() == ScalarType::Long && seed.dim() == 1 && index.dim() == 1,
+  STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long && index.scalar_type() == ScalarType::Long &&
+                      seed.dim() == 1 && index.dim() == 1,
                   "seed and index must be int64 tensors of one dimension");
   STD_TORCH_CHECK(seed.size(0) == 1 || seed.size(0) == index.size(0), "seed must be one number, or one for each index");
   STD_TORCH_CHECK(seed.device() == index.device(), "seed must be on the device of index");

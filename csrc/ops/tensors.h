@@ -45,8 +45,9 @@ inline bool same_sizes(const Tensor& left, const Tensor& right) {
 // Uninitialised, with the sizes and memory layout of `like`.
 inline Tensor empty_like(const Tensor& like, ScalarType dtype) {
   using torch::stable::detail::from;
-  std::array<StableIValue, 6> stack{from(like),         from(std::optional<ScalarType>(dtype)), from(std::nullopt),
-                                    from(std::nullopt), from(std::nullopt),                     from(std::nullopt)};
+  std::array<StableIValue, 6> stack{from(like),         from(std::optional<ScalarType>(dtype)),
+                                    from(std::nullopt), from(std::nullopt),
+                                    from(std::nullopt), from(std::nullopt)};
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::empty_like", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
@@ -111,7 +112,8 @@ class Batch {
 };
 
 inline void check_seeds(const Tensor& seeds, const Tensor& x) {
-  STD_TORCH_CHECK(seeds.scalar_type() == ScalarType::Long && seeds.dim() == 1 && seeds.size(0) == x.size(0) && seeds.is_contiguous(),
+  STD_TORCH_CHECK(seeds.scalar_type() == ScalarType::Long && seeds.dim() == 1 && seeds.size(0) == x.size(0) &&
+                      seeds.is_contiguous(),
                   "seeds must be a contiguous int64 tensor with one seed a sample");
   STD_TORCH_CHECK(seeds.device() == x.device(), "seeds must be on the device of x");
 }

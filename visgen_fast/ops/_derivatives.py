@@ -21,28 +21,25 @@ def differentiate_backward(
         inputs: of the operation; None and integer tensors have no gradient.
         upstream: gradients of the backward operation's results, one for each input.
 
-    A None among `incoming` or `upstream` stands for zero. What is returned is plain PyTorch, so it can be differentiated
-    further.
+    A None among `incoming` or `upstream` stands for zero. What is returned is plain PyTorch, so it can be
+    differentiated further.
     """
-    places = [i for i, value in enumerate(inputs) if value is not None and value.is_floating_point()]
-    chosen = tuple(inputs[i] for i in places)
+    chosen = {i: value for i, value in enumerate(inputs) if value is not None and value.is_floating_point()}
+    values = tuple(chosen.values())
 
     def outputs(*values: Tensor) -> tuple[Tensor, ...]:
-        complete = list(inputs)
-        for place, value in zip(places, values, strict=True):
-            complete[place] = value
-        return definition(*complete)
+        replaced = dict(zip(chosen, values, strict=True))
+        return definition(*(replaced.get(i, value) for i, value in enumerate(inputs)))
 
     def backward(gradients: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return torch.func.vjp(outputs, *values)[1](gradients)
 
     with torch.no_grad():
-        shapes = outputs(*chosen)
+        shapes = outputs(*values)
     gradients = tuple(torch.zeros_like(s) if g is None else g for g, s in zip(incoming, shapes, strict=True))
-    directions = tuple(torch.zeros_like(inputs[i]) if upstream[i] is None else upstream[i] for i in places)
-    to_gradients, to_values = torch.func.vjp(backward, gradients, chosen)[1](directions)
+    directions = tuple(torch.zeros_like(v) if upstream[i] is None else upstream[i] for i, v in chosen.items())
+    to_gradients, to_values = torch.func.vjp(backward, gradients, values)[1](directions)
 
-    to_inputs: list[Tensor | None] = [None] * len(inputs)
-    for place, value in zip(places, to_values, strict=True):
-        to_inputs[place] = value
-    return [None if g is None else d for g, d in zip(incoming, to_gradients, strict=True)], to_inputs
+    to_inputs = dict(zip(chosen, to_values, strict=True))
+    to_incoming = [None if g is None else d for g, d in zip(incoming, to_gradients, strict=True)]
+    return to_incoming, [to_inputs.get(i) for i in range(len(inputs))]

@@ -12,8 +12,8 @@ from .._library import has_kernels
 def runs_reference(*tensors: Tensor | None) -> bool:
     """Whether the reference must serve this call instead of the compiled operation.
 
-    So it is where no kernels were built for the device, and where a forward-mode tangent or a `torch.func.vmap` dimension
-    rides on an input: PyTorch would drop the one silently and has no rule for the other.
+    So it is where no kernels were built for the device, and where a forward-mode tangent or a `torch.func.vmap`
+    dimension rides on an input: PyTorch would drop the one silently and has no rule for the other.
     """
     given = [t for t in tensors if t is not None]
     if torch.compiler.is_compiling():

@@ -57,9 +57,9 @@ def diffuse(
     Args:
         x: [B, …] with up to 9 dimensions; float32, bfloat16, float16, float64, or uint8 pixels 0…255, which stand for
             −1…1.
-        coefficients: float32 [B, 4] with a row (a, b, c, d) for each sample, or [*s, 4] with s broadcastable to x's shape
-            (a row for each frame, token, …); six columns (a, b, c, d, e, f) with an endpoint. float64 goes with
-            float64 x. Under autocast any floating-point type is raised to float32.
+        coefficients: float32 [B, 4] with a row (a, b, c, d) for each sample, or [*s, 4] with s broadcastable to x's
+            shape (a row for each frame, token, …); six columns (a, b, c, d, e, f) with an endpoint. float64 is taken
+            as it is for float64 x, else rounded. Under autocast any floating-point type is raised to float32.
         seeds: int64 [B]: z is `gaussian(seeds, x.shape[1:], stream=stream)`.
         endpoint: x₁, shape of x, uint8 pixels or floating-point: the other end of a bridge or an interpolant.
         noise: z itself, shape of x, floating-point; takes the place of `seeds`.
@@ -67,8 +67,8 @@ def diffuse(
         out_dtype: of both results; x's own by default, float32 for pixels.
 
     Returns:
-        (x_t, target), each with x's shape and memory layout. Arithmetic is float32 inside, float64 for float64 x; autocast
-        leaves the operation as it is.
+        (x_t, target), each with x's shape and memory layout. Arithmetic is float32 inside, float64 for float64 x;
+        autocast leaves the operation as it is.
 
     Gradients flow into x, coefficients, endpoint and noise; second derivatives are right; a forward-mode tangent or
     `torch.func.vmap` runs `visgen_fast.reference.diffuse`.
@@ -76,9 +76,9 @@ def diffuse(
     Raises:
         TypeError, ValueError: an argument does not fit the above.
 
-    Source: Kingma et al., "Variational diffusion models", 2021, eq. 1 (x_t); Salimans and Ho, "Progressive distillation",
-    2022, appendix D (v); Liu et al., "Flow straight and fast", 2022 (velocity); Albergo et al., "Stochastic
-    interpolants", 2023 (endpoint).
+    Source: Kingma et al., "Variational diffusion models", 2021, eq. 1 (x_t); Salimans and Ho, "Progressive
+    distillation", 2022, appendix D (v); Liu et al., "Flow straight and fast", 2022 (velocity); Albergo et al.,
+    "Stochastic interpolants", 2023 (endpoint).
     """
     arguments = _checked(x, coefficients, seeds, endpoint, noise, stream, out_dtype)
     if runs_reference(x, coefficients, endpoint, noise):
@@ -127,8 +127,8 @@ def _check_signal(signal: Tensor | None, name: str, x: Tensor, dtypes: tuple[tor
 def coefficient_rows(coefficients: Tensor, x: Tensor, columns: int) -> Tensor:
     """Coefficients as [rows, columns], each row covering x.numel() / rows consecutive elements of x.
 
-    Dimensions of x behind the last one that the coefficients tell apart share a row; those before it are expanded, which
-    autograd undoes by summing.
+    Dimensions of x behind the last one that the coefficients tell apart share a row; those before it are expanded,
+    which autograd undoes by summing.
     """
     if coefficients.dim() == 0 or coefficients.shape[-1] != columns:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Every operation, defined in plain PyTorch: same names and signatures as `visgen_fast.ops`, readable next to the paper."""
+"""Every operation, defined in plain PyTorch: names and signatures of `visgen_fast.ops`, readable next to the paper."""
 
 from .diffuse import add_noise, diffuse
 from .noise import Purpose, derive_seeds, gaussian, uniform

@@ -26,9 +26,7 @@ def add_noise(
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """The noised picture x_t alone; see `diffuse`."""
-    return diffuse(
-        x, coefficients, seeds, endpoint=endpoint, noise=noise, stream=stream, out_dtype=out_dtype
-    )[0]
+    return diffuse(x, coefficients, seeds, endpoint=endpoint, noise=noise, stream=stream, out_dtype=out_dtype)[0]
 
 
 def diffuse(
@@ -42,13 +40,18 @@ def diffuse(
     out_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The noised picture x_t and the target the network learns; arithmetic in float32, in float64 for float64 x."""
-    out_dtype = out_dtype or (x.dtype if x.is_floating_point() else torch.float32)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    z = gaussian(seeds, x.shape[1:], stream=stream, dtype=dtype) if noise is None else noise.to(dtype)
-    signals = [from_pixels(x).to(dtype), z] + ([] if endpoint is None else [from_pixels(endpoint).to(dtype)])
-    a_c, b_d, *e_f = broadcast_coefficients(coefficients.to(dtype), x)
-    x_t = sum(pair[0] * signal for pair, signal in zip([a_c, b_d, *e_f], signals, strict=True))
-    target = sum(pair[1] * signal for pair, signal in zip([a_c, b_d, *e_f], signals, strict=True))
+    if noise is None:
+        assert seeds is not None, "exactly one of seeds and noise must be given"
+        noise = gaussian(seeds, x.shape[1:], stream=stream, dtype=dtype)
+    out_dtype = out_dtype or (x.dtype if x.is_floating_point() else torch.float32)
+    a, b, c, d, *e_f = broadcast_coefficients(coefficients.to(dtype), x)
+    x, z = from_pixels(x).to(dtype), noise.to(dtype)
+    x_t, target = a * x + b * z, c * x + d * z
+    if endpoint is not None:
+        e, f = e_f
+        endpoint = from_pixels(endpoint).to(dtype)
+        x_t, target = x_t + e * endpoint, target + f * endpoint
     return x_t.to(out_dtype), target.to(out_dtype)
 
 
@@ -57,12 +60,11 @@ def from_pixels(x: Tensor) -> Tensor:
     return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
 
 
-def broadcast_coefficients(coefficients: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """[(a, c), (b, d)] or [(a, c), (b, d), (e, f)], each ready to multiply x.
+def broadcast_coefficients(coefficients: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """The columns (a, b, c, d) or (a, b, c, d, e, f), each ready to multiply x.
 
     Coefficients of two dimensions are one row a sample; any other leading shape broadcasts against x's shape.
     """
     if coefficients.dim() == 2:
         coefficients = coefficients.view(len(coefficients), *[1] * (x.dim() - 1), coefficients.shape[-1])
-    a, b, c, d, *e_f = coefficients.unbind(-1)
-    return [(a, c), (b, d)] + ([(e_f[0], e_f[1])] if e_f else [])
+    return coefficients.unbind(-1)

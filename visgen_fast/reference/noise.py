@@ -65,7 +65,7 @@ def _halves(value: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def derive_seeds(seed: int | Tensor, index: Tensor, *, step: int = 0, purpose: int = 0) -> Tensor:
-    """Seeds for samples `index` [B] of run `seed`: the first two words of Philox at key `seed`, counter (index, stream)."""
+    """Seeds for the samples `index` [B] of run `seed`: two words of Philox at key `seed`, counter (index, stream)."""
     seed = torch.as_tensor(seed, dtype=torch.int64, device=index.device)
     stream = torch.as_tensor(purpose << 32 | step, dtype=torch.int64, device=index.device)
     low, high, _, _ = philox4x32((*_halves(index), *_halves(stream)), _halves(seed))

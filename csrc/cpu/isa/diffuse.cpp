@@ -1,8 +1,9 @@
-// The family `diffuse` on one instruction set: x_t = a·x + b·z (+ e·x₁) and target = c·x + d·z (+ f·x₁), and its backward.
+// The family `diffuse` on one instruction set: x_t = a·x + b·z (+ e·x₁) and target = c·x + d·z (+ f·x₁), and its
+// backward.
 //
-// Per element: one normal number (a quarter of a Philox block and half a Box–Muller pair, about 13 vector instructions a
-// vector) and 2 fused multiply-adds an output. In memory: x read once, each output written once; the noise never leaves
-// the first-level cache.
+// Per element: one normal number (a quarter of a Philox block and half a Box–Muller pair, about 13 vector instructions
+// a vector) and 2 fused multiply-adds an output. In memory: x read once, each output written once; the noise never
+// leaves the first-level cache.
 #include "../../ops/diffuse.h"
 
 #include "../kernels.h"
@@ -33,26 +34,26 @@ void add_scaled(Real e, const Real* __restrict x, Real* __restrict out, int64_t 
   for (int64_t i = 0; i < count; ++i) out[i] += e * x[i];
 }
 
-double dot(const float* x, const float* y, int64_t count) {
-  FloatVector sum[2] = {};
+// Products and sums in double: a gradient of coefficients adds up whole pictures, of either sign.
+template <class Real>
+double dot(const Real* x, const Real* y, int64_t count) {
+  constexpr int kDoubles = kVectorBytes / 8;
+  typedef double DoubleVector __attribute__((vector_size(kVectorBytes)));
+  typedef Real RealVector __attribute__((vector_size(kDoubles * sizeof(Real))));
+  DoubleVector sum[2] = {};
   int64_t i = 0;
-  for (; i + 2 * kLanes <= count; i += 2 * kLanes) {
-    FloatVector left[2], right[2];
+  for (; i + 2 * kDoubles <= count; i += 2 * kDoubles) {
+    RealVector left[2], right[2];
     memcpy(left, x + i, sizeof(left));
     memcpy(right, y + i, sizeof(right));
-    sum[0] += left[0] * right[0];
-    sum[1] += left[1] * right[1];
+    for (int j = 0; j < 2; ++j) {
+      sum[j] += __builtin_convertvector(left[j], DoubleVector) * __builtin_convertvector(right[j], DoubleVector);
+    }
   }
   sum[0] += sum[1];
   double total = 0;
-  for (int lane = 0; lane < kLanes; ++lane) total += sum[0][lane];
+  for (int lane = 0; lane < kDoubles; ++lane) total += sum[0][lane];
   for (; i < count; ++i) total += static_cast<double>(x[i]) * y[i];
-  return total;
-}
-
-double dot(const double* x, const double* y, int64_t count) {
-  double total = 0;
-  for (int64_t i = 0; i < count; ++i) total += x[i] * y[i];
   return total;
 }
 
@@ -79,7 +80,8 @@ void forward(const DiffuseParameters& p, int64_t first_unit, int64_t last_unit) 
       const int64_t count = kTile < unit.end - begin ? kTile : unit.end - begin;
       const Real* z = noise_tile(p, unit.sample, begin, count, buffers.noise);
       const Real* x = load_tile(p.x, p.shape, unit.sample, begin, count, buffers.x);
-      const Real* endpoint = p.endpoint.data ? load_tile(p.endpoint, p.shape, unit.sample, begin, count, buffers.endpoint) : nullptr;
+      const Real* endpoint =
+          p.endpoint.data ? load_tile(p.endpoint, p.shape, unit.sample, begin, count, buffers.endpoint) : nullptr;
       Real* x_t = tile_for_output(p.x_t, p.shape, unit.sample, begin, buffers.first);
       Real* target = p.target.data ? tile_for_output(p.target, p.shape, unit.sample, begin, buffers.second) : nullptr;
       for_each_row(p, unit.sample, begin, count, [&](int64_t row, int64_t at, int64_t length) {
@@ -116,8 +118,8 @@ void flush(const DiffuseParameters& p, int64_t unit, const RowSums& sums) {
 
 // One gradient: weight[0]·grad_x_t + weight[1]·grad_target, row by row.
 template <class Real>
-void gradient_tile(const DiffuseParameters& p, const Operand& out, int column, int64_t sample, int64_t begin, int64_t count,
-                   const Real* grad_x_t, const Real* grad_target, Real* buffer) {
+void gradient_tile(const DiffuseParameters& p, const Operand& out, int column, int64_t sample, int64_t begin,
+                   int64_t count, const Real* grad_x_t, const Real* grad_target, Real* buffer) {
   if (!out.data) return;
   Real* tile = tile_for_output(out, p.shape, sample, begin, buffer);
   for_each_row(p, sample, begin, count, [&](int64_t row, int64_t at, int64_t length) {
@@ -129,8 +131,8 @@ void gradient_tile(const DiffuseParameters& p, const Operand& out, int column, i
 }
 
 template <class Real>
-const Real* gradient_or_zero(const Operand& operand, const DiffuseParameters& p, int64_t sample, int64_t begin, int64_t count,
-                             Real* buffer) {
+const Real* gradient_or_zero(const Operand& operand, const DiffuseParameters& p, int64_t sample, int64_t begin,
+                             int64_t count, Real* buffer) {
   if (operand.data) return load_tile(operand, p.shape, sample, begin, count, buffer);
   memset(buffer, 0, sizeof(Real) * count);
   return buffer;

@@ -37,8 +37,9 @@ void fill(const NoiseParameters& p, int64_t first_unit, int64_t last_unit) {
     const uint64_t seed = static_cast<uint64_t>(p.seeds[unit.sample]);
     for (int64_t begin = unit.begin; begin < unit.end; begin += kTile) {
       const int64_t count = kTile < unit.end - begin ? kTile : unit.end - begin;
-      const Real* value = distribution == Distribution::gaussian ? normal_tile(seed, p.stream, begin, count, buffer)
-                                                                 : uniform_tile(seed, p.stream, begin, count, p.smallest, buffer);
+      const Real* value = distribution == Distribution::gaussian
+                              ? normal_tile(seed, p.stream, begin, count, buffer)
+                              : uniform_tile(seed, p.stream, begin, count, p.smallest, buffer);
       Real* out = tile_for_output(p.out, p.shape, unit.sample, begin, buffer);
       if (out != value) memcpy(out, value, sizeof(Real) * count);
       store_tile(p.out, p.shape, unit.sample, begin, count, out);

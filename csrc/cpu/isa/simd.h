@@ -1,5 +1,5 @@
-// The widest vectors of the instruction set this file is compiled for, as GNU vector extensions: operators work on them,
-// so common/philox.h and common/math.h serve them unchanged. Only what has no operator is spelled out here.
+// The widest vectors of the instruction set this file is compiled for, as GNU vector extensions: operators work on
+// them, so common/philox.h and common/math.h serve them unchanged. Only what has no operator is spelled out here.
 #pragma once
 
 #include <cstdint>
@@ -50,8 +50,12 @@ template <>
 struct Lanes<WordVector> {
   using Int = IntVector;
   using Float = FloatVector;
-  static VISGEN_HOST_DEVICE FloatVector from_unsigned(WordVector value) { return __builtin_convertvector(value, FloatVector); }
-  static VISGEN_HOST_DEVICE FloatVector from_signed(IntVector value) { return __builtin_convertvector(value, FloatVector); }
+  static VISGEN_HOST_DEVICE FloatVector from_unsigned(WordVector value) {
+    return __builtin_convertvector(value, FloatVector);
+  }
+  static VISGEN_HOST_DEVICE FloatVector from_signed(IntVector value) {
+    return __builtin_convertvector(value, FloatVector);
+  }
   static VISGEN_HOST_DEVICE FloatVector sqrt(FloatVector value) {
 #if defined(__AVX512F__)
     return (FloatVector)_mm512_sqrt_ps((__m512)value);
@@ -91,8 +95,10 @@ VISGEN_HOST_DEVICE void store_interleaved(const Vector (&value)[4], void* out) {
     low[2 * lane] = lane, low[2 * lane + 1] = kLanes + lane;
     high[2 * lane] = kLanes / 2 + lane, high[2 * lane + 1] = kLanes + kLanes / 2 + lane;
   }
-  const Vector low_02 = __builtin_shuffle(value[0], value[2], low), high_02 = __builtin_shuffle(value[0], value[2], high);
-  const Vector low_13 = __builtin_shuffle(value[1], value[3], low), high_13 = __builtin_shuffle(value[1], value[3], high);
+  const Vector low_02 = __builtin_shuffle(value[0], value[2], low),
+               high_02 = __builtin_shuffle(value[0], value[2], high);
+  const Vector low_13 = __builtin_shuffle(value[1], value[3], low),
+               high_13 = __builtin_shuffle(value[1], value[3], high);
   const Vector result[4] = {__builtin_shuffle(low_02, low_13, low), __builtin_shuffle(low_02, low_13, high),
                             __builtin_shuffle(high_02, high_13, low), __builtin_shuffle(high_02, high_13, high)};
   memcpy(out, result, sizeof(result));

@@ -1,4 +1,5 @@
-// A tile: some hundred consecutive elements of one sample, brought to float (or double) arithmetic in the first-level cache.
+// A tile: some hundred consecutive elements of one sample, brought to float (or double) arithmetic in the first-level
+// cache.
 //
 // Loading and storing know element types and memory layouts; what happens between them knows neither. A contiguous
 // operand that already has the arithmetic's type is used in place.
@@ -13,7 +14,9 @@ constexpr int kGroup = 4 * kLanes;  // elements that one vector Philox makes
 constexpr int kTile = 256;          // a multiple of every kGroup; small enough that stores drain during the arithmetic
 
 inline float decode(uint8_t value, DType) { return pixel_to_unit(value); }
-inline float decode(uint16_t value, DType dtype) { return dtype == DType::bfloat16 ? bfloat16_to_float(value) : half_to_float(value); }
+inline float decode(uint16_t value, DType dtype) {
+  return dtype == DType::bfloat16 ? bfloat16_to_float(value) : half_to_float(value);
+}
 inline float decode(float value, DType) { return value; }
 inline double decode(double value, DType) { return value; }
 
@@ -44,7 +47,8 @@ inline void for_each_run(const SampleShape& shape, const int64_t* strides, int64
 }
 
 template <class Stored, DType dtype, class Real>
-void load_as(const Operand& operand, const SampleShape& shape, int64_t sample, int64_t begin, int64_t count, Real* out) {
+void load_as(const Operand& operand, const SampleShape& shape, int64_t sample, int64_t begin, int64_t count,
+             Real* out) {
   const Stored* base = static_cast<const Stored*>(operand.data) + sample * operand.sample_stride;
   for_each_run(shape, operand.strides, begin, count, [&](int64_t offset, int64_t stride, int64_t run) {
     const Stored* in = base + offset;
@@ -58,7 +62,8 @@ void load_as(const Operand& operand, const SampleShape& shape, int64_t sample, i
 }
 
 template <class Stored, DType dtype, class Real>
-void store_as(const Operand& operand, const SampleShape& shape, int64_t sample, int64_t begin, int64_t count, const Real* in) {
+void store_as(const Operand& operand, const SampleShape& shape, int64_t sample, int64_t begin, int64_t count,
+              const Real* in) {
   Stored* base = static_cast<Stored*>(operand.data) + sample * operand.sample_stride;
   for_each_run(shape, operand.strides, begin, count, [&](int64_t offset, int64_t stride, int64_t run) {
     Stored* out = base + offset;
@@ -81,8 +86,10 @@ bool usable_in_place(const Operand& operand, const SampleShape& shape) {
 
 // Elements [begin, begin + count) of a sample, in `buffer` or where they already are.
 template <class Real>
-const Real* load_tile(const Operand& operand, const SampleShape& shape, int64_t sample, int64_t begin, int64_t count, Real* buffer) {
-  if (usable_in_place<Real>(operand, shape)) return static_cast<const Real*>(operand.data) + sample * operand.sample_stride + begin;
+const Real* load_tile(const Operand& operand, const SampleShape& shape, int64_t sample, int64_t begin, int64_t count,
+                      Real* buffer) {
+  if (usable_in_place<Real>(operand, shape))
+    return static_cast<const Real*>(operand.data) + sample * operand.sample_stride + begin;
   switch (operand.dtype) {
     case DType::uint8:
       load_as<uint8_t, DType::uint8>(operand, shape, sample, begin, count, buffer);
@@ -106,11 +113,14 @@ const Real* load_tile(const Operand& operand, const SampleShape& shape, int64_t 
 // Where to compute a tile of an output: in its own memory, or in `buffer` for store_tile to bring there.
 template <class Real>
 Real* tile_for_output(const Operand& operand, const SampleShape& shape, int64_t sample, int64_t begin, Real* buffer) {
-  return usable_in_place<Real>(operand, shape) ? static_cast<Real*>(operand.data) + sample * operand.sample_stride + begin : buffer;
+  return usable_in_place<Real>(operand, shape)
+             ? static_cast<Real*>(operand.data) + sample * operand.sample_stride + begin
+             : buffer;
 }
 
 template <class Real>
-void store_tile(const Operand& operand, const SampleShape& shape, int64_t sample, int64_t begin, int64_t count, const Real* tile) {
+void store_tile(const Operand& operand, const SampleShape& shape, int64_t sample, int64_t begin, int64_t count,
+                const Real* tile) {
   if (usable_in_place<Real>(operand, shape)) return;
   switch (operand.dtype) {
     case DType::uint8:
@@ -149,8 +159,8 @@ inline const double* normal_tile(uint64_t seed, uint64_t stream, int64_t begin, 
   for (int64_t done = 0; done < count + skipped; done += 4) {
     const auto words = philox_block(seed, stream, static_cast<uint64_t>(begin + done) / 4);
     for (int pair = 0; pair < 4; pair += 2) {
-      normal_pair(static_cast<uint32_t>(words.word[pair]), static_cast<uint32_t>(words.word[pair + 1]), buffer[done + pair],
-                  buffer[done + pair + 1]);
+      normal_pair(static_cast<uint32_t>(words.word[pair]), static_cast<uint32_t>(words.word[pair + 1]),
+                  buffer[done + pair], buffer[done + pair + 1]);
     }
   }
   return buffer + skipped;

@@ -82,6 +82,10 @@ __global__ void convert_from_float(const float* x, T* y) {
   store_vec(y + i, convert<T>(load_vec<16>(x + i)));
 }
 
+__constant__ const float table[4] = {1.0f, 0.5f, 0.25f, 0.125f};
+
+__global__ void look_up(float* y) { y[threadIdx.x] = table[threadIdx.x % 4]; }
+
 // Writes the coordinates of each thread where its position says.
 __global__ void coordinates(int32_t* y) {
   const dim3 grid(gridDim.x, gridDim.y, gridDim.z), block(blockDim.x, blockDim.y, blockDim.z);
@@ -135,6 +139,10 @@ VISGEN_TEST visgen_test_convert(const float* x, void* half, void* bfloat16) {
     launch<convert_from_float<Half>>({dim3(1), dim3(64)}, Stream(), x, static_cast<Half*>(half));
     launch<convert_from_float<BFloat16>>({dim3(1), dim3(64)}, Stream(), x, static_cast<BFloat16*>(bfloat16));
   });
+}
+
+VISGEN_TEST visgen_test_look_up(float* y, unsigned threads) {
+  return run_test([=] { launch<look_up>({dim3(1), dim3(threads)}, Stream(), y); });
 }
 
 VISGEN_TEST visgen_test_coordinates(int32_t* y, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,

@@ -1,0 +1,155 @@
+"""The table of cases: what each operation is called with, in the tests and in the benchmarks.
+
+Sizes are awkward on purpose: one element, primes, whole vectors and just beside them, rows that end inside a vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Arguments = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of `visgen_fast.ops.<operation>`: `arguments(dtype, device)` are its keyword arguments."""
+
+    operation: str
+    label: str
+    arguments: Callable[[torch.dtype, torch.device], Arguments]
+    differentiable: tuple[str, ...] = ()
+    small: bool = False  # small enough for numerical derivatives
+
+    def __str__(self) -> str:
+        return f"{self.operation}-{self.label}"
+
+
+def random(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, key: int = 0) -> Tensor:
+    """Reproducible numbers, uint8 pixels included."""
+    generator = torch.Generator().manual_seed(1000 + key)
+    if dtype == torch.uint8:
+        return torch.randint(0, 256, shape, generator=generator, dtype=dtype).to(device)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).to(device)
+
+
+def lay_out(x: Tensor, layout: str) -> Tensor:
+    """The same values in another memory layout (`expanded`: the first sample's, for all samples)."""
+    if layout == "channels_last":
+        return x.contiguous(memory_format=torch.channels_last)
+    if layout == "strided":
+        return torch.stack((x, -x if x.is_floating_point() else x), -1)[..., 0]
+    if layout == "transposed":
+        return x.transpose(1, -1).contiguous().transpose(1, -1)
+    if layout == "expanded":
+        return x[:1].expand_as(x)
+    if layout == "offset":  # begins 4, 2 or 1 bytes after an aligned address
+        return torch.cat((x.flatten()[:1], x.flatten()))[1:].view_as(x)
+    return x
+
+
+def diffuse_case(
+    label: str,
+    shape: tuple[int, ...],
+    *,
+    levels: tuple[int, ...] | None = None,
+    layout: str = "contiguous",
+    given: str = "seeds",
+    endpoint: bool = False,
+    pixels: bool = False,
+    small: bool = False,
+    operations: tuple[str, ...] = ("diffuse",),
+) -> list[Case]:
+    """A case of the family; `levels` is the leading shape of the coefficients, one row a sample by default."""
+
+    def arguments(dtype: torch.dtype, device: torch.device) -> Arguments:
+        x_dtype = torch.uint8 if pixels else dtype
+        real = torch.float64 if x_dtype == torch.float64 else torch.float32
+        columns = 6 if endpoint else 4
+        result: Arguments = {
+            "x": lay_out(random(shape, x_dtype, device, 0), layout),
+            "coefficients": random((*((shape[0],) if levels is None else levels), columns), real, device, 1),
+        }
+        if given == "seeds":
+            result["seeds"] = torch.arange(shape[0], device=device) * 7919 - 3
+            result["stream"] = 5 << 32 | 9
+        else:
+            result["noise"] = lay_out(random(shape, dtype, device, 2), layout)
+        if endpoint:
+            result["endpoint"] = random(shape, x_dtype, device, 3)
+        return result
+
+    differentiable = (
+        ("coefficients",)
+        + ("x",) * (not pixels)
+        + ("endpoint",) * (endpoint and not pixels)
+        + ("noise",) * (given == "noise")
+    )
+    return [Case(operation, label, arguments, differentiable, small) for operation in operations]
+
+
+BOTH = ("diffuse", "add_noise")
+DIFFUSE = [
+    *diffuse_case("one_element", (1,), small=True, operations=BOTH),
+    *diffuse_case("primes", (3, 7), small=True),
+    *diffuse_case("noise_given", (2, 3, 5), given="noise", small=True, operations=BOTH),
+    *diffuse_case("endpoint", (2, 3, 5), endpoint=True, small=True, operations=BOTH),
+    *diffuse_case("endpoint_and_noise", (2, 8), given="noise", endpoint=True, small=True),
+    *diffuse_case("level_a_frame", (2, 3, 1, 4, 4), levels=(2, 3, 1, 1, 1), small=True, operations=BOTH),
+    *diffuse_case("level_a_step", (2, 3, 4), levels=(3, 1), small=True),
+    *diffuse_case("level_a_pixel", (2, 3, 2, 5), levels=(2, 1, 2, 5), small=True),
+    *diffuse_case("one_level", (3, 5), levels=(), small=True),
+    *diffuse_case("level_a_token", (2, 17, 32), levels=(2, 17, 1)),
+    *diffuse_case("picture", (2, 3, 64, 64), operations=BOTH),
+    *diffuse_case("odd_picture", (2, 5, 123, 123)),
+    *diffuse_case("long_rows", (2, 70001)),
+    *diffuse_case("pixels", (2, 3, 16, 16), pixels=True, operations=BOTH),
+    *diffuse_case("pixel_endpoint", (2, 3, 9, 16), pixels=True, endpoint=True),
+    *diffuse_case("channels_last", (2, 3, 9, 16), layout="channels_last", operations=BOTH),
+    *diffuse_case("channels_last_noise", (2, 3, 9, 16), layout="channels_last", given="noise", endpoint=True),
+    *diffuse_case("strided", (2, 3, 8, 8), layout="strided"),
+    *diffuse_case("transposed", (3, 4, 5, 6), layout="transposed", given="noise"),
+    *diffuse_case("expanded", (3, 4, 16), layout="expanded"),
+    *diffuse_case("unaligned", (3, 4, 16), layout="offset"),
+    *diffuse_case("no_samples", (0, 3, 4, 4), operations=BOTH),
+    *diffuse_case("no_elements", (2, 0, 4)),
+]
+
+
+def _seeds(count: int, device: torch.device) -> Tensor:
+    return torch.arange(count, device=device) * 104729 - 5
+
+
+def noise_case(label: str, batch: int, shape: tuple[int, ...], **options: Any) -> list[Case]:
+    def arguments(dtype: torch.dtype, device: torch.device) -> Arguments:
+        return {"seeds": _seeds(batch, device), "shape": shape, "dtype": dtype, **options}
+
+    return [Case(operation, label, arguments) for operation in ("gaussian", "uniform")]
+
+
+NOISE = [
+    *noise_case("one_element", 1, ()),
+    *noise_case("primes", 3, (7, 11), stream=3),
+    *noise_case("picture", 2, (3, 64, 64), stream=1 << 32 | 17),
+    *noise_case("odd_picture", 2, (5, 123, 123)),
+    *noise_case("no_samples", 0, (3, 4)),
+    *noise_case("no_elements", 2, (0, 4)),
+    Case("derive_seeds", "run_seed", lambda _, device: {"seed": -7, "index": torch.arange(1000, device=device)}),
+    Case(
+        "derive_seeds",
+        "seed_each",
+        lambda _, device: {"seed": _seeds(5, device), "index": _seeds(5, device), "step": 2**32 - 1, "purpose": 6},
+    ),
+    Case(
+        "derive_seeds",
+        "strided_index",
+        lambda _, device: {"seed": _seeds(1, device)[0], "index": torch.arange(22, device=device)[::2], "step": 3},
+    ),
+    Case("derive_seeds", "no_samples", lambda _, device: {"seed": 1, "index": _seeds(0, device)}),
+]
+
+CASES = NOISE + DIFFUSE

@@ -1,0 +1,33 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from backends import BACKENDS, cpu_capabilities, device_of, running_on
+from hypothesis import settings
+
+# Timing says nothing on a shared machine; what a failing example was, is printed.
+settings.register_profile("visgen_fast", deadline=None, print_blob=True, derandomize=True)
+settings.load_profile("visgen_fast")
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    """Each implementation of the operations in turn; the test's operations run on it."""
+    with running_on(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=[BACKENDS[len(cpu_capabilities()) - 1], *BACKENDS[len(cpu_capabilities()) :]])
+def library(request):
+    """Each compiled library in turn, with one instruction set of the CPU's: for what the kernels' loops cannot change."""
+    with running_on(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def device(request) -> torch.device:
+    """The device that the backend's tensors are on."""
+    name = "backend" if "backend" in request.fixturenames else "library"
+    return device_of(request.getfixturevalue(name))

@@ -1,0 +1,285 @@
+"""The contract of every operation, on every backend: exact, reproducible, at home in PyTorch, never silently wrong.
+
+A new family adds its cases to cases.py and nothing here.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+import torch._dynamo.testing
+from cases import CASES, Case, lay_out, random
+from tolerances import NORMAL_NUMBERS, assert_as_exact_as_pytorch
+from torch import Tensor
+
+from visgen_fast import ops, reference
+
+FLOATS = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+DIFFERENTIABLE = [case for case in CASES if case.differentiable]
+SMALL = [case for case in DIFFERENTIABLE if case.small]
+OPCHECKED = [case for case in CASES if case.label in ("run_seed", "primes", "endpoint", "channels_last_noise")]
+FIRST_OF_EACH = list({case.operation: case for case in reversed(CASES)}.values())
+each_case = pytest.mark.parametrize("case", CASES, ids=str)
+each_small_case = pytest.mark.parametrize("case", SMALL, ids=str)
+each_operation = pytest.mark.parametrize("case", FIRST_OF_EACH, ids=str)
+
+
+def outputs(module, case: Case, arguments: dict) -> list[Tensor]:
+    result = getattr(module, case.operation)(**arguments)
+    return [result] if isinstance(result, Tensor) else list(result)
+
+
+def with_given_noise(arguments: dict) -> dict:
+    """The same call with the noise that its seeds make on this backend: what is left is arithmetic."""
+    arguments = dict(arguments)
+    if "x" in arguments and arguments.get("seeds") is not None:
+        dtype = torch.float64 if arguments["x"].dtype == torch.float64 else torch.float32
+        arguments["noise"] = ops.gaussian(
+            arguments.pop("seeds"), arguments["x"].shape[1:], stream=arguments.pop("stream"), dtype=dtype
+        )
+    return arguments
+
+
+def in_float64(arguments: dict) -> dict:
+    """The same call in float64, pixels mapped to −1…1: what is true."""
+
+    def exact(value):
+        if isinstance(value, Tensor) and value.dtype == torch.uint8:
+            return value.double() / 127.5 - 1
+        return value.detach().double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    return {name: exact(value) for name, value in arguments.items()}
+
+
+def leaves(case: Case, arguments: dict) -> dict:
+    """The arguments, those that can be differentiated as leaves that require a gradient (their layout kept)."""
+    return {
+        name: value.detach().requires_grad_() if name in case.differentiable else value
+        for name, value in arguments.items()
+    }
+
+
+def gradients(module, case: Case, arguments: dict, upstream: list[Tensor]) -> dict[str, Tensor]:
+    arguments = leaves(case, arguments)
+    result = outputs(module, case, arguments)
+    inputs = [arguments[name] for name in case.differentiable]
+    upstream = [g.to(r.dtype) for g, r in zip(upstream, result, strict=True)]
+    return dict(zip(case.differentiable, torch.autograd.grad(result, inputs, upstream), strict=True))
+
+
+@each_case
+@pytest.mark.parametrize("dtype", FLOATS, ids=lambda d: str(d)[6:])
+def test_equals_the_reference(case, dtype, backend, device):
+    arguments = case.arguments(dtype, device)
+    before = {name: value.clone() for name, value in arguments.items() if isinstance(value, Tensor)}
+    actual = outputs(ops, case, arguments)
+    for name, value in before.items():
+        assert torch.equal(arguments[name], value), f"{name} was changed"
+    if "x" not in arguments:
+        for result, expected in zip(actual, outputs(reference, case, arguments), strict=True):
+            assert result.dtype == expected.dtype and result.shape == expected.shape
+            if case.operation != "gaussian":
+                assert torch.equal(result, expected)
+            elif result.numel():
+                ulp = torch.finfo(dtype).eps * expected.double().abs()  # both were rounded
+                assert ((result.double() - expected.double()).abs() <= NORMAL_NUMBERS + ulp).all()
+        return
+    arguments = with_given_noise(arguments)
+    out_dtype = actual[0].dtype
+    expected = outputs(reference, case, arguments)
+    truth = outputs(reference, case, in_float64(arguments))
+    for result, pytorch, true in zip(actual, expected, truth, strict=True):
+        assert result.dtype == out_dtype
+        assert_as_exact_as_pytorch(result, pytorch, true)
+
+
+@pytest.mark.parametrize("case", DIFFERENTIABLE, ids=str)
+@pytest.mark.parametrize(
+    "dtype, gradient_layout",
+    [
+        (torch.float32, "contiguous"),
+        (torch.float32, "expanded"),
+        (torch.float32, "transposed"),
+        (torch.bfloat16, "contiguous"),
+    ],
+    ids=lambda value: str(value).removeprefix("torch."),
+)
+def test_gradients_equal_the_references(case, dtype, gradient_layout, backend, device):
+    arguments = case.arguments(dtype, device)
+    x = arguments["x"]
+    layout = "contiguous" if gradient_layout == "transposed" and x.dim() < 3 else gradient_layout
+    upstream = [lay_out(random(tuple(x.shape), torch.float32, device, 9 + i), layout) for i in range(2)]
+    upstream = upstream[: len(outputs(ops, case, arguments))]
+    actual = gradients(ops, case, arguments, upstream)
+    arguments = with_given_noise(arguments)
+    upstream = [g.to(out.dtype) for g, out in zip(upstream, outputs(ops, case, arguments), strict=True)]
+    expected = gradients(reference, case, arguments, upstream)
+    truth = gradients(reference, case, in_float64(arguments), upstream)
+    for name in case.differentiable:
+        assert_as_exact_as_pytorch(actual[name], expected[name], truth[name], name)
+
+
+@each_small_case
+def test_numerical_derivatives_agree_twice(case, backend, device):
+    arguments = leaves(case, case.arguments(torch.float64, device))
+    inputs = tuple(arguments[name] for name in case.differentiable)
+
+    def function(*values):
+        return outputs(ops, case, {**arguments, **dict(zip(case.differentiable, values, strict=True))})
+
+    assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
+
+
+@each_small_case
+def test_forward_mode_is_right(case, library, device):
+    arguments = case.arguments(torch.float64, device)
+    for name in case.differentiable:
+        tangent = random(tuple(arguments[name].shape), torch.float64, device, 20)
+
+        def function(module, value, name=name):
+            return outputs(module, case, {**arguments, name: value})
+
+        _, actual = torch.func.jvp(partial(function, ops), (arguments[name],), (tangent,))
+        _, expected = torch.func.jvp(partial(function, reference), (arguments[name],), (tangent,))
+        for a, e in zip(actual, expected, strict=True):
+            assert e.abs().max() > 0 or name == "coefficients"
+            torch.testing.assert_close(a, e, rtol=1e-12, atol=1e-12)
+
+
+@each_small_case
+def test_vmap_equals_a_loop(case, library, device):
+    arguments = case.arguments(torch.float32, device)
+    name = case.differentiable[0]
+    stacked = torch.stack([arguments[name], arguments[name] * 2 + 1])
+
+    def function(value):
+        return outputs(ops, case, {**arguments, name: value})
+
+    actual = torch.func.vmap(function)(stacked)
+    for i, value in enumerate(stacked):
+        for a, expected in zip(actual, function(value), strict=True):
+            torch.testing.assert_close(a[i], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", DIFFERENTIABLE, ids=str)
+def test_results_keep_the_memory_layout(case, backend, device):
+    arguments = case.arguments(torch.float32, device)
+    expected = torch.empty_like(arguments["x"]).stride()
+    for result in outputs(ops, case, arguments):
+        assert result.stride() == expected
+
+
+@each_case
+def test_a_second_run_and_another_number_of_threads_give_the_same_bits(case, backend, device):
+    threads = torch.get_num_threads()
+
+    def run():
+        arguments = case.arguments(torch.float32, device)
+        if not case.differentiable:
+            return outputs(ops, case, arguments)
+        arguments = leaves(case, arguments)
+        result = outputs(ops, case, arguments)
+        sum(out.float().square().sum() for out in result).backward()
+        return [*result, *(arguments[name].grad for name in case.differentiable)]
+
+    first = run()
+    try:
+        torch.set_num_threads(1 if threads > 1 else 2)
+        second = run()
+    finally:
+        torch.set_num_threads(threads)
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+@pytest.mark.parametrize("case", DIFFERENTIABLE, ids=str)
+def test_autocast_leaves_the_operation_as_it_is(case, library, device):
+    arguments = case.arguments(torch.float32, device)
+    plain = outputs(ops, case, arguments)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        under_autocast = outputs(ops, case, arguments)
+        low = {**arguments, "coefficients": arguments["coefficients"].bfloat16()}
+        lowered = outputs(ops, case, low)
+    rounded = outputs(ops, case, {**arguments, "coefficients": low["coefficients"].float()})
+    for p, a, raised, r in zip(plain, under_autocast, lowered, rounded, strict=True):
+        assert p.dtype == a.dtype and torch.equal(p, a)
+        assert torch.equal(raised, r)
+
+
+class _Recorder(torch.utils._python_dispatch.TorchDispatchMode):
+    """Remembers the calls of compiled operations, as the dispatcher sees them."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace == "visgen_fast":
+            self.calls.append((function, args, kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("case", OPCHECKED, ids=str)
+def test_opcheck_finds_nothing(case, library, device):
+    with _Recorder() as recorder:
+        arguments = leaves(case, case.arguments(torch.float32, device))
+        result = outputs(ops, case, arguments)
+        if case.differentiable:
+            sum(out.sum() for out in result).backward()
+    assert recorder.calls
+    for function, args, kwargs in recorder.calls:
+        names = [argument.name for argument in function._schema.arguments]
+        args = tuple(
+            value.detach().clone().requires_grad_(name in case.differentiable) if isinstance(value, Tensor) else value
+            for name, value in zip(names, args, strict=True)
+        )
+        torch.library.opcheck(function, args, kwargs)
+
+
+@each_operation
+def test_compiles_to_one_graph_that_gives_the_same(case, library, device):
+    arguments = case.arguments(torch.float32, device)
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda kwargs: outputs(ops, case, kwargs), fullgraph=True)
+    for actual, expected in zip(compiled(arguments), outputs(ops, case, arguments), strict=True):
+        assert actual.stride() == expected.stride() and torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize("case", SMALL[:4], ids=str)
+def test_compiled_gradients_are_the_same(case, library, device):
+    def train(kwargs):
+        return sum(out.square().sum() for out in outputs(ops, case, kwargs))
+
+    torch._dynamo.reset()
+    eager = leaves(case, case.arguments(torch.float32, device))
+    train(eager).backward()
+    traced = leaves(case, case.arguments(torch.float32, device))
+    torch.compile(train, fullgraph=True, backend="aot_eager")(traced).backward()
+    for name in case.differentiable:
+        torch.testing.assert_close(traced[name].grad, eager[name].grad, rtol=1e-6, atol=1e-6)
+
+
+def test_a_new_size_does_not_recompile(library, device):
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounter()
+    compiled = torch.compile(lambda x, c, s: ops.diffuse(x, c, s), fullgraph=True, backend=counter, dynamic=True)
+    for batch, side in ((2, 8), (3, 12), (5, 17), (7, 23)):
+        x = random((batch, 3, side, side), torch.float32, device)
+        compiled(x, random((batch, 4), torch.float32, device), torch.arange(batch, device=device))
+    assert counter.frame_count == 1
+
+
+def test_devices_without_kernels_run_the_reference_and_warn_once(monkeypatch):
+    from visgen_fast import _library
+
+    monkeypatch.setattr(_library, "_DEVICES", set())
+    _library._warn_once.cache_clear()
+    x, coefficients = random((2, 3), torch.float32, torch.device("cpu")), torch.ones(2, 4)
+    with pytest.warns(UserWarning, match="no compiled kernels for cpu: the PyTorch reference runs") as caught:
+        first = ops.add_noise(x, coefficients, torch.arange(2))
+        ops.add_noise(x, coefficients, torch.arange(2))
+    assert len(caught) == 1
+    assert torch.equal(first, reference.add_noise(x, coefficients, torch.arange(2)))
