@@ -13,7 +13,7 @@ SOURCES := $(filter-out csrc/cuda_on_host%,$(CPP)) CMakeLists.txt setup.py pypro
 build_requires := $(shell sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d ',')
 torch := $(filter "torch%,$(build_requires))
 
-.PHONY: demo test bench lint wheel check-abi clean
+.PHONY: demo test bench lint wheel test-sanitized mutate-cuda check-abi clean
 
 demo: .venv/train.stamp
 	$(BIN)/visgen-fast train digits --out demo
@@ -21,7 +21,7 @@ demo: .venv/train.stamp
 
 test: .venv/dev.stamp
 	$(BIN)/cmake --build build/cmake --target cuda_on_host
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest
+	$(BIN)/pytest
 
 bench: .venv/bench.stamp
 	$(BIN)/python -m benchmarks
@@ -34,7 +34,16 @@ lint: .venv/dev.stamp
 	$(BIN)/lint-imports
 	$(BIN)/python tools/lint_cuda.py
 
+# The CUDA kernels, compiled for the CPU, under the address and undefined-behaviour sanitizers.
+test-sanitized: .venv/dev.stamp
+	cd python_tests && VISGEN_CUDA_ON_HOST=sanitized ../$(BIN)/python -m cuda_on_host.run_cases
+
+# Whether the tests notice faults that are put into the CUDA kernels on purpose.
+mutate-cuda: .venv/dev.stamp
+	$(BIN)/python tools/mutate_cuda.py
+
 wheel: .venv/build.stamp
+	rm -f dist/visgen_fast-*.whl
 	$(BIN)/python -m pip wheel --no-build-isolation --no-deps --wheel-dir dist .
 
 # One wheel beside the oldest and the newest torch, in two Pythons. Downloads gigabytes, so it is no part of the tests.
