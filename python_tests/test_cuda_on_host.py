@@ -101,6 +101,13 @@ def test_vectors_and_tails_copy_every_element_and_no_other(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+def test_tables_in_constant_memory_are_read_by_all_threads(variant: str) -> None:
+    y = np.zeros(50, np.float32)
+    assert kernels(variant).look_up(y, 50) == ""
+    np.testing.assert_array_equal(y, 0.5 ** (np.arange(50) % 4))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_conversions_round_as_torch_does(variant: str) -> None:
     special = [0.0, -0.0, np.inf, -np.inf, np.nan, 65504.0, 65519.9, 65520.0, 6e-8, 2.0**-25, 3.4e38, 1e-40]
     ordinary = np.random.default_rng(0).standard_normal(1024 - len(special)) * 100
