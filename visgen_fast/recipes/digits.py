@@ -17,13 +17,14 @@ __all__ = ["Settings", "pictures", "system"]
 class Settings(RectifiedFlowSettings):
     """Class-conditional rectified flow on scikit-learn's 1797 digits."""
 
-    steps: int = 1200
+    steps: int = 1000
     batch_size: int = 64
+    learning_rate: float = 2e-3
     warmup_steps: int = 50
     decay: Literal["constant", "cosine"] = "cosine"
     ema_decay: float = 0.99
-    sample_every: int = 400
-    checkpoint_every: int = 400
+    sample_every: int = 250
+    checkpoint_every: int = 250
 
 
 def pictures(settings: Settings) -> PicturesInMemory:
