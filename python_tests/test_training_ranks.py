@@ -85,6 +85,6 @@ if __name__ == "__main__":
     for micro_batches in (1, 2):
         train(Path(sys.argv[1]), micro_batches)
     if torch.distributed.is_initialized():
-        # Gloo's threads let go of the last all-reduce's tensors a moment after it ends; Python must still be there then.
+        # Gloo's threads drop the last all-reduce's tensors a moment after it ends, while Python must still run.
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()

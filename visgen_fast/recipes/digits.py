@@ -28,4 +28,5 @@ class Settings(RectifiedFlowSettings):
 
 
 def pictures(settings: Settings) -> PicturesInMemory:
+    """The digits that come with scikit-learn."""
     return load_digits()

@@ -27,4 +27,5 @@ class Settings(RectifiedFlowSettings):
 
 
 def pictures(settings: Settings) -> PicturesInMemory:
+    """The training part, from the folder `settings.data`."""
     return fashion_mnist(Path(settings.data))

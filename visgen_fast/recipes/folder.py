@@ -34,4 +34,5 @@ class Settings(RectifiedFlowSettings):
 
 
 def pictures(settings: Settings) -> PictureFolder:
+    """The pictures of the folder `settings.data`; its sub-folders are the classes."""
     return PictureFolder(Path(settings.data), settings.size)
