@@ -95,7 +95,7 @@ def test_train_leaves_a_readable_folder(run):
     assert json.loads((run / "settings.json").read_text())["settings"]["width"] == 16
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000003"]
     with Image.open(run / "samples.png") as grid:
-        assert grid.height == 2 + 10 * 50
+        assert grid.height == 4 + 10 * 52
 
 
 def test_sample_draws_the_classes_asked_for_and_the_same_ones_as_the_whole_grid(run, tmp_path, capsys):
@@ -104,10 +104,10 @@ def test_sample_draws_the_classes_asked_for_and_the_same_ones_as_the_whole_grid(
     assert cli.main([*command, f"--out={tmp_path / 'new' / 'two.png'}", "--labels", "7", "2"]) == 0
     assert str(tmp_path / "new" / "two.png") in capsys.readouterr().out
     with Image.open(tmp_path / "all.png") as whole, Image.open(tmp_path / "new" / "two.png") as some:
-        size = (3 * 50 + 2, 50)
+        size = (3 * 52 + 4, 52)
         left = whole.width - size[0]
         for row, label in enumerate((7, 2)):
-            boxes = [(left, top, left + size[0], top + size[1]) for top in (label * 50, row * 50)]
+            boxes = [(left, top, left + size[0], top + size[1]) for top in (label * 52, row * 52)]
             expected, got = (np.asarray(image.crop(box), int) for image, box in zip((whole, some), boxes, strict=True))
             # A matrix product's last bit may depend on the size of the batch, and round to the next of 256 values.
             assert abs(expected - got).max() <= 1 and expected.std() > 10
@@ -160,7 +160,7 @@ def test_a_folder_of_pictures_is_trained_on_with_loading_processes(tmp_path):
     ]
     assert cli.main([*command, *TINY]) == 0
     with Image.open(tmp_path / "out" / "samples.png") as grid:
-        assert grid.height == 2 + 2 * 50
+        assert grid.height == 4 + 2 * 52
 
 
 @pytest.mark.parametrize(

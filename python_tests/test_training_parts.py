@@ -101,21 +101,21 @@ def test_every_picture_of_a_grid_is_in_its_place_with_its_values(rows, columns, 
     side = size * max(1, round(48 / size))
     for row in range(rows):
         for column in range(columns):
-            top, left = 2 + row * (side + 2), 2 + column * (side + 2)
+            top, left = 4 + row * (side + 4), 4 + column * (side + 4)
             block = image[top : top + side, left : left + side]
             assert block.shape == (side, side, 3) and (block == row * columns + column).all()
 
 
 def test_one_long_row_of_pictures_is_broken_into_rows_of_ten():
-    assert picture_grid(torch.zeros(1, 40, 3, 64, 64)).size == (2 + 10 * 66, 2 + 4 * 66)
+    assert picture_grid(torch.zeros(1, 40, 3, 64, 64)).size == (4 + 10 * 68, 4 + 4 * 68)
 
 
 def test_names_stand_left_of_the_rows_and_values_beyond_the_range_are_clipped():
     named = np.asarray(picture_grid(torch.full((2, 3, 1, 8, 8), 7.0), ["cat", "ankle boot"]))
     bare = np.asarray(picture_grid(torch.full((2, 3, 1, 8, 8), -7.0)))
     margin = named.shape[1] - bare.shape[1]
-    assert margin > 20 and (named[:, :margin] < 128).any() and (named[:, margin:] == 255).all()
-    assert bare[2:50, 2:50].max() == 0
+    assert margin > 20 and (named[:, :margin] > 200).any() and (named[4:52, margin + 4 : margin + 52] == 255).all()
+    assert bare[4:52, 4:52].max() == 0
 
 
 def test_a_report_continued_from_a_step_drops_the_rows_after_it(tmp_path):

@@ -11,13 +11,15 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-_GAP = 2
+_GAP = 4
 _LEAST_SIDE = 48
-_LETTER_HEIGHT = 14
+_LETTER_HEIGHT = 16
+# Neither black nor white ink runs into a grey gap.
+_GREY = (88, 88, 88)
 
 
 def picture_grid(pictures: Tensor, names: Sequence[str] = ()) -> Image.Image:
-    """A grid [rows, columns, C, H, W] of pictures in [−1, 1] as one RGB image on white.
+    """A grid [rows, columns, C, H, W] of pictures in [−1, 1] as one RGB image on grey.
 
     Small pictures are enlarged by a whole factor, without smoothing, until they can be seen. `names`, one a row, are
     written at the left. A single row is broken into rows of ten. C is 1 (grey) or 3 (RGB).
@@ -29,13 +31,13 @@ def picture_grid(pictures: Tensor, names: Sequence[str] = ()) -> Image.Image:
     pixels = ((pictures.float().cpu() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 1, 3, 4, 2).numpy()
     pixels = np.broadcast_to(pixels, (*pixels.shape[:-1], 3)).repeat(scale, 2).repeat(scale, 3)
     font = ImageFont.load_default(_LETTER_HEIGHT)
-    margin = max((int(font.getlength(name)) + 4 * _GAP for name in names), default=0)
+    margin = max((int(font.getlength(name)) + 2 * _GAP for name in names), default=0)
     step_x, step_y = width * scale + _GAP, height * scale + _GAP
-    image = Image.new("RGB", (margin + columns * step_x + _GAP, rows * step_y + _GAP), "white")
+    image = Image.new("RGB", (margin + columns * step_x + _GAP, rows * step_y + _GAP), _GREY)
     draw = ImageDraw.Draw(image)
     for row in range(rows):
         if names:
-            draw.text((margin - 2 * _GAP, row * step_y + step_y // 2), names[row], "black", font, anchor="rm")
+            draw.text((margin - _GAP, row * step_y + step_y // 2), names[row], "white", font, anchor="rm")
         for column in range(columns):
             picture = Image.fromarray(np.ascontiguousarray(pixels[row, column]))
             image.paste(picture, (margin + _GAP + column * step_x, _GAP + row * step_y))
