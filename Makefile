@@ -34,9 +34,9 @@ lint: .venv/dev.stamp
 	$(BIN)/lint-imports
 	$(BIN)/python tools/lint_cuda.py
 
-# The CUDA kernels, compiled for the CPU, under the address and undefined-behaviour sanitizers.
+# The CPU kernels, and the CUDA kernels compiled for the CPU, under the address and undefined-behaviour sanitizers.
 test-sanitized: .venv/dev.stamp
-	cd python_tests && VISGEN_CUDA_ON_HOST=sanitized ../$(BIN)/python -m cuda_on_host.run_cases
+	$(BIN)/python tools/sanitize.py
 
 # Whether the tests notice faults that are put into the CUDA kernels on purpose.
 mutate-cuda: .venv/dev.stamp

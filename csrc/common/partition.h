@@ -22,7 +22,7 @@ struct Partition {
         units_per_row(row_size >= target ? (row_size + target - 1) / target : 1),
         units_per_sample(elements == 0        ? 0
                          : row_size >= target ? elements / row_size * units_per_row
-                                              : (elements + unit_size - 1) / unit_size) {}
+                                              : (elements - 1) / unit_size + 1) {}
 
   // Every unit within one row.
   static Partition within_rows(int64_t samples, int64_t elements, int64_t row_size, int64_t target) {
