@@ -25,7 +25,7 @@ def of_groups(x: np.ndarray, size: int, reduce: np.ufunc) -> np.ndarray:
 def test_exchanges_move_values_as_documented(variant: str, schedule: int, width: int, height: int) -> None:
     threads = width * height
     x = np.random.default_rng(threads).uniform(-2, 2, threads).astype(np.float32)
-    y = np.full((15, threads), np.nan, np.float32)
+    y = np.full((16, threads), np.nan, np.float32)
     library = kernels(variant)
     library.set_schedule(schedule)
     assert library.exchange(x, y, width, height) == ""
@@ -52,6 +52,7 @@ def test_exchanges_move_values_as_documented(variant: str, schedule: int, width:
     for row, values in expected.items():
         np.testing.assert_array_equal(y[row], np.asarray(values, np.float32).reshape(-1), err_msg=f"row {row}")
     assert len(np.unique(y[12])) == 1, "every thread finds the same bits"
+    np.testing.assert_array_equal(y[15], 2 * y[12])
     np.testing.assert_allclose(y[12, 0], x.astype(np.float64).sum(), rtol=1e-5, atol=1e-5)
     if total is not None:
         np.testing.assert_array_equal(y[12], total[0])

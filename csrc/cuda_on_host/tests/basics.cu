@@ -15,7 +15,7 @@ struct Triple {
   float value;
 };
 
-// x[threads] → y[15][threads], in one block of any shape.
+// x[threads] → y[16][threads], in one block of any shape.
 __global__ void exchange(const float* x, float* y, int threads) {
   const int thread = thread_in_block();
   const float value = x[thread];
@@ -33,6 +33,7 @@ __global__ void exchange(const float* x, float* y, int threads) {
   keep(10, warp_max(value));
   keep(11, warp_min<4>(value));
   keep(12, block_sum(value));
+  keep(15, block_sum(2.0f * value));
   keep(13, block_max(value, -1.0e30f));
   const Triple other = shuffle_xor(Triple{thread, value}, 1);
   keep(14, static_cast<float>(other.index) + other.value);
