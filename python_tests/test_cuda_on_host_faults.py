@@ -27,7 +27,7 @@ SENTENCES = {
     "copy_not_awaited": r"reads shared memory that no thread has written",
     "race_between_blocks": r"a race: writes byte \d+ of a buffer of 200 bytes, which another block writes",
     "addition_not_atomic": r"a race: ",
-    "stray_pointer": r"writes out of bounds: byte 4194304 of a buffer of 200 bytes",
+    "null_pointer": r"writes through a null pointer",
 }
 
 

@@ -24,6 +24,8 @@
 namespace visgen::host::checker {
 namespace {
 
+constexpr uintptr_t kFirstPage = 4096;  // which no process has
+
 enum class Kind : uint8_t { kRead, kWrite, kAtomic };
 
 struct Access {
@@ -139,6 +141,10 @@ Target find_buffer(State& state, const char* address) {
   return {nullptr, buffer.bytes, offset, buffer.shadow.get() + offset};
 }
 
+const char* verb(Kind kind) {
+  return kind == Kind::kRead ? "reads" : kind == Kind::kWrite ? "writes" : "adds atomically to";
+}
+
 class Check {
  public:
   Check(State& state, Block& block, Kind kind, int thread, const Target& target, size_t bytes, const void* place)
@@ -151,10 +157,6 @@ class Check {
   }
 
  private:
-  static const char* verb(Kind kind) {
-    return kind == Kind::kRead ? "reads" : kind == Kind::kWrite ? "writes" : "adds atomically to";
-  }
-
   [[noreturn]] void fail(const std::string& what) { block_.fail(what, place_, thread_); }
 
   // Of eight bytes that are read together some may be the padding of a structure, which nobody writes.
@@ -231,6 +233,9 @@ void check_access(Kind kind, int thread, const void* pointer, size_t bytes, cons
 inline void check_instruction(Kind kind, const void* address, size_t bytes, size_t alignment, const void* place) {
   Block* block = running_block();
   if (block == nullptr || block->is_stack(address)) return;
+  if (reinterpret_cast<uintptr_t>(address) < kFirstPage) {
+    block->fail(std::string(verb(kind)) + " through a null pointer", place);
+  }
   if (reinterpret_cast<uintptr_t>(address) % alignment != 0) {
     block->fail("a misaligned access: " + std::to_string(bytes) + " bytes at an address that is no multiple of it",
                 place);

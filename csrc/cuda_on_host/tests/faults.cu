@@ -156,8 +156,9 @@ __global__ void addition_not_atomic(float* x, int64_t) {
 }
 
 template <bool right>
-__global__ void stray_pointer(float* x, int64_t count) {
-  if (threadIdx.x == 0) x[right ? count - 1 : (1 << 20)] = 1.0f;  // fault: stray_pointer
+__global__ void null_pointer(float* x, int64_t count) {
+  float* y = right ? x : nullptr;
+  if (threadIdx.x < count) y[threadIdx.x] = 1.0f;  // fault: null_pointer
 }
 
 struct Case {
@@ -194,7 +195,7 @@ const Case cases[] = {
     VISGEN_CASE(copy_not_awaited, 1, 64),
     VISGEN_CASE(race_between_blocks, 2, 0),
     VISGEN_CASE(addition_not_atomic, 1, 0),
-    VISGEN_CASE(stray_pointer, 1, 0),
+    VISGEN_CASE(null_pointer, 1, 0),
 };
 
 }  // namespace
