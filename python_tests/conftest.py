@@ -21,7 +21,7 @@ def backend(request):
 
 @pytest.fixture(params=[BACKENDS[len(cpu_capabilities()) - 1], *BACKENDS[len(cpu_capabilities()) :]])
 def library(request):
-    """Each compiled library in turn, with one instruction set of the CPU's: for what the kernels' loops cannot change."""
+    """Each compiled library in turn, the CPU's with one instruction set: for what loops of kernels cannot change."""
     with running_on(request.param):
         yield request.param
 

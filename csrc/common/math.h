@@ -38,26 +38,24 @@ template <class Word>
 VISGEN_HOST_DEVICE typename Lanes<Word>::Float squared_radius(Word word) {
   using Int = typename Lanes<Word>::Int;
   using Float = typename Lanes<Word>::Float;
+  const Word numerator = word + 1u;
   const auto near_one = word >= 0xB504F334u;  // u ≥ √½
-  const Float magnitude = Lanes<Word>::from_unsigned(near_one ? ~word : word + 1u);
-  // u = 2^exponent · (1 + f) with 1 + f in [√½, √2)
-  const Int bits = bits_as<Int>(magnitude);
-  const Int exponent = (bits - 0x3F3504F3) >> 23;
-  const Float reduced = bits_as<Float>(bits - (exponent << 23)) - 1.0f;
-  const Float f = near_one ? magnitude * -0x1p-32f : reduced;
-  const Float halvings = near_one ? Float{} : Lanes<Word>::from_signed(32 - exponent);
-  // ln(1 + f) = f − f²/2 + f³·P(f): coefficients of the Cephes library (Moshier)
-  Float p = 7.0376836292e-2f * f - 1.1514610310e-1f;
-  p = p * f + 1.1676998740e-1f;
-  p = p * f - 1.2420140846e-1f;
-  p = p * f + 1.4249322787e-1f;
-  p = p * f - 1.6668057665e-1f;
-  p = p * f + 2.0000714765e-1f;
-  p = p * f - 2.4999993993e-1f;
-  p = p * f + 3.3333331174e-1f;
-  const Float square = f * f;
-  const Float correction = (f * p) * square - 0.5f * square;
-  return (halvings * 1.38629436111989f - 2.0f * f) - 2.0f * correction;
+  // numerator = 2^exponent · (1 + f) with 1 + f in [√½, √2); near one, numerator − 2³² is what the signed integer says
+  const Int bits = bits_as<Int>(Lanes<Word>::from_unsigned(numerator));
+  const Int exponent = (bits - 0x3F3504F3) & ~0x7FFFFF;  // in units of 2²³
+  const Float distance = Lanes<Word>::from_signed(bits_as<Int>(numerator)) * 0x1p-32f;
+  const Float f = near_one ? distance : bits_as<Float>(bits - exponent) - 1.0f;
+  const Float halvings =
+      Lanes<Word>::from_signed(exponent) * -0x1.62e43p-23f + 0x1.62e43p+5f;  // (32 − exponent)·2·ln 2
+  const Float high = near_one ? Float{} : halvings;
+  // −2·ln(1 + f) = −2f + f²·(1 + f·Q(f)), Q the polynomial whose largest error, 1.4e-8, is smallest
+  Float q = -1.734437048e-1f * f + 2.875801325e-1f;
+  q = q * f - 2.995598614e-1f;
+  q = q * f + 3.312885165e-1f;
+  q = q * f - 3.990975022e-1f;
+  q = q * f + 5.000339746e-1f;
+  q = q * f - 6.666833162e-1f;
+  return (f * f) * (q * f + 1.0f) + (high - 2.0f * f);
 }
 
 // Box–Muller: two words to two independent standard normal numbers r·cos(2π·v), r·sin(2π·v), v = word_1·2⁻³².
@@ -67,20 +65,21 @@ VISGEN_HOST_DEVICE void normal_pair(Word word_0, Word word_1, typename Lanes<Wor
   using Int = typename Lanes<Word>::Int;
   using Float = typename Lanes<Word>::Float;
   const Float radius = Lanes<Word>::sqrt(squared_radius(word_0));
-  // The nearest quarter turn is split off exactly, in integers; what is left lies in ±π/4.
-  const Word quarter = (word_1 + 0x20000000u) >> 30;
-  const Float x = Lanes<Word>::from_signed(bits_as<Int>(word_1 - (quarter << 30))) * 1.46291807926715968e-9f;
+  // The nearest quarter turn is split off exactly, in the two upper bits; what is left lies in ±π/4.
+  const Word turn = word_1 + 0x20000000u;
+  const Int rest = bits_as<Int>(turn & 0x3FFFFFFFu) - 0x20000000;
+  const Float x = Lanes<Word>::from_signed(rest) * 1.46291807926715968e-9f;
   const Float square = x * x;
   Float sine = -1.9515295891e-4f * square + 8.3321608736e-3f;
   sine = sine * square - 1.6666654611e-1f;
   sine = (sine * square) * x + x;
   Float cosine = 2.443315711809948e-5f * square - 1.388731625493765e-3f;
   cosine = cosine * square + 4.166664568298827e-2f;
-  cosine = (cosine * square) * square + (1.0f - 0.5f * square);
-  const auto odd = (quarter & 1u) != 0u;
-  const Word cosine_sign = ((quarter + 1u) & 2u) << 30, sine_sign = (quarter & 2u) << 30;
-  first = radius * bits_as<Float>(bits_as<Word>(odd ? sine : cosine) ^ cosine_sign);
-  second = radius * bits_as<Float>(bits_as<Word>(odd ? cosine : sine) ^ sine_sign);
+  cosine = cosine * square - 0.5f;
+  cosine = cosine * square + 1.0f;
+  const auto odd = (turn & 0x40000000u) != 0u;
+  first = radius * bits_as<Float>(bits_as<Word>(odd ? sine : cosine) ^ ((turn + 0x40000000u) & 0x80000000u));
+  second = radius * bits_as<Float>(bits_as<Word>(odd ? cosine : sine) ^ (turn & 0x80000000u));
 }
 
 // The same in float64, for float64 pictures and gradient checks.

@@ -25,26 +25,39 @@ struct PhiloxBlock {
   Wide word[4];
 };
 
+// The key of each round, ready for 64-bit lanes.
+struct PhiloxKey {
+  uint64_t low[10], high[10];
+
+  VISGEN_HOST_DEVICE explicit PhiloxKey(uint64_t seed) {
+    uint32_t seed_low = static_cast<uint32_t>(seed), seed_high = static_cast<uint32_t>(seed >> 32);
+    VISGEN_UNROLL
+    for (int round = 0; round < 10; ++round) {
+      low[round] = seed_low;
+      high[round] = seed_high;
+      seed_low += 0x9E3779B9u;
+      seed_high += 0xBB67AE85u;
+    }
+  }
+};
+
 template <class Wide>
-VISGEN_HOST_DEVICE PhiloxBlock<Wide> philox4x32(PhiloxBlock<Wide> counter, uint64_t key) {
-  uint32_t key_low = static_cast<uint32_t>(key), key_high = static_cast<uint32_t>(key >> 32);
+VISGEN_HOST_DEVICE PhiloxBlock<Wide> philox4x32(PhiloxBlock<Wide> counter, const PhiloxKey& key) {
   VISGEN_UNROLL
   for (int round = 0; round < 10; ++round) {
     const Wide product_0 = LowHalves<Wide>::multiply(counter.word[0], 0xD2511F53u);
     const Wide product_1 = LowHalves<Wide>::multiply(counter.word[2], 0xCD9E8D57u);
-    counter.word[0] = (product_1 >> 32) ^ counter.word[1] ^ static_cast<uint64_t>(key_low);
-    counter.word[2] = (product_0 >> 32) ^ counter.word[3] ^ static_cast<uint64_t>(key_high);
+    counter.word[0] = (product_1 >> 32) ^ counter.word[1] ^ key.low[round];
+    counter.word[2] = (product_0 >> 32) ^ counter.word[3] ^ key.high[round];
     counter.word[1] = product_1;
     counter.word[3] = product_0;
-    key_low += 0x9E3779B9u;
-    key_high += 0xBB67AE85u;
   }
   return counter;
 }
 
 // Four words of (seed, stream) for the elements 4·block … 4·block + 3 of a sample.
 VISGEN_HOST_DEVICE PhiloxBlock<uint64_t> philox_block(uint64_t seed, uint64_t stream, uint64_t block) {
-  return philox4x32<uint64_t>({{block, block >> 32, stream, stream >> 32}}, seed);
+  return philox4x32<uint64_t>({{block, block >> 32, stream, stream >> 32}}, PhiloxKey(seed));
 }
 
 }  // namespace visgen::VISGEN_ISA
