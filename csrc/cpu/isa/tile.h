@@ -12,7 +12,7 @@ namespace visgen::VISGEN_ISA {
 
 constexpr int kSet = 4 * kLanes;                  // elements of a set of blocks
 constexpr int kGroup = BlockWords::kSets * kSet;  // elements that one vector Philox makes
-constexpr int kTile = 256;          // a multiple of every kGroup; small enough that stores drain during the arithmetic
+constexpr int kTile = 256;  // a multiple of every kGroup; small enough that stores drain during the arithmetic
 
 inline float decode(uint8_t value, DType) { return pixel_to_unit(value); }
 inline float decode(uint16_t value, DType dtype) {
@@ -36,6 +36,7 @@ inline void encode(Real value, Stored& out, DType) {
 template <class Body>
 inline void for_each_run(const SampleShape& shape, const int64_t* strides, int64_t begin, int64_t count, Body body) {
   const int last = shape.dimensions - 1;
+  if (last == 0) return body(begin * strides[0], strides[0], count);  // spares the divisions below
   while (count > 0) {
     int64_t rest = begin / shape.sizes[last], offset = 0;
     const int64_t inner = begin % shape.sizes[last];
