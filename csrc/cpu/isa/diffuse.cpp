@@ -60,6 +60,7 @@ double dot(const Real* x, const Real* y, int64_t count) {
 // Calls body(row of coefficients, offset in the tile, length) for the rows that a tile meets.
 template <class Body>
 void for_each_row(const DiffuseParameters& p, int64_t sample, int64_t begin, int64_t count, Body body) {
+  if (p.partition.row_size == p.partition.elements) return body(sample, 0, count);
   const int64_t rows_per_sample = p.partition.elements / p.partition.row_size;
   for (int64_t offset = 0; offset < count;) {
     const int64_t row = (begin + offset) / p.partition.row_size;
