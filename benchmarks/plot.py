@@ -12,26 +12,29 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot  # the backend is chosen first, so that no display is needed
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 _OURS, _PEERS = "#0b6e4f", ("#c44536", "#e09f3e", "#6d6875", "#457b9d")
 _INK, _FAINT = "#222222", "#d8d8d8"
-_HEAD = 0.7  # inches above the rows, for title and legend
+_HEAD, _FOOT, _ROW = 0.85, 0.6, 0.34  # inches: title and legend above the rows, the axis below them, a row
+_MARGIN = 0.1  # inches left and right
 _BESIDE = {"xycoords": ("axes fraction", "data"), "va": "center"}
 
 
 def plot_family(result: Mapping[str, Any], target: Path) -> None:
     """Writes `target` (PNG) from a family's result as `python -m benchmarks` stores it."""
     cases, machine = result["cases"], result["machine"]
-    figure, axes = pyplot.subplots(figsize=(10.5, _HEAD + 0.6 + 0.34 * len(cases)), dpi=160)
+    figure, axes = pyplot.subplots(figsize=(10.5, _HEAD + _FOOT + _ROW * len(cases)), dpi=160)
     for row, case in enumerate(cases):
         _plot_case(axes, row, case)
     axes.set_xscale("log")
-    axes.set_ylim(len(cases) - 0.4, -0.6)
+    axes.set_ylim(len(cases) - 0.5, -0.5)
     axes.set_yticks(range(len(cases)), [case["name"] for case in cases])
     axes.axvline(1, color=_INK, linewidth=1)
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, 0.9), high * 1.1)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("time of a call over the machine's floor (1× = copy bandwidth or peak arithmetic; logarithmic)")
@@ -44,11 +47,21 @@ def plot_family(result: Mapping[str, Any], target: Path) -> None:
     figure.text(0.01, 1 - 0.3 / height, f"{result['family']} on {where}", fontsize=13, fontweight="bold", color=_INK)
     figure.legend(*_legend(axes), ncols=6, frameon=False, fontsize=9, handletextpad=0.1, columnspacing=1.2,
                   loc="upper left", bbox_to_anchor=(0, 1 - 0.35 / height))  # fmt: skip
-    axes.annotate("than the best peer", (1.01, -0.75), color=_INK, fontsize=8, **_BESIDE)
-    figure.tight_layout(rect=(0, 0, 1, 1 - _HEAD / height))
+    axes.annotate("than the best peer", (1.01, -0.65), color=_INK, fontsize=8, **_BESIDE)
+    figure.subplots_adjust(bottom=_FOOT / height, top=1 - _HEAD / height)
+    _fit_sideways(figure, axes)
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target)
     pyplot.close(figure)
+
+
+def _fit_sideways(figure: Figure, axes: Axes) -> None:
+    """Names left of the axes and speedups right of them, whatever their lengths; heights are in inches already."""
+    texts, frame, width = axes.get_tightbbox(), axes.get_window_extent(), figure.bbox.width
+    margin = _MARGIN * figure.dpi
+    figure.subplots_adjust(
+        left=(frame.x0 - texts.x0 + margin) / width, right=1 - (texts.x1 - frame.x1 + margin) / width
+    )
 
 
 def _plot_case(axes: Axes, row: int, case: Mapping[str, Any]) -> None:

@@ -73,16 +73,22 @@ def _machine_text(folder: Path, root: Path) -> str:
 
 def family_table(result: Mapping[str, Any]) -> str:
     """Case, our time, each peer's time, how many times faster than the best of them, how many times the floor."""
-    peers = [name for name, entry in result["cases"][0]["entries"].items() if entry["peer"]]
-    header = [result["family"], "ours, ms", *(f"{name}, ms" for name in peers), "faster", "over the floor"]
-    return as_markdown(header, [_row(case, peers) for case in result["cases"]])
+    entries = [case["entries"] for case in result["cases"]]
+    # The cases' peers in order of appearance: where noise is given, nobody draws it.
+    peers = list(dict.fromkeys(name for case in entries for name, entry in case.items() if entry["peer"]))
+    instruction_set = entries[0]["ours"]["instruction_set"]  # none on a GPU
+    widest = f" ({instruction_set.upper().replace('AVX512', 'AVX-512')})" if instruction_set else ""
+    header = [result["family"], f"ours{widest}, ms", *(f"{name}, ms" for name in peers)]
+    return as_markdown(
+        [*header, "× faster than the best peer", "× the floor"], [_row(case, peers) for case in result["cases"]]
+    )
 
 
 def _row(case: Mapping[str, Any], peers: Sequence[str]) -> list[str]:
     entries = case["entries"]
-    times = [f"{entries[name]['cold']['median'] * 1e3:.3g}" for name in ("ours", *peers)]
+    times = [f"{entries[name]['cold']['median'] * 1e3:.3g}" if name in entries else "–" for name in ("ours", *peers)]
     faster, over = entries["ours"]["times_faster_than_best_peer"], entries["ours"]["times_floor"]
-    return [case["name"], *times, f"**{faster:.1f}×**", f"{over:.1f}×"]
+    return [case["name"], *times, f"**{faster:.1f}**", f"{over:.1f}"]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as program
-from benchmarks import ceilings, harness, machine, promises, sanitized_cases, tables, timing
+from benchmarks import ceilings, harness, machine, plot, promises, sanitized_cases, tables, timing
 from benchmarks.capability import instruction_sets, use_instruction_set
 from benchmarks.families import FAMILIES, diffuse
 from benchmarks.workload import Contender, Workload
@@ -257,6 +257,7 @@ def test_last_level_caches_are_counted_once_each(tmp_path, monkeypatch):
 
 def stored(folder, faster):
     entry = {"peer": False, "cold": {"median": 0.002}, "times_faster_than_best_peer": faster, "times_floor": 2.0}
+    entry["instruction_set"] = "avx2"
     case = {"name": "a case", "entries": {"ours": entry, "eager": {**entry, "peer": True, "cold": {"median": 0.02}}}}
     head = {"family": "noise", "commit": "c", "date": "2026-01-01", "versions": {"torch": "2"}, "cases": [case]}
     where = {"device": "cpu", "name": "CPU", "threads": 2, "instruction_set": "avx2"}
@@ -273,10 +274,59 @@ def test_the_readme_holds_the_stored_results_and_nothing_around_them_changes(tmp
     assert tables.main(places) == 0
     text = readme.read_text()
     assert text.startswith("above\n<!-- benchmarks -->\n") and text.endswith("<!-- /benchmarks -->\nbelow\n")
-    assert "| a case | 2 | 20 | **9.9×** | 2.0× |" in text and "old" not in text
+    assert "| a case | 2 | 20 | **9.9** | 2.0 |" in text and "old" not in text
     assert tables.main([*places, "--check"]) == 0
     stored(results / "cpu", 1.1)
     assert tables.main([*places, "--check"]) == 1
+
+
+def test_the_table_has_a_column_for_each_peer_of_any_case():
+    def case(name, *peers):
+        entry = {"cold": {"median": 0.002}, "times_faster_than_best_peer": 3.0, "times_floor": 2.0}
+        ours = {**entry, "peer": False, "instruction_set": "avx512"}
+        return {"name": name, "entries": {"ours": ours, **{peer: {**entry, "peer": True} for peer in peers}}}
+
+    cases = [case("given", "eager"), case("drawn", "eager", "eager noise"), case("other", "own noise")]
+    header, _, *rows = tables.family_table({"family": "f", "cases": cases}).splitlines()
+    assert header.startswith("| f | ours (AVX-512), ms | eager, ms | eager noise, ms | own noise, ms | ×")
+    assert rows == [
+        "| given | 2 | 2 | – | – | **3.0** | 2.0 |",
+        "| drawn | 2 | 2 | 2 | – | **3.0** | 2.0 |",
+        "| other | 2 | – | – | 2 | **3.0** | 2.0 |",
+    ]
+
+
+def picture_of(count, monkeypatch, tmp_path):
+    """The figure of `count` cases as it is saved."""
+    figures, close = [], plot.pyplot.close
+    monkeypatch.setattr(plot.pyplot, "close", figures.append)
+    floors = {"ours": 1.5, "ours, avx2": 3.0, "eager": 9.0, "torch.compile": 30.0, "torch.compile, eager noise": 12.0}
+    entries = {
+        name: {"peer": not name.startswith("ours"), "times_floor": times, "times_faster_than_best_peer": 6.0}
+        for name, times in floors.items()
+    }
+    cases = [
+        {"name": f"diffuse velocity float32 64×3×256×25{row} noise given", "entries": entries} for row in range(count)
+    ]
+    where = {"device": "cpu", "name": "A processor with a long name", "threads": 2}
+    plot.plot_family({"family": "diffuse", "machine": where, "cases": cases}, tmp_path / "picture.png")
+    close(figures[0])
+    return figures[0]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("count", [1, 2, 12])
+def test_everything_drawn_lies_inside_the_picture_and_apart(count, monkeypatch, tmp_path):
+    figure = picture_of(count, monkeypatch, tmp_path)
+    (axes,), (title,), (legend,) = figure.axes, figure.texts, figure.legends
+    plotted, named, explained = axes.get_tightbbox(), title.get_window_extent(), legend.get_window_extent()
+    for box in (plotted, named, explained):
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+    assert plotted.y1 <= explained.y0 and explained.y1 <= named.y0
+    ticks = [
+        label for label in axes.get_xticklabels() if axes.get_xlim()[0] <= label.get_position()[0] <= axes.get_xlim()[1]
+    ]
+    assert len(ticks) >= 4  # a logarithmic axis with one number says nothing
 
 
 @pytest.mark.parametrize("text", ["", "<!-- benchmarks -->\n", "<!-- /benchmarks -->\n<!-- benchmarks -->\n"])
