@@ -114,21 +114,29 @@ class Trainer:
         """Trains up to `settings.steps`, then draws the run's pictures and its loss curve."""
         settings = self.settings
         with self._report() as report:
-            total, since, began = torch.zeros((), device=self.accelerator.device), self.step, time.monotonic()
+            total, norms = torch.zeros(2, device=self.accelerator.device)
+            since, began = self.step, time.monotonic()
             while self.step < settings.steps:
                 loss, gradient_norm = self.optimize()
                 total += loss
+                # After an overflow of fp16 the loss scaler leaves the step out: such a gradient reached no weight.
+                if not self.optimizer.step_was_skipped:
+                    norms += gradient_norm
                 saving = self._due(settings.checkpoint_every, at_end=True)
                 drawing = self._due(settings.sample_every, at_end=False)
                 if saving or drawing or self._due(settings.log_every, at_end=True):
                     mean = self.accelerator.reduce(total, "mean").item() / (self.step - since)
                     rate = (self.step - since) * settings.batch_size / (time.monotonic() - began)
                     self._note_losses(report, mean, float(gradient_norm), rate)
+                    self._require_finite("loss", mean)
+                    # A bad gradient of any step since the last row has spoiled weights that the losses may not show.
+                    self._require_finite("gradient", float(norms))
                     if saving:
                         self.save()
                     if drawing:
                         self._draw(report, self.step)
                     total.zero_()
+                    norms.zero_()
                     since, began = self.step, time.monotonic()
             self._finish(report)
 
@@ -221,8 +229,10 @@ class Trainer:
     def _note_losses(self, report: Report | None, loss: float, gradient_norm: float, rate: float) -> None:
         if report is not None:
             report.losses(self.step, loss, learning_rate(self.settings, self.step - 1), gradient_norm, rate)
-        if not math.isfinite(loss):
-            raise UserError(f"the loss is no longer finite at step {self.step}: try a lower --learning-rate")
+
+    def _require_finite(self, name: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise UserError(f"the {name} is no longer finite at step {self.step}: try a lower --learning-rate")
 
     def _draw(self, report: Report | None, step: int | None) -> None:
         """Draws the sample grid with the averaged weights, on the main rank."""
