@@ -104,8 +104,34 @@ def test_files_that_are_no_pictures_are_named_skipped_and_counted(tmp_path, capl
     assert len(data) == 1 and data.skipped == 3
     for name in ("stray.png", "notes.txt", "empty.png"):
         assert sum(name in message for message in caplog.messages) == 1
-    assert any("skipped 3 of 4 files" in message for message in caplog.messages)
+    assert any("skipped 3 files and sub-folders beside 1 pictures" in message for message in caplog.messages)
     assert not any("good.png" in message for message in caplog.messages)
+
+
+def test_names_with_a_leading_dot_are_ignored(tmp_path, caplog):
+    for path in ("1.png", ".2.png", ".ipynb_checkpoints/3.png"):
+        save_picture(tmp_path / "a" / path)
+        save_picture(tmp_path / "classes" / "cat" / path)
+    save_picture(tmp_path / "classes" / ".thumbnails" / "4.png")
+    with caplog.at_level(logging.WARNING):
+        flat, classes = PictureFolder(tmp_path / "a", 8), PictureFolder(tmp_path / "classes", 8)
+    assert flat.paths == [str(tmp_path / "a" / "1.png")] and flat.format.class_names == ("a",)
+    assert classes.paths == [str(tmp_path / "classes" / "cat" / "1.png")] and classes.format.class_names == ("cat",)
+    assert flat.skipped == classes.skipped == 0 and not caplog.messages
+
+
+def test_a_sub_folder_without_readable_pictures_is_no_class_but_named_skipped_and_counted(tmp_path, caplog):
+    for folder in ("flat", "classes/cat", "classes/dog"):
+        save_picture(tmp_path / folder / "1.png")
+    (tmp_path / "flat" / "empty").mkdir()
+    (tmp_path / "classes" / "code").mkdir()
+    (tmp_path / "classes" / "code" / "notes.txt").write_text("hello")
+    with caplog.at_level(logging.WARNING):
+        flat, classes = PictureFolder(tmp_path / "flat", 8), PictureFolder(tmp_path / "classes", 8)
+    assert len(flat) == 1 and flat.format.class_names == ("flat",) and flat.skipped == 1
+    assert classes.format.class_names == ("cat", "dog") and classes.labels.tolist() == [0, 1] and classes.skipped == 2
+    for path in ("flat/empty", "classes/code"):
+        assert f"skipped {tmp_path / path}: it has no readable pictures" in caplog.messages
 
 
 def test_a_folder_without_pictures_is_an_error(tmp_path):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,9 +23,9 @@ logger = logging.getLogger(__name__)
 class PictureFolder:
     """The pictures of a folder as RGB, resized and centre-cropped to `size`×`size` when they are read.
 
-    With sub-folders, each of them is a class and holds its pictures at any depth, and files beside the sub-folders are
-    odd ones out; without, all pictures are of one class. Files that aren't pictures are named in the log, skipped and
-    counted. A file whose header is sound but whose content turns out damaged when it is read stands back for the next
+    Each sub-folder that has readable pictures, at any depth, is a class, and files beside these sub-folders are odd
+    ones out; without such sub-folders, all pictures are of one class. Names that begin with a dot are ignored. Files
+    that aren't pictures and sub-folders without any are named in the log, skipped and counted. A file whose header is sound but whose content turns out damaged when it is read stands back for the next
     one, always the same, so that the order of the data stays a function of the position. Raises `UserError` if no
     picture is left.
     """
@@ -32,21 +33,18 @@ class PictureFolder:
     def __init__(self, folder: Path, size: int) -> None:
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder")
-        class_names, files = _list_files(folder)
-        with ThreadPoolExecutor() as threads:
-            complaints = list(threads.map(lambda file: _complaint(*file), files))
-        for complaint in filter(None, complaints):
-            logger.warning("skipped %s", complaint)
-        kept = [file for file, complaint in zip(files, complaints, strict=True) if not complaint]
-        self.skipped = len(files) - len(kept)
-        if self.skipped:
-            logger.warning("skipped %d of %d files in %s", self.skipped, len(files), folder)
-        if not kept:
-            raise UserError(f"{folder} has no readable pictures ({len(files)} other files)")
+        classes, complaints = _find_pictures(folder)
+        for path, complaint in sorted(complaints.items()):
+            logger.warning("skipped %s: %s", path, complaint)
+        self.skipped = len(complaints)
+        if not classes:
+            raise UserError(f"{folder} has no readable pictures ({self.skipped} other files and sub-folders)")
         self.folder = folder
-        self.paths = [str(path) for path, _ in kept]
-        self.labels = torch.tensor([label for _, label in kept])
-        self.format = PictureFormat(size, 3, tuple(class_names))
+        self.paths = [str(path) for paths in classes.values() for path in paths]
+        self.labels = torch.tensor([label for label, paths in enumerate(classes.values()) for _ in paths])
+        self.format = PictureFormat(size, 3, tuple(classes))
+        if self.skipped:
+            logger.warning("skipped %d files and sub-folders beside %d pictures in %s", self.skipped, len(self), folder)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -84,24 +82,35 @@ def decode(path: str | os.PathLike[str], size: int) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 
-def _list_files(folder: Path) -> tuple[list[str], list[tuple[Path, int | None]]]:
-    """The names of the classes, and every file with its label, or None where it belongs to no class; sorted."""
-    entries = sorted(folder.iterdir())
-    sub_folders = [entry for entry in entries if entry.is_dir()]
-    if not sub_folders:
-        return [folder.name], [(entry, 0) for entry in entries]
-    files: list[tuple[Path, int | None]] = [(entry, None) for entry in entries if not entry.is_dir()]
-    for label, sub_folder in enumerate(sub_folders):
-        files += [(path, label) for path in sorted(sub_folder.rglob("*")) if not path.is_dir()]
-    return [sub_folder.name for sub_folder in sub_folders], files
+def _find_pictures(folder: Path) -> tuple[dict[str, list[Path]], dict[Path, str]]:
+    """The readable pictures of every class by its name, sorted, and what is wrong with everything else."""
+    entries = _visible(folder, folder.iterdir())
+    beside = [entry for entry in entries if not entry.is_dir()]
+    files = {entry: _visible(entry, entry.rglob("*")) for entry in entries if entry.is_dir()}
+    files = {sub_folder: [path for path in paths if not path.is_dir()] for sub_folder, paths in files.items()}
+    candidates = [*beside, *itertools.chain.from_iterable(files.values())]
+    with ThreadPoolExecutor() as threads:
+        judged = zip(candidates, threads.map(_complaint, candidates), strict=True)
+        complaints = {path: complaint for path, complaint in judged if complaint}
+    readable = {name: [path for path in paths if path not in complaints] for name, paths in files.items()}
+    complaints |= {sub_folder: "it has no readable pictures" for sub_folder, paths in readable.items() if not paths}
+    classes = {sub_folder.name: paths for sub_folder, paths in readable.items() if paths}
+    if classes:
+        complaints |= {path: "it lies beside the folders of the classes, in none of them" for path in beside}
+        return classes, complaints
+    pictures = [path for path in beside if path not in complaints]
+    return ({folder.name: pictures} if pictures else {}), complaints
 
 
-def _complaint(path: Path, label: int | None) -> str | None:
-    """Why this file cannot be a training picture, judged by its place and its header; None if it can."""
-    if label is None:
-        return f"{path}: it lies beside the folders of the classes, in none of them"
+def _visible(folder: Path, paths: Iterable[Path]) -> list[Path]:
+    """Those of the paths below `folder` that no name on the way hides with a leading dot, sorted."""
+    return sorted(path for path in paths if not any(part[0] == "." for part in path.relative_to(folder).parts))
+
+
+def _complaint(path: Path) -> str | None:
+    """Why this file cannot be a training picture, judged by its header; None if it can."""
     try:
         with Image.open(path) as image:
-            return f"{path}: it has no pixels" if 0 in image.size else None
+            return "it has no pixels" if 0 in image.size else None
     except Exception as error:  # Pillow's parsers raise errors of many types on files that are no pictures.
-        return f"{path}: {error}"
+        return str(error)
