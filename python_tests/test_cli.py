@@ -173,6 +173,13 @@ def test_a_folder_of_pictures_is_trained_on_with_loading_processes(tmp_path):
         (["train", "digits", "--steps=many"], "--steps"),
         (["train", "digits", "--steps"], "--steps"),
         (["train", "digits", "--steps=0"], "steps must be a number of at least 1, got 0"),
+        (["train", "digits", "--patch-size=0"], "patch_size must be a number of at least 1, got 0"),
+        (["train", "digits", "--patch-size=-2"], "patch_size must be a number of at least 1, got -2"),
+        (["train", "digits", "--width=-16"], "width must be a number of at least 4, got -16"),
+        (["train", "digits", "--depth=-1"], "depth must be a number of at least 1, got -1"),
+        (["train", "digits", "--heads=0"], "heads must be a number of at least 1, got 0"),
+        (["train", "digits", "--sampling-steps=0"], "sampling_steps must be a number of at least 1, got 0"),
+        (["train", "folder", "--data=x", "--size=0"], "size must be a number of at least 1, got 0"),
         (["train", "digits", "--decay=linear"], "--decay"),
         (["train", "folder"], "--data"),
         (["train", "folder", "--data=nowhere"], "nowhere is not a folder"),
@@ -197,6 +204,7 @@ def test_a_mistake_is_answered_in_one_sentence(arguments, said, capsys, tmp_path
     [
         (["--labels=10"], "there is no class '10'; there are 0, 1"),
         (["--count-per-class=0"], "must be at least 1"),
+        ([f"--seed={2**63}"], f"--seed must lie in [-2**63, 2**63), got {2**63}"),
         (["--device=abacus"], "--device abacus"),
         (["--out=x.docx"], "--out must be the name of a .png file, got x.docx"),
         (["--out=/proc/x.png"], "/proc/x.png: "),
@@ -231,15 +239,33 @@ def test_info_shows_versions_and_device(capsys):
     assert all(f"{name} " in printed for name in ("visgen_fast", "torch", "python", "device", "libraries"))
 
 
+def make_benchmarks(folder: Path, name: str) -> None:
+    (folder / "benchmarks").mkdir(parents=True)
+    (folder / "benchmarks" / "__init__.py").touch()
+    (folder / "benchmarks" / "__main__.py").write_text(f"import sys\nprint({name!r}, sys.argv[1:])\nsys.exit(3)\n")
+
+
+def make_checkout(folder: Path, name: str) -> None:
+    make_benchmarks(folder, name)
+    (folder / "visgen_fast").mkdir()
+    (folder / "csrc").mkdir()
+
+
 def test_bench_outside_a_checkout_says_where_the_benchmarks_are(capsys, monkeypatch, tmp_path):
+    make_benchmarks(tmp_path, "another project's")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "__file__", str(tmp_path / "site-packages" / "visgen_fast" / "cli.py"))
     assert "checkout" in mistake(capsys, "bench")
 
 
-def test_bench_runs_the_benchmarks_of_a_checkout(monkeypatch, tmp_path, capfd):
-    (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "benchmarks" / "__main__.py").write_text("import sys\nprint(sys.argv[1:])\nsys.exit(3)\n")
-    monkeypatch.chdir(tmp_path)
+def test_bench_runs_the_benchmarks_of_the_checkout_it_belongs_to_or_else_of_the_one_around_it(
+    monkeypatch, tmp_path, capfd
+):
+    make_checkout(tmp_path / "here", "around it")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "own" / "visgen_fast" / "cli.py"))
     assert cli.main(["bench", "noise"]) == 3
-    assert "['noise']" in capfd.readouterr().out
+    assert "around it ['noise']" in capfd.readouterr().out
+    make_checkout(tmp_path / "own", "its own")
+    assert cli.main(["bench", "noise"]) == 3
+    assert "its own ['noise']" in capfd.readouterr().out

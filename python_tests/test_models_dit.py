@@ -237,6 +237,10 @@ def test_learns_to_tell_two_classes_apart() -> None:
 def test_sizes_that_do_not_fit_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"patch_size must divide image_size \(8, 9\), got 2"):
         small(image_size=(8, 9))
+    for name in ("image_size", "channels", "patch_size", "width", "depth", "heads"):
+        for wrong in (0, -2):
+            with pytest.raises(ValueError, match=f"{name} must be at least 1, got {wrong}"):
+                small(**{name: wrong})
     with pytest.raises(ValueError, match="heads must divide width 32, got 5"):
         small(heads=5)
     with pytest.raises(ValueError, match="width must be a multiple of 4"):

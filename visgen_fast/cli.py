@@ -205,6 +205,8 @@ def _draw(options: Any) -> None:
 
     if options.count_per_class < 1 or (options.steps is not None and options.steps < 1):
         raise UserError("--count-per-class and --steps must be at least 1")
+    if not -(2**63) <= options.seed < 2**63:
+        raise UserError(f"--seed must lie in [-2**63, 2**63), got {options.seed}")
     if options.out.suffix.lower() != ".png":
         raise UserError(f"--out must be the name of a .png file, got {options.out}")
     device = _device(options.device)
@@ -311,8 +313,10 @@ def _one_line(value: object) -> str:
 
 
 def _bench(arguments: list[str]) -> int:
-    for folder in (Path.cwd(), Path(__file__).resolve().parent.parent):
-        if (folder / "benchmarks" / "__main__.py").is_file():
+    for folder in (Path(__file__).resolve().parent.parent, Path.cwd()):
+        # Another project's folder may have benchmarks too.
+        parts = ("benchmarks/__main__.py", "visgen_fast", "csrc")
+        if all((folder / part).exists() for part in parts):
             return subprocess.call([sys.executable, "-m", "benchmarks", *arguments], cwd=folder)
     raise UserError("the benchmarks are part of the repository, not of the package: run this in a checkout")
 

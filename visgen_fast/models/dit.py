@@ -19,7 +19,7 @@ class DiT(nn.Module):
     of a patch; width, depth, heads: of the transformer; classes: number of labels, to which `null_label` = classes is
     added as "no class"; mlp_ratio: hidden width of a block's MLP over `width`; dropout: on the output of each branch.
 
-    ValueError where patch_size does not divide the picture, heads does not divide width, or width is no multiple of 4.
+    ValueError where one of the sizes is below 1, patch_size does not divide the picture, heads does not divide width, or width is no multiple of 4.
     """
 
     def __init__(
@@ -38,6 +38,10 @@ class DiT(nn.Module):
         super().__init__()
         height, breadth = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.image_size = height, breadth
+        sizes = {"channels": channels, "patch_size": patch_size, "width": width, "depth": depth, "heads": heads}
+        for name, least in {"image_size": min(self.image_size), **sizes}.items():
+            if least < 1:
+                raise ValueError(f"{name} must be at least 1, got {least}")
         if any(side % patch_size for side in self.image_size):
             raise ValueError(f"patch_size must divide image_size {self.image_size}, got {patch_size}")
         if width % heads:

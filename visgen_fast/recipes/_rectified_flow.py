@@ -7,6 +7,7 @@ with transformers" (2023). Times near the middle: Esser et al., "Scaling rectifi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..diffusion.objective import DiffusionObjective
 from ..diffusion.predictions import Prediction
@@ -21,6 +22,11 @@ from ..training.system import DiffusionSystem, SamplerSettings
 @dataclass(frozen=True, kw_only=True)
 class RectifiedFlowSettings(TrainingSettings):
     """A diffusion transformer trained as a rectified flow."""
+
+    LEAST: ClassVar[dict[str, float]] = {
+        **TrainingSettings.LEAST,
+        **{"patch_size": 1, "width": 4, "depth": 1, "heads": 1, "sampling_steps": 1},
+    }
 
     patch_size: int = 2
     """Side of the square of pixels that becomes one token."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from ..training.data.folder import PictureFolder
 from ._rectified_flow import RectifiedFlowSettings
@@ -15,6 +16,8 @@ __all__ = ["Settings", "pictures", "system"]
 @dataclass(frozen=True, kw_only=True)
 class Settings(RectifiedFlowSettings):
     """Rectified flow on a folder of pictures, conditional on the class where sub-folders give classes."""
+
+    LEAST: ClassVar[dict[str, float]] = {**RectifiedFlowSettings.LEAST, "size": 1}
 
     data: str
     """The folder: pictures, or one sub-folder of pictures a class. Files that aren't pictures are named and skipped."""

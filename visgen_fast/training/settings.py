@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from .errors import UserError
 
@@ -20,7 +20,20 @@ MAY_CHANGE = {
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """Optimization, bookkeeping and hardware."""
+    """Optimization, bookkeeping and hardware. A derived class adds the lower bounds of its own settings to `LEAST`."""
+
+    LEAST: ClassVar[dict[str, float]] = {
+        "steps": 1,
+        "batch_size": 1,
+        "accumulation": 1,
+        "warmup_steps": 0,
+        "weight_decay": 0,
+        "workers": 0,
+        "log_every": 1,
+        "sample_every": 0,
+        "checkpoint_every": 0,
+        "keep_checkpoints": 1,
+    }
 
     steps: int = 10_000
     """Optimizer steps."""
@@ -62,7 +75,7 @@ class TrainingSettings:
     """Newest checkpoints to keep."""
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
+        for name, least in self.LEAST.items():
             value = getattr(self, name)
             if not (least <= value < math.inf):
                 raise ValueError(f"{name} must be a number of at least {least}, got {value}")
@@ -75,20 +88,6 @@ class TrainingSettings:
             raise ValueError(
                 f"learning_rate and gradient_clip must be positive, got {self.learning_rate} and {self.gradient_clip}"
             )
-
-
-_LEAST = {
-    "steps": 1,
-    "batch_size": 1,
-    "accumulation": 1,
-    "warmup_steps": 0,
-    "weight_decay": 0,
-    "workers": 0,
-    "log_every": 1,
-    "sample_every": 0,
-    "checkpoint_every": 0,
-    "keep_checkpoints": 1,
-}
 
 
 def learning_rate(settings: TrainingSettings, step: int) -> float:

@@ -25,9 +25,9 @@ class PictureFolder:
 
     Each sub-folder that has readable pictures, at any depth, is a class, and files beside these sub-folders are odd
     ones out; without such sub-folders, all pictures are of one class. Names that begin with a dot are ignored. Files
-    that aren't pictures and sub-folders without any are named in the log, skipped and counted. A file whose header is sound but whose content turns out damaged when it is read stands back for the next
-    one, always the same, so that the order of the data stays a function of the position. Raises `UserError` if no
-    picture is left.
+    that aren't pictures and sub-folders without any are named in the log, skipped and counted. A file whose header is
+    sound but whose content turns out damaged when it is read stands back for the next one, always the same, so that the
+    order of the data stays a function of the position. Raises `UserError` if no picture is left.
     """
 
     def __init__(self, folder: Path, size: int) -> None:
@@ -96,7 +96,7 @@ def _find_pictures(folder: Path) -> tuple[dict[str, list[Path]], dict[Path, str]
     complaints |= {sub_folder: "it has no readable pictures" for sub_folder, paths in readable.items() if not paths}
     classes = {sub_folder.name: paths for sub_folder, paths in readable.items() if paths}
     if classes:
-        complaints |= {path: "it lies beside the folders of the classes, in none of them" for path in beside}
+        complaints |= dict.fromkeys(beside, "it lies beside the folders of the classes, in none of them")
         return classes, complaints
     pictures = [path for path in beside if path not in complaints]
     return ({folder.name: pictures} if pictures else {}), complaints
@@ -104,7 +104,7 @@ def _find_pictures(folder: Path) -> tuple[dict[str, list[Path]], dict[Path, str]
 
 def _visible(folder: Path, paths: Iterable[Path]) -> list[Path]:
     """Those of the paths below `folder` that no name on the way hides with a leading dot, sorted."""
-    return sorted(path for path in paths if not any(part[0] == "." for part in path.relative_to(folder).parts))
+    return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def _complaint(path: Path) -> str | None:
