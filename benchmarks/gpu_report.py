@@ -3,7 +3,8 @@
 Builds a wheel (or takes one), installs it beside the results, and from there runs the CUDA tests, compute-sanitizer on
 small cases, the machine's ceilings and every family's benchmark, and reads each kernel's resources from the library.
 Writes report.md, report.json, the benchmarks' own files and one log a part. A part that fails or runs out of time is
-reported and stops no other; a part whose tool is missing is skipped and says which. Exit code 1 if any part failed.
+reported and stops no other; a part whose tool is missing is skipped and says which. Exit code 1 if any part failed, or
+if tests or benchmarks were skipped: a report that tested nothing is no success.
 """
 
 from __future__ import annotations
@@ -16,21 +17,23 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .kernel_resources import kernel_resources
+from .kernel_resources import kernel_resources, toolkit_program
 from .machine import describe, provenance
 from .parts import FAILED, SKIPPED, TIMED_OUT, Commands, Failure, Outcome, Report, Skip
 from .table import as_markdown, ceilings_text
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MINUTES = 8
-_FAMILIES = ("noise", "diffuse")  # by name: benchmarks.families needs the library that this report has yet to build
+# By name, as benchmarks.families needs the library that this report has yet to build; with promises about a GPU or not.
+_FAMILIES = {"noise": False, "diffuse": True}
+_NEEDED = ("layouts on the GPU", "tests", *(f"benchmark {family}" for family in _FAMILIES))
 _CUDA_TESTS = "cuda and not host and not test_build and not test_benchmarks"
 _CEILINGS = """
 import json, sys
@@ -50,7 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.wheel is not None and not options.wheel.is_file():
         parser.error(f"--wheel must be a file, got {options.wheel}")
     outcomes = make_report(options.out.resolve(), options.wheel and options.wheel.resolve(), 60 * MINUTES)
-    return int(any(outcome.status in (FAILED, TIMED_OUT) for outcome in outcomes))
+    return int(any(_is_fault(outcome) for outcome in outcomes))
+
+
+def _is_fault(outcome: Outcome) -> bool:
+    return outcome.status in (FAILED, TIMED_OUT) or (outcome.status == SKIPPED and outcome.name in _NEEDED)
 
 
 def make_report(out: Path, wheel: Path | None, seconds: float) -> list[Outcome]:
@@ -81,19 +88,21 @@ def _run_parts(report: Report, workplace: Path, given: Path | None) -> None:
         return commands.run(command, workplace, environment, check)
 
     report.part("device", 20, _device)
-    wheel = report.part("wheel", 200, lambda commands: _wheel(commands, given, workplace)).get("wheel")
+    report.part("layouts on the GPU", 90, _layouts)
+    report.part("wheel", 200, lambda commands: _wheel(commands, given, workplace / "wheel"))
+    wheel = given or next((workplace / "wheel").glob("*.whl"), None)
 
     def install(commands: Commands) -> dict[str, Any]:
         if wheel is None:
             raise Skip("there is no wheel")
         pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", site, wheel]
         commands.run(pip, workplace)
-        return {"remark": Path(wheel).name}
+        return {"remark": wheel.name}
 
     report.part("install", 60, install)
     report.part("kernel resources", 60, lambda _: _resources(site))
     report.part("ceilings", 40, lambda commands: _ceilings(commands, in_workplace, out))
-    report.part("tests", 180, lambda commands: _tests(commands, in_workplace, site, out))
+    report.part("tests", 180, lambda commands: _tests(commands, in_workplace, site))
     for tool in ("memcheck", "racecheck"):
         report.part(tool, 60, lambda commands, tool=tool: _sanitizer(commands, in_workplace, site, tool))
     for family in _FAMILIES:
@@ -113,24 +122,30 @@ def _device(commands: Commands) -> dict[str, Any]:
     return {"remark": f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"}
 
 
-def _wheel(commands: Commands, given: Path | None, workplace: Path) -> dict[str, Any]:
+def _layouts(commands: Commands) -> dict[str, Any]:
+    """Tensor-core layouts on real tensor cores: nvcc compiles the emulator's tests, which only the sources have."""
+    _need_gpu()
+    nvcc = toolkit_program("nvcc")
+    if nvcc is None:
+        raise Skip("there is no nvcc")
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(nvcc).parent)])
+
+    def in_checkout(commands: Commands, *command: str | Path, check: bool) -> int:
+        return commands.run(command, REPOSITORY, {"PATH": path}, check)
+
+    names = ("test_cuda_on_host_layouts.py", "test_cuda_on_host.py")
+    return _pytest(commands, in_checkout, "_gpu", *(f"python_tests/{name}" for name in names))
+
+
+def _wheel(commands: Commands, given: Path | None, folder: Path) -> dict[str, Any]:
     if given is not None:
-        return {"wheel": str(given), "remark": f"{given.name}, given"}
-    if shutil.which("nvcc") is None:
-        raise Skip("nvcc is not in PATH and no --wheel was given")
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "--wheel-dir",
-        workplace / "wheel",
-    ]
-    commands.run([*pip, REPOSITORY], workplace, {"VISGEN_CUDA": "1", **_own_architecture()})
-    built = next((workplace / "wheel").glob("*.whl"))
-    return {"wheel": str(built), "remark": f"{built.name}, {built.stat().st_size / 2**20:.1f} MiB"}
+        return {"remark": f"{given.name}, given"}
+    if toolkit_program("nvcc") is None:
+        raise Skip("there is neither nvcc nor a --wheel")
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, REPOSITORY]
+    commands.run(pip, REPOSITORY, {"VISGEN_CUDA": "1", **_own_architecture()})
+    built = next(folder.glob("*.whl"))
+    return {"remark": f"{built.name}, {built.stat().st_size / 2**20:.1f} MiB"}
 
 
 def _own_architecture() -> dict[str, str]:
@@ -142,8 +157,8 @@ def _own_architecture() -> dict[str, str]:
 
 def _resources(site: Path) -> dict[str, Any]:
     library = _cuda_library(site)
-    if shutil.which("cuobjdump") is None:
-        raise Skip("cuobjdump is not in PATH")
+    if toolkit_program("cuobjdump") is None:
+        raise Skip("there is no cuobjdump")
     architecture = "sm_{}{}".format(*torch.cuda.get_device_capability()) if torch.cuda.is_available() else None
     kernels = [{**asdict(kernel), "occupancy": kernel.occupancy} for kernel in kernel_resources(library, architecture)]
     if not kernels:
@@ -160,15 +175,21 @@ def _ceilings(commands: Commands, in_workplace, out: Path) -> dict[str, Any]:
     return {"ceilings": ceilings, "remark": ceilings_text(ceilings)}
 
 
-def _tests(commands: Commands, in_workplace, site: Path, out: Path) -> dict[str, Any]:
+def _tests(commands: Commands, in_workplace, site: Path) -> dict[str, Any]:
     _need_gpu()
     _cuda_library(site)
     # The backend on a GPU is called cuda, the emulated one cuda-on-host; tests of the build need the sources.
-    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", _CUDA_TESTS, "python_tests"]
-    status = in_workplace(commands, *pytest, check=False)
-    summary = commands.last_line().strip("= ")
+    return _pytest(commands, in_workplace, _CUDA_TESTS, "python_tests")
+
+
+def _pytest(commands: Commands, run: Callable[..., int], chosen: str, *paths: str) -> dict[str, Any]:
+    """The tests of `paths` whose names fit `chosen`; Failure where one fails or none runs."""
+    status = run(
+        commands, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *paths, check=False
+    )
     if status == 5:
         raise Failure("no test ran")
+    summary = commands.last_line().strip("= ")
     if status != 0:
         raise Failure(summary)
     return {"remark": summary}
@@ -177,9 +198,9 @@ def _tests(commands: Commands, in_workplace, site: Path, out: Path) -> dict[str,
 def _sanitizer(commands: Commands, in_workplace, site: Path, tool: str) -> dict[str, Any]:
     _need_gpu()
     _cuda_library(site)
-    sanitizer = shutil.which("compute-sanitizer")
+    sanitizer = toolkit_program("compute-sanitizer")
     if sanitizer is None:
-        raise Skip("compute-sanitizer is not in PATH")
+        raise Skip("there is no compute-sanitizer")
     watched = [sys.executable, "-m", "benchmarks.sanitized_cases"]
     in_workplace(commands, sanitizer, "--tool", tool, "--error-exitcode", "3", *watched)
     return {"remark": commands.last_line().strip("= ")}
@@ -190,7 +211,8 @@ def _benchmark(commands: Commands, in_workplace, family: str, out: Path) -> dict
     stored = out / f"{family}.json"
     stored.unlink(missing_ok=True)  # an earlier run's must not pass for this one's
     seconds = max(commands.deadline - time.monotonic() - 20, 5)
-    options = ["--device", "cuda", "--seconds", "0.3", "--stop-after", f"{seconds:.0f}", "--out", out, "--check"]
+    options = ["--device", "cuda", "--seconds", "0.3", "--stop-after", f"{seconds:.0f}", "--out", out]
+    options += ["--check"] * _FAMILIES[family]
     status = in_workplace(commands, sys.executable, "-m", "benchmarks", family, *options, check=False)
     if status not in (0, 1) or not stored.exists():
         raise Failure(f"ended with status {status}: {commands.last_line()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -60,11 +61,17 @@ class KernelResources:
         return blocks * warps / limits.warps
 
 
+def toolkit_program(name: str) -> str | None:
+    """A program of the CUDA toolkit, where the build looks too: PATH, then $CUDA_HOME or else /usr/local/cuda."""
+    toolkit = Path(os.environ.get("CUDA_HOME") or "/usr/local/cuda") / "bin"
+    return shutil.which(name) or shutil.which(name, path=str(toolkit))
+
+
 def kernel_resources(library: Path, architecture: str | None = None) -> list[KernelResources]:
     """The kernels of `library`, of one architecture ("sm_90") or of all; RuntimeError where they cannot be read."""
-    tool = shutil.which("cuobjdump")
+    tool = toolkit_program("cuobjdump")
     if tool is None:
-        raise RuntimeError("cuobjdump is not in PATH.")
+        raise RuntimeError("cuobjdump is neither in PATH nor in the CUDA toolkit.")
     chosen = ["-arch", architecture] if architecture else []
     usage = _run([tool, "--dump-resource-usage", *chosen, str(library)])
     bounds = parse_launch_bounds(_run([tool, "-elf", *chosen, str(library)]))

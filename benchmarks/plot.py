@@ -40,7 +40,7 @@ def plot_family(result: Mapping[str, Any], target: Path) -> None:
     axes.set_xlabel("time of a call over the machine's floor (1× = copy bandwidth or peak arithmetic; logarithmic)")
     axes.grid(axis="x", which="both", color=_FAINT, linewidth=0.4)
     axes.set_axisbelow(True)
-    axes.tick_params(length=0)
+    axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
     where = machine["name"] + (f", {machine['threads']} threads" if machine["device"] == "cpu" else "")
     height = figure.get_figheight()

@@ -35,9 +35,9 @@ class Promise:
         return above and below
 
 
-def check(promises: Sequence[Promise], cases: Sequence[Case]) -> tuple[list[str], bool]:
-    """One line a promise, and whether none was missed. A promise that cannot be measured here is said to be so."""
-    by_name, lines, kept = {case["name"]: case for case in cases}, [], True
+def check(promises: Sequence[Promise], cases: Sequence[Case]) -> tuple[list[str], list[bool]]:
+    """One line a promise, and for each that could be measured here whether it holds. The others are said not to be."""
+    by_name, lines, held = {case["name"]: case for case in cases}, [], []
     for promise in promises:
         try:
             missing = [name for name in promise.needs if name not in by_name]
@@ -47,12 +47,11 @@ def check(promises: Sequence[Promise], cases: Sequence[Case]) -> tuple[list[str]
         except NotMeasured as reason:
             lines.append(f"  --      -- {promise.bound:>7} {promise.text}: not measured, {reason}")
             continue
-        held = promise.holds(value)
-        kept &= held
+        held.append(promise.holds(value))
         lines.append(
-            f"  {'pass' if held else 'MISS'} {value:7.2f} {promise.bound:>7} {promise.text} [{promise.needs[0]}]"
+            f"  {'pass' if held[-1] else 'MISS'} {value:7.2f} {promise.bound:>7} {promise.text} [{promise.needs[0]}]"
         )
-    return lines, kept
+    return lines, held
 
 
 def ours_entry(case: Case, instruction_set: str) -> Entry:

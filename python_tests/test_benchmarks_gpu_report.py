@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu_report
-from benchmarks.kernel_resources import KernelResources, parse_launch_bounds, parse_resource_usage
-from benchmarks.parts import FAILED, PASSED, SKIPPED, TIMED_OUT, Commands, Failure, Report, Skip
+from benchmarks.families import FAMILIES
+from benchmarks.kernel_resources import KernelResources, parse_launch_bounds, parse_resource_usage, toolkit_program
+from benchmarks.parts import FAILED, PASSED, SKIPPED, TIMED_OUT, Commands, Failure, Outcome, Report, Skip
 
 # What cuobjdump 13.2 prints for a library of two kernels, one of them with a local array.
 USAGE = """
@@ -161,13 +162,59 @@ def test_without_a_gpu_the_report_is_written_and_says_why_parts_are_missing(tmp_
     outcomes = {outcome.name: outcome for outcome in gpu_report.make_report(out, empty_wheel(tmp_path), 120)}
     assert outcomes["wheel"].status == outcomes["install"].status == PASSED
     assert outcomes["kernel resources"].remark == "no CUDA library is installed"
-    assert {outcomes[name].remark for name in ("device", "ceilings", "tests", "memcheck", "benchmark diffuse")} == {
-        "torch sees no GPU"
-    }
+    assert {
+        outcomes[name].remark
+        for name in ("device", "layouts on the GPU", "ceilings", "tests", "memcheck", "benchmark diffuse")
+    } == {"torch sees no GPU"}
     stored = json.loads((out / "report.json").read_text())
     assert [part["name"] for part in stored["parts"]] == list(outcomes)
     text = (out / "report.md").read_text()
     assert all(f"| {name} | {outcome.status} |" in text for name, outcome in outcomes.items())
+
+
+@pytest.mark.parametrize("name", ["layouts on the GPU", "tests", "benchmark noise", "benchmark diffuse"])
+def test_a_report_that_skipped_tests_or_benchmarks_is_no_success(name, tmp_path, monkeypatch):
+    outcomes = [Outcome(name, PASSED, 1.0), Outcome("racecheck", SKIPPED, 0.0)]
+    monkeypatch.setattr(gpu_report, "make_report", lambda *_: outcomes)
+    assert gpu_report.main(["--out", str(tmp_path)]) == 0
+    outcomes[0].status = SKIPPED
+    assert gpu_report.main(["--out", str(tmp_path)]) == 1
+
+
+def test_the_report_checks_the_families_that_promise_something_of_a_gpu():
+    def promises_of(family):
+        names = {case.name for case in family.cases("cuda")}
+        return any(names.issuperset(promise.needs) for promise in family.PROMISES)
+
+    assert gpu_report._FAMILIES == {name: promises_of(family) for name, family in FAMILIES.items()}
+
+
+def program_in(folder: Path, text: str) -> Path:
+    program = folder / "bin" / "nvcc"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(f"#!/bin/sh\n{text}\n")
+    program.chmod(0o755)
+    return program
+
+
+def test_programs_of_the_toolkit_are_found_where_the_build_finds_them(tmp_path, monkeypatch):
+    program = program_in(tmp_path, "")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    assert toolkit_program("nvcc") == str(program)
+    assert toolkit_program("cuobjdump") is None
+
+
+def test_the_layouts_are_tested_on_the_gpu_before_anything_is_built(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_report, "_need_gpu", lambda: None)
+    monkeypatch.setenv("CUDA_HOME", str(program_in(tmp_path, "").parents[1]))
+    report, commands = Report(tmp_path, time.monotonic() + 60), []
+    monkeypatch.setattr(Commands, "run", lambda self, command, folder, *_: commands.append((command, folder)) or 5)
+    report.part("layouts on the GPU", 60, gpu_report._layouts)
+    ((command, folder),) = commands
+    assert folder == gpu_report.REPOSITORY and ("-k", "_gpu") == command[-4:-2]
+    assert all((folder / path).is_file() for path in command[-2:])
+    assert [(outcome.status, outcome.remark) for outcome in report.outcomes] == [(FAILED, "no test ran")]
 
 
 def test_a_wheel_that_is_not_there_is_refused_in_a_sentence(tmp_path, capsys):
