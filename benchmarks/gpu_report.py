@@ -66,13 +66,27 @@ def make_report(out: Path, wheel: Path | None, seconds: float) -> list[Outcome]:
     out.mkdir(parents=True, exist_ok=True)
     report = Report(out, time.monotonic() + seconds)
     with tempfile.TemporaryDirectory() as folder:
-        _run_parts(report, Path(folder), wheel)
+        workplace = Path(folder)
+        _run_parts(report, workplace, wheel)
     machine = describe("cuda" if torch.cuda.is_available() else "cpu")
     contents = {**provenance(machine), "parts": [asdict(outcome) for outcome in report.outcomes]}
-    (out / "report.json").write_text(json.dumps(contents, indent=1, ensure_ascii=False) + "\n")
-    (out / "report.md").write_text(as_text(contents, out))
+    places = {workplace: "<workplace>", out: "<out>", REPOSITORY: "<repository>",
+              Path(sys.prefix): "<python>", Path(sys.base_prefix): "<python>"}  # fmt: skip
+    stored = json.dumps(contents, indent=1, ensure_ascii=False) + "\n"
+    (out / "report.json").write_text(without_places(stored, places))
+    (out / "report.md").write_text(without_places(as_text(contents, out), places))
     print(f"written to {out / 'report.md'}")
     return report.outcomes
+
+
+def without_places(text: str, places: Mapping[Path, str]) -> str:
+    """`text` with short names for folders, and what lies below them: where a machine keeps things is nobody's business.
+
+    The innermost folder gives its name; one whose name only begins the same is another.
+    """
+    for folder in sorted(places, key=lambda place: len(place.parts), reverse=True):
+        text = re.sub(re.escape(str(folder)) + r"(?![\w.-])", places[folder], text)
+    return text
 
 
 def _run_parts(report: Report, workplace: Path, given: Path | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -170,6 +171,30 @@ def test_without_a_gpu_the_report_is_written_and_says_why_parts_are_missing(tmp_
     assert [part["name"] for part in stored["parts"]] == list(outcomes)
     text = (out / "report.md").read_text()
     assert all(f"| {name} | {outcome.status} |" in text for name, outcome in outcomes.items())
+
+
+def test_a_stored_report_names_no_folder_of_the_machine(tmp_path, monkeypatch):
+    def failing(report, workplace, wheel):
+        lines = [f"{place}/x.py" for place in (workplace, gpu_report.REPOSITORY, sys.prefix, report.folder)]
+        report.part("tells", 20, raising(Failure("; ".join(lines))))
+        report.part("raises", 20, lambda _: json.loads("{"))  # its traceback passes through Python's own library
+        report.part(
+            "runs", 20, lambda commands: commands.run([sys.executable, "-c", f"print({lines}); 1 / 0"], workplace)
+        )
+
+    monkeypatch.setattr(gpu_report, "_run_parts", failing)
+    out = tmp_path / "out"
+    gpu_report.make_report(out, None, 60)
+    for text in ((out / "report.json").read_text(), (out / "report.md").read_text()):
+        assert "<workplace>/x.py; <repository>/x.py; <python>/x.py; <out>/x.py" in text
+        assert "JSONDecodeError" in text
+        for place in (gpu_report.REPOSITORY, tmp_path, sys.prefix, sys.base_prefix, tempfile.gettempdir()):
+            assert f"{place}/" not in text
+
+
+def test_the_innermost_folder_gives_its_name_and_a_longer_name_is_another():
+    places = {Path("/a"): "<outer>", Path("/a/b"): "<inner>"}
+    assert gpu_report.without_places("/a/b/c /a/bc '/a' /ab", places) == "<inner>/c <outer>/bc '<outer>' /ab"
 
 
 @pytest.mark.parametrize("name", ["layouts on the GPU", "tests", "benchmark noise", "benchmark diffuse"])
