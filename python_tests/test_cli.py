@@ -123,13 +123,14 @@ def test_sample_by_another_seed_guidance_or_steps_draws_other_pictures(run, tmp_
     assert len({drawn(), drawn("--seed=1"), drawn("--steps=7"), drawn("--guidance=5")}) == 4
 
 
-def test_a_finished_run_is_not_overwritten_but_can_be_made_longer(run, tmp_path, capsys):
+def test_a_finished_run_is_not_overwritten_but_can_be_made_longer(tmp_path, capsys, caplog):
     out = tmp_path / "run"
     out.mkdir()
     assert cli.main(["train", "digits", f"--out={out}", *TINY]) == 0
     capsys.readouterr()
     assert "--resume" in mistake(capsys, "train", "digits", f"--out={out}", *TINY)
     assert cli.main(["train", "digits", f"--out={out}", "--resume", *TINY, "--steps=4"]) == 0
+    assert sum("cosine decay that ends at step 3, " in message for message in caplog.messages) == 1
     assert (out / "checkpoints" / "step-00000004").is_dir()
     capsys.readouterr()
     assert "width (was 16, now 32)" in mistake(

@@ -1,6 +1,7 @@
 """The small parts of training: the moving average, the learning rate, the settings, the figures."""
 
 import csv
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -10,11 +11,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
+from visgen_fast.recipes._rectified_flow import RectifiedFlowSettings
 from visgen_fast.training.ema import MovingAverage
 from visgen_fast.training.errors import UserError
 from visgen_fast.training.figures import loss_curve, picture_grid
 from visgen_fast.training.report import COLUMNS, Report
-from visgen_fast.training.settings import TrainingSettings, learning_rate, require_same, settings_from
+from visgen_fast.training.settings import TrainingSettings, differences, learning_rate, require_same, settings_from
 
 
 def test_the_moving_average_follows_its_formula_and_warms_up():
@@ -79,6 +81,18 @@ def test_a_resumed_run_may_be_longer_but_not_another_one():
     require_same(saved, TrainingSettings(steps=20, workers=3))
     with pytest.raises(UserError, match=r"seed \(was 0, now 1\), |learning_rate \(was 0.001, now 0.5\)"):
         require_same(saved, TrainingSettings(seed=1, learning_rate=0.5))
+
+
+def test_a_resumed_run_whose_mathematics_changes_all_the_same_is_told_so():
+    cosine = RectifiedFlowSettings(steps=10, decay="cosine", dropout=0.1)
+    saved = asdict(cosine)
+    assert differences(saved, replace(cosine, workers=3)) == []
+    [longer] = differences(saved, replace(cosine, steps=20))
+    assert "ends at step 10," in longer and longer.endswith("ends at step 20")
+    [accumulated] = differences(saved, replace(cosine, accumulation=2))
+    assert "dropout" in accumulated
+    constant = RectifiedFlowSettings(steps=10)
+    assert differences(asdict(constant), replace(constant, steps=20, accumulation=2)) == []
 
 
 def test_settings_of_a_checkpoint_that_this_version_does_not_know_are_named():

@@ -52,3 +52,42 @@ def test_a_step_that_the_loss_scaler_leaves_out_stops_nothing(tmp_path, monkeypa
     monkeypatch.setattr(trainer.accelerator, "clip_grad_norm_", lambda *_: torch.tensor(math.inf))
     trainer.run()
     assert [path.name for path in checkpoint.checkpoints(tmp_path / "checkpoints")] == ["step-00000002"]
+
+
+def train(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """A short run in a process of its own: Accelerate keeps one number format per process."""
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+    command = [sys.executable, "-m", "visgen_fast", "train", "digits", f"--out={out}", *options, *more]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(visgen_fast.__file__).parents[1])}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_bfloat16_on_the_cpu_trains_resumes_and_differs_from_float32_by_rounding_only(tmp_path):
+    losses = {}
+    for precision in ("no", "bf16"):
+        for steps in (4, 6):
+            finished = train(
+                tmp_path / precision, f"--mixed-precision={precision}", "--log-every=1", f"--steps={steps}", "--resume"
+            )
+            assert finished.returncode == 0, finished.stderr
+        with (tmp_path / precision / "losses.csv").open() as file:
+            losses[precision] = torch.tensor([float(row["loss"]) for row in csv.DictReader(file)])
+    assert losses["bf16"].shape == (6,) and not torch.equal(losses["bf16"], losses["no"])
+    # bfloat16 has 8 bits: one rounding is off by at most 1/256.
+    torch.testing.assert_close(losses["bf16"], losses["no"], rtol=1 / 256, atol=0)
+    weights = checkpoint.read(tmp_path / "bf16").tensors("weights")
+    assert all(tensor.dtype == torch.float32 for tensor in weights.values())
+
+
+def test_float16_on_the_cpu_is_refused(tmp_path):
+    finished = train(tmp_path / "run", "--mixed-precision=fp16")
+    assert finished.returncode == 2 and not (tmp_path / "run").exists()
+    assert (
+        finished.stderr == "visgen-fast: mixed_precision fp16 needs an accelerator: on the CPU it must be no or bf16\n"
+    )
+
+
+def test_a_number_format_that_accelerate_refuses_is_the_user_s_mistake(tmp_path):
+    make_trainer(tmp_path)
+    with pytest.raises(UserError, match="mixed_precision bf16 is not to be had here: "):
+        make_trainer(tmp_path, mixed_precision="bf16")

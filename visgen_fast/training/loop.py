@@ -21,7 +21,7 @@ from .data.pictures import Pictures
 from .ema import MovingAverage
 from .errors import UserError
 from .report import Report, draw_samples
-from .settings import TrainingSettings, learning_rate, require_same
+from .settings import TrainingSettings, differences, learning_rate, require_same
 from .system import System
 
 logger = logging.getLogger(__name__)
@@ -34,9 +34,9 @@ class Trainer:
     """Trains a system on pictures, with AdamW, and keeps the run in the folder `out`.
 
     One process, or one of the ranks that `torchrun` or `accelerate launch` started: all ranks together take
-    `settings.batch_size` pictures a step and do what one rank would have done. `identity` is stored in the checkpoints:
-    what it takes to build the system again. With `resume`, the run goes on from its newest checkpoint, if it has one,
-    bit for bit as if it had never stopped.
+    `settings.batch_size` pictures a step and do what one rank would have done, but for what dropout draws. `identity`
+    is stored in the checkpoints: what it takes to build the system again. With `resume`, the run goes on from its
+    newest checkpoint, if it has one: with the same settings and ranks, bit for bit as if it had never stopped.
 
     Raises `UserError` where the settings and the machine don't agree, or `out` holds another run.
     """
@@ -53,11 +53,7 @@ class Trainer:
     ) -> None:
         self.settings, self.out, self.identity = settings, out, identity
         self.pictures = pictures
-        self.accelerator = Accelerator(
-            cpu=settings.device == "cpu",
-            mixed_precision=settings.mixed_precision,
-            gradient_accumulation_steps=settings.accumulation,
-        )
+        self.accelerator = _accelerator(settings)
         self.average = MovingAverage(system, settings.ema_decay)
         self.average.module.to(self.accelerator.device)
         optimizer = torch.optim.AdamW(
@@ -204,6 +200,9 @@ class Trainer:
             if saved.state[name] != value:
                 raise UserError(f"{self.out} holds a run with {name} {saved.state[name]}, not {value}")
         require_same(saved.state["settings"], self.settings)
+        if self.accelerator.is_main_process:
+            for difference in differences(saved.state["settings"], self.settings):
+                logger.warning("%s", difference)
         if saved.state["pictures"] != self._describe_pictures():
             raise UserError(
                 f"the run in {self.out} was trained on other pictures: their number, size or classes differ"
@@ -256,3 +255,19 @@ class Trainer:
         if self.seen_complaints:
             logger.warning("%d pictures could not be decoded and others stood in for them", len(self.seen_complaints))
         self.accelerator.end_training()
+
+
+def _accelerator(settings: TrainingSettings) -> Accelerator:
+    """What runs the network where and in the number format that the settings say; `UserError` if that can't be had."""
+    try:
+        accelerator = Accelerator(
+            cpu=settings.device == "cpu",
+            mixed_precision=settings.mixed_precision,
+            gradient_accumulation_steps=settings.accumulation,
+        )
+    except ValueError as error:
+        raise UserError(f"mixed_precision {settings.mixed_precision} is not to be had here: {error}") from error
+    # Accelerate would leave the format float32 and say nothing.
+    if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise UserError("mixed_precision fp16 needs an accelerator: on the CPU it must be no or bf16")
+    return accelerator

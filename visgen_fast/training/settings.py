@@ -10,8 +10,8 @@ from .errors import UserError
 
 S = TypeVar("S", bound="TrainingSettings")
 
-# These say how long a run goes on, what it shows, where the data lies and where to compute, but not what a step
-# computes: a resumed run may be given others.
+# These say how long a run goes on, what it shows, where the data lies and where to compute: a resumed run may be given
+# others. Two of them may change what a step computes, which `differences` says.
 MAY_CHANGE = {
     *("steps", "data", "workers", "device", "accumulation"),
     *("log_every", "sample_every", "checkpoint_every", "keep_checkpoints"),
@@ -125,3 +125,18 @@ def require_same(saved: dict[str, Any], settings: TrainingSettings) -> None:
     ]
     if changed:
         raise UserError(f"a resumed run must keep its settings, but these differ: {', '.join(changed)}")
+
+
+def differences(saved: dict[str, Any], settings: TrainingSettings) -> list[str]:
+    """In a sentence each, how the run of `saved` continued with `settings` differs from one that had them all along."""
+    given = asdict(settings)
+    found = []
+    if settings.decay == "cosine" and saved["steps"] != settings.steps:
+        found.append(
+            f"the steps done followed a cosine decay that ends at step {saved['steps']}, the next ones follow one that "
+            f"ends at step {settings.steps}"
+        )
+    # Many recipes have no dropout; where there is some, each micro-batch draws its own.
+    if given.get("dropout") and saved["accumulation"] != settings.accumulation:
+        found.append("the next steps draw other dropout than they would have with the former accumulation")
+    return found
