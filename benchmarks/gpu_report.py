@@ -85,7 +85,7 @@ def without_places(text: str, places: Mapping[Path, str]) -> str:
     The innermost folder gives its name; one whose name only begins the same is another.
     """
     for folder in sorted(places, key=lambda place: len(place.parts), reverse=True):
-        text = re.sub(re.escape(str(folder)) + r"(?![\w.-])", places[folder], text)
+        text = re.sub(r"(?<![\w.-])" + re.escape(str(folder)) + r"(?![\w.-])", places[folder], text)
     return text
 
 

@@ -23,6 +23,7 @@ class Promise:
     needs: Sequence[str]  # names of the cases it reads
     at_least: float | None = None
     at_most: float | None = None
+    beside: Callable[[Mapping[str, Case]], str] | None = None  # said with it and bound by nothing
 
     @property
     def bound(self) -> str:
@@ -51,6 +52,8 @@ def check(promises: Sequence[Promise], cases: Sequence[Case]) -> tuple[list[str]
         lines.append(
             f"  {'pass' if held[-1] else 'MISS'} {value:7.2f} {promise.bound:>7} {promise.text} [{promise.needs[0]}]"
         )
+        if promise.beside is not None:
+            lines.append(f"                       {promise.beside(by_name)}")
     return lines, held
 
 
@@ -70,6 +73,13 @@ def seconds(entry: Entry) -> float:
 def times_faster(case: Case, entry: Entry, *peers: str) -> float:
     """How many times faster than the fastest of the peers named."""
     return min(seconds(case["entries"][peer]) for peer in peers) / seconds(entry)
+
+
+def best_peer(case: Case, entry: Entry) -> tuple[float, str]:
+    """How many times faster than the fastest of all peers, and which that is."""
+    peers = [name for name, other in case["entries"].items() if other["peer"]]
+    best = min(peers, key=lambda name: seconds(case["entries"][name]))
+    return times_faster(case, entry, best), best
 
 
 def times_memory_floor(case: Case, entry: Entry) -> float:

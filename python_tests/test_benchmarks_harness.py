@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
@@ -208,9 +209,55 @@ def test_all_contenders_compute_the_same_thing(case):
         assert sum(output.nbytes for output in outputs) == made.written_bytes
 
 
+@pytest.mark.parametrize("prediction", ["velocity", "v"])
+def test_everyone_starts_from_pictures_times_and_indices(prediction):
+    made = diffuse.workload(diffuse.Case((2, 3, 5, 5), prediction=prediction), "cpu")
+    inputs = made.make_inputs(0)
+    assert {name for name, value in vars(inputs).items() if value is not None} == {"x", "time", "index"}
+    others = dataclasses.replace(inputs, index=inputs.index + 2)
+    for contender in made.contenders:
+        if contender.name.startswith("ours"):
+            (x_t, _), (other, _) = contender.run(inputs), contender.run(others)
+            assert not torch.equal(x_t, other), contender.name  # the seeds are derived in the call
+        if "compile" not in contender.name:
+            at_data, _ = contender.run(dataclasses.replace(inputs, time=torch.zeros(2)))
+            at_noise, _ = contender.run(dataclasses.replace(inputs, time=torch.ones(2)))
+            torch.testing.assert_close(at_data, inputs.x)  # and so is what it makes of the times
+            assert not torch.allclose(at_noise, inputs.x, atol=0.1), contender.name
+
+
+def test_what_stands_beside_a_promise_is_told_and_binds_nothing():
+    case = measured(1.0, "avx2", best_peer=6.0)
+    for name, entry in case["entries"].items():
+        entry["peer"] = name != "ours"
+    case["entries"]["third"] = {"peer": True, "cold": {"median": 2.0}}
+
+    def beside(cases):
+        return "{:.2f} times faster than {}".format(
+            *promises.best_peer(cases["case"], promises.ours_entry(cases["case"], "avx2"))
+        )
+
+    lines, held = promises.check([dataclasses.replace(FASTER, beside=beside)], [case])
+    assert held == [True] and "pass    6.00" in lines[0] and lines[1].strip() == "2.00 times faster than third"
+
+
+def test_the_first_promise_of_diffusion_tells_of_the_best_of_all_peers():
+    def case(**medians):
+        entries = {
+            name.replace("_", " "): {"peer": True, "cold": {"median": median}} for name, median in medians.items()
+        }
+        entries = {name.replace("compile", "torch.compile"): entry for name, entry in entries.items()}
+        ours = {"peer": False, "instruction_set": "avx512", "cold": {"median": 1.0}}
+        return {"name": diffuse._FLOAT32, "entries": {"ours": ours, **entries}}
+
+    lines, held = promises.check(diffuse.PROMISES[:1], [case(eager=7.0, compile=20.0, third=2.5)])
+    assert held == [True] and "7.00" in lines[0]
+    assert "2.50 times faster than the best of all peers, third" in lines[1]
+
+
 def test_the_floor_of_float32_diffusion_counts_inputs_and_outputs_once():
     made = diffuse.workload(diffuse.Case((2, 3, 5, 5)), "cpu")
-    assert made.read_bytes == 2 * 75 * 4 + 2 * 4 * 4 + 2 * 8
+    assert made.read_bytes == 2 * 75 * 4 + 2 * 4 + 2 * 8
     assert made.written_bytes == 2 * 2 * 75 * 4
 
 
