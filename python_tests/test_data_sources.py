@@ -11,6 +11,7 @@ from PIL import Image
 
 from visgen_fast.training.data.folder import PictureFolder, decode
 from visgen_fast.training.data.idx import fashion_mnist, read_idx
+from visgen_fast.training.data.order import MicroBatches, PicturesByPosition, load
 from visgen_fast.training.data.pictures import digits
 from visgen_fast.training.errors import UserError
 
@@ -158,6 +159,16 @@ def test_a_picture_damaged_behind_its_header_is_named_and_always_replaced_by_the
         path.write_bytes(b"gone")
     with pytest.raises(UserError, match="none of the pictures"):
         data.read([0])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_mistake_in_a_loading_process_keeps_its_sentence(tmp_path, workers):
+    save_picture(tmp_path / "1.png")
+    data = PicturesByPosition(PictureFolder(tmp_path, 8), 0)
+    (tmp_path / "1.png").write_bytes(b"gone")
+    with pytest.raises(UserError) as raised:
+        next(load(data, MicroBatches(0, 1), workers=workers, pin_memory=False))
+    assert str(raised.value) == f"none of the pictures in {tmp_path} can be decoded any more"
 
 
 def test_pictures_are_resized_and_cropped_at_their_centre(tmp_path):

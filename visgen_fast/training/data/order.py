@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ... import ops
+from ..errors import UserError
 from .pictures import Pictures
 
 
@@ -106,10 +107,33 @@ class MicroBatches(Sampler[list[int]]):
 
 
 def load(data: PicturesByPosition, positions: MicroBatches, *, workers: int, pin_memory: bool) -> Iterator[Batch]:
-    """The batches at `positions`, read ahead by `workers` processes (0: by this one)."""
-    return iter(
-        DataLoader(data, batch_sampler=positions, collate_fn=_as_is, num_workers=workers, pin_memory=pin_memory)
-    )
+    """The batches at `positions`, read ahead by `workers` processes (0: by this one).
+
+    Raises the `UserError` of a picture source as it was, whichever process it arose in.
+    """
+    for batch in DataLoader(
+        _MistakesAsValues(data),
+        batch_sampler=positions,
+        collate_fn=_as_is,
+        num_workers=workers,
+        pin_memory=pin_memory,
+    ):
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
+
+
+class _MistakesAsValues(Dataset):
+    """Delivers a `UserError`: one that is raised in a loading process gets a traceback for its sentence."""
+
+    def __init__(self, data: PicturesByPosition) -> None:
+        self.data = data
+
+    def __getitems__(self, positions: list[int]) -> Batch | UserError:
+        try:
+            return self.data.__getitems__(positions)
+        except UserError as error:
+            return error
 
 
 def _as_is(batch: Any) -> Any:
