@@ -15,7 +15,11 @@ import torch
 
 from visgen_fast import _library
 
-OPERATIONS = ("derive_seeds", "gaussian_", "uniform_", "add_noise", "diffuse", "diffuse_backward")
+OPERATIONS = [
+    name.removeprefix("visgen_fast::")
+    for name in torch._C._dispatch_get_all_op_names()
+    if name.startswith("visgen_fast::")
+]
 
 
 def cpu_capabilities() -> list[str]:

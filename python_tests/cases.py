@@ -59,8 +59,10 @@ def diffuse_case(
     levels: tuple[int, ...] | None = None,
     layout: str = "contiguous",
     given: str = "seeds",
-    endpoint: bool = False,
+    endpoint: bool | torch.dtype = False,
     pixels: bool = False,
+    noise_dtype: torch.dtype | None = None,
+    out_dtype: torch.dtype | None = None,
     small: bool = False,
     operations: tuple[str, ...] = ("diffuse",),
 ) -> list[Case]:
@@ -78,15 +80,17 @@ def diffuse_case(
             result["seeds"] = torch.arange(shape[0], device=device) * 7919 - 3
             result["stream"] = 5 << 32 | 9
         else:
-            result["noise"] = lay_out(random(shape, dtype, device, 2), layout)
+            result["noise"] = lay_out(random(shape, noise_dtype or dtype, device, 2), layout)
         if endpoint:
-            result["endpoint"] = random(shape, x_dtype, device, 3)
+            result["endpoint"] = random(shape, x_dtype if endpoint is True else endpoint, device, 3)
+        if out_dtype is not None:
+            result["out_dtype"] = out_dtype
         return result
 
     differentiable = (
         ("coefficients",)
         + ("x",) * (not pixels)
-        + ("endpoint",) * (endpoint and not pixels)
+        + ("endpoint",) * (endpoint is True and not pixels)
         + ("noise",) * (given == "noise")
     )
     return [Case(operation, label, arguments, differentiable, small) for operation in operations]
@@ -115,6 +119,12 @@ DIFFUSE = [
     *diffuse_case("transposed", (3, 4, 5, 6), layout="transposed", given="noise"),
     *diffuse_case("expanded", (3, 4, 16), layout="expanded"),
     *diffuse_case("unaligned", (3, 4, 16), layout="offset"),
+    *diffuse_case("float_noise", (2, 3, 8, 16), given="noise", noise_dtype=torch.float32),
+    *diffuse_case("half_noise", (2, 3, 8, 16), given="noise", noise_dtype=torch.float16),
+    *diffuse_case("pixel_endpoint_of_floats", (2, 3, 8, 16), endpoint=torch.uint8),
+    *diffuse_case("float_results", (2, 3, 8, 16), endpoint=True, out_dtype=torch.float32),
+    *diffuse_case("bfloat16_results", (2, 3, 8, 16), pixels=True, out_dtype=torch.bfloat16),
+    *diffuse_case("many_short_samples", (70, 12)),
     *diffuse_case("no_samples", (0, 3, 4, 4), operations=BOTH),
     *diffuse_case("no_elements", (2, 0, 4)),
 ]

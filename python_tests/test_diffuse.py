@@ -6,12 +6,14 @@ import math
 
 import pytest
 import torch
+from backends import BACKENDS, running_on
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from visgen_fast import ops, reference
 
+BACKENDS = [name for name in BACKENDS if name != "cuda"]  # hypothesis draws many small tensors, on the CPU
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=5, max_side=6)
 DTYPES = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.uint8])
 VALUES = st.sampled_from([0.0, 1.0, -2.5, 65504.0, 1e-30, math.inf, -math.inf, math.nan])
@@ -24,44 +26,50 @@ def picture(shape, dtype, key=0):
     return torch.randn(shape, generator=generator).to(dtype)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @given(shape=SHAPES, dtype=DTYPES, key=st.integers(0, 99), permutation=st.randoms(use_true_random=False))
-def test_any_shape_type_and_layout_gives_the_references_values(shape, dtype, key, permutation):
-    x = picture(shape, dtype, key)
-    order = list(range(x.dim()))
-    permutation.shuffle(order)
-    x_permuted = x.permute(order).contiguous().permute([order.index(d) for d in range(x.dim())])
-    coefficients, seeds = picture((shape[0], 4), torch.float32, key + 1), torch.arange(shape[0]) + key
-    for actual, expected in zip(
-        ops.diffuse(x_permuted, coefficients, seeds), reference.diffuse(x, coefficients, seeds), strict=True
-    ):
-        tolerance = {torch.float32: 1e-5, torch.float64: 1e-6}.get(actual.dtype, 0.04)
-        torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+def test_any_shape_type_and_layout_gives_the_references_values(backend, shape, dtype, key, permutation):
+    with running_on(backend):
+        x = picture(shape, dtype, key)
+        order = list(range(x.dim()))
+        permutation.shuffle(order)
+        x_permuted = x.permute(order).contiguous().permute([order.index(d) for d in range(x.dim())])
+        coefficients, seeds = picture((shape[0], 4), torch.float32, key + 1), torch.arange(shape[0]) + key
+        for actual, expected in zip(
+            ops.diffuse(x_permuted, coefficients, seeds), reference.diffuse(x, coefficients, seeds), strict=True
+        ):
+            tolerance = {torch.float32: 1e-5, torch.float64: 1e-6}.get(actual.dtype, 0.04)
+            torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @given(values=st.lists(VALUES, min_size=1, max_size=40), a=VALUES, b=VALUES)
-def test_nan_and_infinities_spread_as_in_pytorch(values, a, b):
-    x = torch.tensor([values])
-    coefficients = torch.tensor([[a, b, b, a]])
-    noise = torch.linspace(-2, 2, len(values))[None]
-    for actual, expected in zip(
-        ops.diffuse(x, coefficients, noise=noise), reference.diffuse(x, coefficients, noise=noise), strict=True
-    ):
-        torch.testing.assert_close(actual, expected, rtol=1e-6, atol=0, equal_nan=True)
+def test_nan_and_infinities_spread_as_in_pytorch(backend, values, a, b):
+    with running_on(backend):
+        x = torch.tensor([values])
+        coefficients = torch.tensor([[a, b, b, a]])
+        noise = torch.linspace(-2, 2, len(values))[None]
+        for actual, expected in zip(
+            ops.diffuse(x, coefficients, noise=noise), reference.diffuse(x, coefficients, noise=noise), strict=True
+        ):
+            torch.testing.assert_close(actual, expected, rtol=1e-6, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @given(shape=SHAPES, key=st.integers(0, 99), data=st.data())
-def test_coefficients_broadcast_like_any_tensor(shape, key, data):
-    x = picture(shape, torch.float32, key)
-    levels = tuple(data.draw(st.sampled_from([1, n])) for n in shape)
-    levels = levels[data.draw(st.integers(0, len(levels))) :]
-    if len(levels) == 1 and len(shape) > 1:
-        levels = (1, *levels)  # one dimension alone would mean: a row a sample
-    coefficients = picture((*levels, 4), torch.float32, key + 1)
-    noise = picture(shape, torch.float32, key + 2)
-    a, b, c, d = coefficients.unbind(-1)
-    x_t, target = ops.diffuse(x, coefficients, noise=noise)
-    torch.testing.assert_close(x_t, a * x + b * noise)
-    torch.testing.assert_close(target, c * x + d * noise)
+def test_coefficients_broadcast_like_any_tensor(backend, shape, key, data):
+    with running_on(backend):
+        x = picture(shape, torch.float32, key)
+        levels = tuple(data.draw(st.sampled_from([1, n])) for n in shape)
+        levels = levels[data.draw(st.integers(0, len(levels))) :]
+        if len(levels) == 1 and len(shape) > 1:
+            levels = (1, *levels)  # one dimension alone would mean: a row a sample
+        coefficients = picture((*levels, 4), torch.float32, key + 1)
+        noise = picture(shape, torch.float32, key + 2)
+        a, b, c, d = coefficients.unbind(-1)
+        x_t, target = ops.diffuse(x, coefficients, noise=noise)
+        torch.testing.assert_close(x_t, a * x + b * noise)
+        torch.testing.assert_close(target, c * x + d * noise)
 
 
 def test_the_noise_is_gaussian_of_the_same_seeds(backend, device):

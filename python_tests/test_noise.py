@@ -70,7 +70,7 @@ def test_derived_seeds_equal_the_references(seed, index, step, purpose):
     assert torch.equal(ops.derive_seeds(seed, index, step=step, purpose=purpose), expected)
 
 
-def test_normal_numbers_agree_over_ten_million(backend, device):
+def test_normal_numbers_agree_over_millions(backend, device):
     seeds = ops.derive_seeds(3, torch.arange(10, device=device))
     count = 10**6 if not backend.startswith("cuda-on") else 10**5
     actual, expected = ops.gaussian(seeds, (count,)), reference.gaussian(seeds, (count,), dtype=torch.float64)
@@ -171,11 +171,23 @@ def test_neighbouring_seeds_are_uncorrelated():
 
 
 def test_uniform_numbers_never_round_to_zero(backend, device):
-    """The smallest word, 0, is rare: it is looked for in the seeds of the reference, and found at this one."""
-    seeds = torch.arange(4, device=device)
-    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        value = ops.uniform(seeds, (100_000,), dtype=dtype)
-        assert value.min() > 0 and value.max() <= 1
+    """Four words of this seed were searched for: the last of them is 0, the smallest there is."""
+    seeds = torch.tensor([1343428], device=device)
+    for dtype, smallest in (
+        (torch.float16, 2.0**-24),
+        (torch.bfloat16, 2.0**-32),
+        (torch.float32, 2.0**-32),
+        (torch.float64, 2.0**-32),
+    ):
+        assert ops.uniform(seeds, (4,), dtype=dtype)[0, 3] == smallest
+
+
+def test_autograd_notices_that_a_saved_tensor_was_filled_again():
+    weight, z = torch.ones(2, 3, requires_grad=True), torch.zeros(2, 3)
+    product = weight * z
+    ops.gaussian(torch.arange(2), (3,), out=z)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.sum().backward()
 
 
 def test_drawn_seeds_follow_torchs_generator():
@@ -212,6 +224,18 @@ def test_draw_seeds_refuses_to_be_compiled():
             lambda: ops.gaussian(torch.arange(2), (2,), out=torch.empty(2, 2, requires_grad=True)),
             ValueError,
             "out must not require a gradient",
+        ),
+        (
+            lambda: ops.gaussian(torch.arange(2), (3,), out=torch.empty(1, 3).expand(2, 3)),
+            ValueError,
+            "out must not overlap itself",
+        ),
+        (lambda: ops.gaussian(torch.arange(2), (1,) * 9), ValueError, "shape must have at most 8 dimensions"),
+        (lambda: ops.derive_seeds(3.7, torch.arange(2)), TypeError, "seed must be an int or an int64 tensor"),
+        (
+            lambda: ops.derive_seeds(torch.zeros(1).long().to("meta"), torch.arange(2)),
+            ValueError,
+            "seed must be on cpu",
         ),
         (lambda: ops.derive_seeds(2**63, torch.arange(2)), ValueError, "seed must lie in"),
         (lambda: ops.derive_seeds(torch.arange(3), torch.arange(2)), ValueError, "seed must be an int64 tensor"),

@@ -46,8 +46,8 @@ MUTATIONS = [
     Mutation(
         "the last, partial block of a sample is not launched",
         "csrc/cuda/tile.cuh",
-        "(shape.elements + per_block - 1) / per_block",
-        "(shape.elements + per_block - 1) / per_block - (shape.elements > per_block)",
+        "(tiles + across - 1) / across",
+        "(tiles + across - 1) / across - (tiles > across)",
     ),
     Mutation(
         "the stride of a wrong dimension",

@@ -35,7 +35,7 @@ def _load_cuda(built_with: int) -> None:
     driver = _driver_version()
     if not built_with or not driver or torch.version.cuda is None:
         return
-    if driver < built_with:
+    if driver // 1000 < built_with // 1000:  # a driver runs every minor version of its own major one
         built, supported = (f"{v // 1000}.{v % 1000 // 10}" for v in (built_with, driver))
         warnings.warn(
             f"visgen_fast was built with CUDA {built}, but the driver supports CUDA {supported}: "

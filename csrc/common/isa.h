@@ -1,8 +1,9 @@
 // Where a piece of code is compiled to: the namespace of one instruction set, and the markers of host and device code.
 //
-// Everything under common/ is compiled several times with different instructions. If two of those copies shared a
+// The arithmetic under common/ is compiled several times with different instructions. If two of those copies shared a
 // symbol, the linker would keep an arbitrary one, perhaps with instructions that the machine lacks. So each lives in a
-// namespace of its own, visgen::VISGEN_ISA, which the build names (baseline, avx2, avx512, …).
+// namespace of its own, visgen::VISGEN_ISA, which the build names (baseline, avx2, avx512, …); what is plain data
+// (dtype.h, layout.h, partition.h) must leave no symbol behind, and a test looks.
 #pragma once
 
 #ifndef VISGEN_ISA
@@ -28,5 +29,5 @@
 #define VISGEN_NO_UNROLL
 #else
 #define VISGEN_UNROLL _Pragma("GCC unroll 16")
-#define VISGEN_NO_UNROLL _Pragma("GCC unroll 1")
+#define VISGEN_NO_UNROLL
 #endif

@@ -96,12 +96,14 @@ VISGEN_HOST_DEVICE float uniform_float(uint32_t word) {
 }
 VISGEN_HOST_DEVICE double uniform_double(uint32_t word) { return (word + 1.0) * 0x1p-32; }
 
-// A pixel 0…255 to −1…1, correctly rounded: 2·pixel − 255 is exact, and one correction step makes the division by 255
-// so.
-VISGEN_HOST_DEVICE float pixel_to_unit(uint8_t pixel) {
-  const float numerator = 2.0f * pixel - 255.0f;
-  const float quotient = numerator * (1.0f / 255.0f);
-  return quotient + (numerator - 255.0f * quotient) * (1.0f / 255.0f);
+// A pixel 0…255 to −1…1, correctly rounded: 2·pixel − 255 is exact, and in float one correction step makes the division
+// by 255 so.
+template <class Real>
+VISGEN_HOST_DEVICE Real pixel_to_unit(uint8_t pixel) {
+  const Real numerator = Real(2) * pixel - Real(255);
+  if constexpr (sizeof(Real) == 8) return numerator / Real(255);
+  const Real quotient = numerator * (Real(1) / Real(255));
+  return quotient + (numerator - Real(255) * quotient) * (Real(1) / Real(255));
 }
 
 VISGEN_HOST_DEVICE float bfloat16_to_float(uint16_t value) {

@@ -2,9 +2,12 @@
 //
 // Forward, per element: x read once, x_t and target written once (6 bytes in bfloat16, 12 in float32), and the
 // arithmetic of one normal number (cuda/noise.cu) plus 2 fused multiply-adds an output. The load of x is issued before
-// the noise is made, whose arithmetic hides it. Backward into a signal reads 2 values and writes 1 an element; into the
-// coefficients it reads the gradients and x, makes the noise again, and adds up 4 products an element: a warp for each
-// unit of the partition, then a warp for each row, always in the same order.
+// the noise is made, whose arithmetic hides it.
+//
+// Backward into the signals reads 2 values an element and writes 1 for each. Into the coefficients it reads the
+// gradients once more, and x, makes the noise again, and adds up 4 products an element in double: a warp for each unit
+// of the partition, then a warp for each row, always in the same order. A row of coefficients for every element suits
+// this least: a warp then adds up one.
 #include "../ops/diffuse_call.h"
 
 #include "../common/registration.h"
@@ -48,7 +51,7 @@ template <class Real, int span, bool wide>
 __global__ void __launch_bounds__(kBlockThreads) forward(DiffuseParameters p) {
   const int64_t begin = first_of_tile<span>();
   if (begin >= p.shape.elements) return;
-  for (int64_t sample = blockIdx.y; sample < p.shape.samples; sample += gridDim.y) {
+  for (int64_t sample = first_sample(); sample < p.shape.samples; sample += sample_step()) {
     Real x[span], endpoint[span], z[span], x_t[span], target[span];
     load_tile<wide>(p.x, p.shape, sample, begin, x);
     load_tile<wide>(p.endpoint, p.shape, sample, begin, endpoint);
@@ -72,19 +75,29 @@ struct Columns {
 };
 constexpr Columns kOfX{0, 2}, kOfNoise{1, 3}, kOfEndpoint{4, 5};
 
+template <bool wide, class Real, int span>
+__device__ __forceinline__ void store_gradient(const DiffuseParameters& p, const Operand& gradient, Columns columns,
+                                               int64_t sample, int64_t begin, const Real (&g)[span],
+                                               const Real (&h)[span]) {
+  if (!gradient.data) return;
+  Real result[span];
+  for_each_element<wide, Real, span>(p, sample, begin, [&](int i, const Real* c) {
+    result[i] = c[columns.of_x_t] * g[i] + c[columns.of_target] * h[i];
+  });
+  store_tile<wide>(gradient, p.shape, sample, begin, result);
+}
+
 template <class Real, int span, bool wide>
-__global__ void __launch_bounds__(kBlockThreads)
-    backward_signal(DiffuseParameters p, Operand gradient, Columns columns) {
+__global__ void __launch_bounds__(kBlockThreads) backward_signals(DiffuseParameters p) {
   const int64_t begin = first_of_tile<span>();
   if (begin >= p.shape.elements) return;
-  for (int64_t sample = blockIdx.y; sample < p.shape.samples; sample += gridDim.y) {
-    Real g[span], h[span], result[span];
+  for (int64_t sample = first_sample(); sample < p.shape.samples; sample += sample_step()) {
+    Real g[span], h[span];
     load_tile<wide>(p.x_t, p.shape, sample, begin, g);
     load_tile<wide>(p.target, p.shape, sample, begin, h);
-    for_each_element<wide, Real, span>(p, sample, begin, [&](int i, const Real* c) {
-      result[i] = c[columns.of_x_t] * g[i] + c[columns.of_target] * h[i];
-    });
-    store_tile<wide>(gradient, p.shape, sample, begin, result);
+    store_gradient<wide>(p, p.grad_x, kOfX, sample, begin, g, h);
+    store_gradient<wide>(p, p.grad_noise, kOfNoise, sample, begin, g, h);
+    store_gradient<wide>(p, p.grad_endpoint, kOfEndpoint, sample, begin, g, h);
   }
 }
 
@@ -168,19 +181,18 @@ void choose_tile(const DiffuseParameters& p, Call call) {
 }
 
 void run_forward(const DiffuseParameters& p, int32_t device) {
+  const OnDevice guard(device);
   choose_tile(p, [&]<class Real, int span, bool wide>() {
     launch<forward<Real, span, wide>>(tile_grid(p.shape, span), current_stream(device), p);
   });
 }
 
 void run_backward(const DiffuseParameters& p, int32_t device) {
+  const OnDevice guard(device);
   const Stream stream = current_stream(device);
   choose_tile(p, [&]<class Real, int span, bool wide>() {
-    const std::pair<Operand, Columns> signals[] = {
-        {p.grad_x, kOfX}, {p.grad_noise, kOfNoise}, {p.grad_endpoint, kOfEndpoint}};
-    for (const auto& [gradient, columns] : signals) {
-      if (gradient.data)
-        launch<backward_signal<Real, span, wide>>(tile_grid(p.shape, span), stream, p, gradient, columns);
+    if (p.grad_x.data || p.grad_noise.data || p.grad_endpoint.data) {
+      launch<backward_signals<Real, span, wide>>(tile_grid(p.shape, span), stream, p);
     }
     if (!p.grad_coefficients) return;
     launch<backward_coefficients<Real, span, wide>>(warp_grid(p.partition.units()), stream, p);

@@ -41,8 +41,9 @@
 //   before.
 // - `atomic_add` exists for integers only: sums of floats in arbitrary order would not be reproducible.
 //   `fence_device()` orders a thread's writes for threads of other blocks.
-// - Code that runs on the CPU before a launch sizes its grid with `multiprocessor_count(device)`, and passes
-//   `current_stream(device)`: torch's stream, so that nothing needs a synchronisation.
+// - Code that runs on the CPU before a launch makes the tensors' device current with `const OnDevice guard(device)`,
+//   sizes its grid with `multiprocessor_count(device)`, and passes `current_stream(device)`: torch's stream, so that
+//   nothing needs a synchronisation.
 #pragma once
 
 #include <cstddef>
@@ -56,6 +57,7 @@
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
 #else
 #include "../cuda_on_host/emulation.h"
 #endif
@@ -150,6 +152,9 @@ inline Stream current_stream(int device) {
   return static_cast<Stream>(stream);
 }
 
+// Makes `device` the current one for the life of the object: a launch goes to the current device, whatever its stream.
+using OnDevice = torch::stable::accelerator::DeviceGuard;
+
 inline int multiprocessor_count(int device) { return detail::device_attribute(cudaDevAttrMultiProcessorCount, device); }
 
 inline size_t shared_memory_limit(int device) {
@@ -195,6 +200,10 @@ void launch(const LaunchShape& shape, Stream, const Arguments&... arguments) {
 }
 
 inline Stream current_stream(int) { return {}; }
+
+struct OnDevice {
+  explicit OnDevice(int) {}
+};
 
 inline int multiprocessor_count(int) { return host::kMultiprocessorCount; }
 

@@ -36,7 +36,7 @@ template <class Real, Distribution distribution, int span, bool wide>
 __global__ void __launch_bounds__(kBlockThreads) fill(NoiseParameters p) {
   const int64_t begin = first_of_tile<span>();
   if (begin >= p.shape.elements) return;
-  for (int64_t sample = blockIdx.y; sample < p.shape.samples; sample += gridDim.y) {
+  for (int64_t sample = first_sample(); sample < p.shape.samples; sample += sample_step()) {
     const uint64_t seed = static_cast<uint64_t>(p.seeds[sample]);
     Real value[span];
     if constexpr (distribution == Distribution::gaussian) {
@@ -58,6 +58,7 @@ void fill_tensor(const Tensor& out, const Tensor& seeds, int64_t random_stream) 
   constexpr int64_t kWholeSample = INT64_MAX;
   const NoiseParameters p = noise_parameters(out, seeds, random_stream, kWholeSample);
   if (p.shape.samples * p.shape.elements == 0) return;
+  const OnDevice guard(out.get_device_index());
   const Stream stream = current_stream(out.get_device_index());
   if (p.out.dtype == DType::float64) return launch_fill<double, distribution, 4, false>(p, stream);
   if (size_of(p.out.dtype) == 2 && is_wide(p.out, p.shape, 8))
@@ -84,6 +85,7 @@ __global__ void __launch_bounds__(kBlockThreads)
 }
 
 Tensor derive_seeds(const Tensor& seed, const Tensor& index, int64_t stream) {
+  const OnDevice guard(index.get_device_index());
   Tensor out = derived_seeds_output(seed, index);
   const int64_t count = index.size(0), blocks = (count + kBlockThreads - 1) / kBlockThreads;
   launch<hash>({dim3(static_cast<unsigned>(blocks)), dim3(kBlockThreads)}, current_stream(index.get_device_index()),

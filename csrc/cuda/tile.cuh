@@ -44,7 +44,7 @@ __device__ __forceinline__ int64_t offset_of(const Operand& operand, const Sampl
 
 template <class Real>
 __device__ __forceinline__ Real decode(uint8_t value) {
-  return cuda::pixel_to_unit(value);
+  return cuda::pixel_to_unit<Real>(value);
 }
 template <class Real, class Stored>
 __device__ __forceinline__ Real decode(Stored value) {
@@ -151,19 +151,29 @@ __device__ __forceinline__ void normal_tile(uint64_t seed, uint64_t stream, int6
   }
 }
 
-// One thread a tile: blocks along x cover a sample, blocks along y the samples.
+// One thread a tile. Blocks along x cover a sample, blocks along y the samples; where samples are short, a block takes
+// several, a row of its threads for each.
 inline LaunchShape tile_grid(const SampleShape& shape, int span) {
-  constexpr int64_t kMostSamples = 65535;  // of gridDim.y; a kernel loops over the rest
-  const int64_t per_block = static_cast<int64_t>(kBlockThreads) * span;
-  const int64_t blocks = (shape.elements + per_block - 1) / per_block;
-  return {dim3(static_cast<unsigned>(blocks),
-               static_cast<unsigned>(shape.samples < kMostSamples ? shape.samples : kMostSamples)),
-          dim3(kBlockThreads)};
+  constexpr int64_t kMostBlocks = 65535;  // of gridDim.y; a kernel loops over the rest
+  const int64_t tiles = (shape.elements + span - 1) / span;
+  unsigned across = kBlockThreads;
+  while (across / 2 >= tiles && across > 1) across /= 2;
+  const unsigned down = kBlockThreads / across;
+  const int64_t blocks = (shape.samples + down - 1) / down;
+  return {dim3(static_cast<unsigned>((tiles + across - 1) / across),
+               static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks)),
+          dim3(across, down)};
 }
 
 template <int span>
 __device__ __forceinline__ int64_t first_of_tile() {
-  return (static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x) * span;
+  return (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * span;
 }
+
+__device__ __forceinline__ int64_t first_sample() {
+  return static_cast<int64_t>(blockIdx.y) * blockDim.y + threadIdx.y;
+}
+
+__device__ __forceinline__ int64_t sample_step() { return static_cast<int64_t>(gridDim.y) * blockDim.y; }
 
 }  // namespace visgen

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ._derivatives import differentiate_backward
+from ._derivatives import differentiate, differentiate_backward
 from ._dispatch import check_seeds, check_stream, check_tensor, runs_reference
 
 __all__ = ["add_noise", "diffuse"]
@@ -30,7 +30,7 @@ def add_noise(
 ) -> Tensor:
     """The noised picture x_t = a·x + b·z (+ e·x₁) alone; everything as in `diffuse`, whose first result it is."""
     arguments = _checked(x, coefficients, seeds, endpoint, noise, stream, out_dtype)
-    if runs_reference(x, coefficients, endpoint, noise):
+    if runs_reference(x, coefficients, seeds, endpoint, noise):
         return reference.add_noise(
             x, coefficients, seeds, endpoint=endpoint, noise=noise, stream=stream, out_dtype=arguments[-1]
         )
@@ -81,7 +81,7 @@ def diffuse(
     "Stochastic interpolants", 2023 (endpoint).
     """
     arguments = _checked(x, coefficients, seeds, endpoint, noise, stream, out_dtype)
-    if runs_reference(x, coefficients, endpoint, noise):
+    if runs_reference(x, coefficients, seeds, endpoint, noise):
         return reference.diffuse(
             x, coefficients, seeds, endpoint=endpoint, noise=noise, stream=stream, out_dtype=arguments[-1]
         )
@@ -186,9 +186,13 @@ def _backward(ctx, grad_x_t, grad_target=None):
     if grad_x_t is None and grad_target is None:
         return (None,) * 7
     needs = [ctx.needs_input_grad[i] for i in (0, 1, 3, 4)]
-    gradients = _library.diffuse_backward(
-        grad_x_t, grad_target, x, coefficients, seeds, endpoint, noise, ctx.stream, needs
-    )
+    if runs_reference(x, grad_x_t, grad_target, coefficients, endpoint, noise):
+        definition, inputs = _definition(ctx.saved_tensors, ctx.stream, (grad_x_t, grad_target))
+        gradients = differentiate(definition, (grad_x_t, grad_target), inputs)
+    else:
+        gradients = _library.diffuse_backward(
+            grad_x_t, grad_target, x, coefficients, seeds, endpoint, noise, ctx.stream, needs
+        )
     to_x, to_coefficients, to_endpoint, to_noise = (g if n else None for g, n in zip(gradients, needs, strict=True))
     return to_x, to_coefficients, None, to_endpoint, to_noise, None, None
 
@@ -200,29 +204,35 @@ def _save_backward_inputs(ctx, inputs, output):
 
 
 def _second_backward(ctx, *upstream):
-    grad_x_t, grad_target, x, coefficients, seeds, endpoint, noise = ctx.saved_tensors
-    rows = coefficients.shape[0]
-    z = (
-        noise
-        if noise is not None
-        else reference.gaussian(seeds, x.shape[1:], stream=ctx.stream, dtype=coefficients.dtype)
-    )
-
-    def definition(x, coefficients, endpoint, z):
-        x, endpoint, z = (None if t is None else t.reshape(rows, -1) for t in (x, endpoint, z))
-        outputs = reference.diffuse(x, coefficients, endpoint=endpoint, noise=z)
-        return tuple(
-            out.view(ctx.saved_tensors[2].shape).to(out.dtype if g is None else g.dtype)
-            for out, g in zip(outputs, (grad_x_t, grad_target), strict=True)
-        )
-
+    grad_x_t, grad_target, *saved = ctx.saved_tensors
+    definition, inputs = _definition(saved, ctx.stream, (grad_x_t, grad_target))
     to_incoming, (to_x, to_coefficients, to_endpoint, to_noise) = differentiate_backward(
         definition,
         (grad_x_t, grad_target),
-        (x, coefficients, endpoint, z),
+        inputs,
         [direction if needed else None for direction, needed in zip(upstream, ctx.needs, strict=True)],
     )
-    return *to_incoming, to_x, to_coefficients, None, to_endpoint, None if noise is None else to_noise, None, None
+    noise_was_given = saved[-1] is not None
+    return *to_incoming, to_x, to_coefficients, None, to_endpoint, to_noise if noise_was_given else None, None, None
+
+
+def _definition(saved, stream, gradients):
+    """`diffuse` in plain PyTorch as a function of (x, coefficients, endpoint, z), and its inputs here.
+
+    Coefficients are rows, so x is cut into as many; results are of the gradients' type, which is that of the outputs.
+    """
+    x, coefficients, seeds, endpoint, z = saved
+    rows, dtype = coefficients.shape[0], next(g.dtype for g in gradients if g is not None)
+    if z is None:
+        z = reference.gaussian(seeds, x.shape[1:], stream=stream, dtype=coefficients.dtype)
+
+    def definition(x, coefficients, endpoint, z):
+        shape, cut = x.shape, (rows, x.numel() // max(rows, 1))
+        x, endpoint, z = (None if t is None else t.reshape(cut) for t in (x, endpoint, z))
+        outputs = reference.diffuse(x, coefficients, endpoint=endpoint, noise=z, out_dtype=dtype)
+        return tuple(out.view(shape) for out in outputs)
+
+    return definition, (x, coefficients, endpoint, z)
 
 
 for _name in ("add_noise", "diffuse"):

@@ -43,15 +43,19 @@ def derive_seeds(seed: int | Tensor, index: Tensor, *, step: int = 0, purpose: i
     if index.dtype != torch.int64 or index.dim() != 1:
         raise ValueError(f"index must be int64 of shape [B], got {index.dtype} of shape {list(index.shape)}")
     if isinstance(seed, Tensor):
+        if seed.device != index.device:
+            raise ValueError(f"seed must be on {index.device}, the device of index, got {seed.device}")
         if seed.dtype != torch.int64 or seed.dim() > 1 or seed.numel() not in (1, index.shape[0]):
             raise ValueError(f"seed must be an int64 tensor of shape [] or [{index.shape[0]}], got {list(seed.shape)}")
+    elif not isinstance(seed, int | torch.SymInt):
+        raise TypeError(f"seed must be an int or an int64 tensor, got {type(seed).__name__}")
     elif not -(2**63) <= seed < 2**63:
         raise ValueError(f"seed must lie in [-2**63, 2**63), got {seed}")
     if isinstance(step, int) and not 0 <= step < 2**32:
         raise ValueError(f"step must lie in [0, 2**32), got {step}")
     if isinstance(purpose, int) and not 0 <= purpose < 2**31:
         raise ValueError(f"purpose must lie in [0, 2**31), got {purpose}")
-    if runs_reference(index):
+    if runs_reference(index, seed if isinstance(seed, Tensor) else None):
         return reference.derive_seeds(seed, index, step=step, purpose=purpose)
     if not isinstance(seed, Tensor):
         seed = torch.full((1,), seed, dtype=torch.int64, device=index.device)
@@ -126,6 +130,8 @@ def _fill(operation, definition, seeds, shape, stream, dtype, out):
     check_seeds(seeds, seeds.shape[0] if seeds.dim() else 0, seeds.device)
     check_stream(stream)
     size = [seeds.shape[0], *shape]
+    if len(size) > 9:
+        raise ValueError(f"shape must have at most 8 dimensions, got {len(size) - 1}")
     if out is None:
         dtype = torch.float32 if dtype is None else dtype
     else:
@@ -137,6 +143,8 @@ def _fill(operation, definition, seeds, shape, stream, dtype, out):
         return definition(seeds, shape, stream=stream, dtype=dtype, out=out)
     result = torch.empty(size, dtype=dtype, device=seeds.device) if out is None else out
     operation(result, seeds.contiguous(), stream)
+    if out is not None and not torch.compiler.is_compiling():
+        torch.autograd.graph.increment_version(out)  # so that autograd notices what was saved and is now overwritten
     return result
 
 
@@ -148,6 +156,8 @@ def _check_out(out: Tensor, size: list[int], dtype: torch.dtype | None, device: 
         raise ValueError(f"dtype must be left out or be that of out, {out.dtype}, got {dtype}")
     if out.device != device:
         raise ValueError(f"out must be on {device}, the device of the seeds, got {out.device}")
+    if not torch.compiler.is_compiling() and torch._debug_has_internal_overlap(out) == 1:
+        raise ValueError("out must not overlap itself: several of its elements share memory")
     if out.requires_grad:
         raise ValueError("out must not require a gradient: random numbers have none")
 

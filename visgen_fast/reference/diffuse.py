@@ -46,18 +46,18 @@ def diffuse(
         noise = gaussian(seeds, x.shape[1:], stream=stream, dtype=dtype)
     out_dtype = out_dtype or (x.dtype if x.is_floating_point() else torch.float32)
     a, b, c, d, *e_f = broadcast_coefficients(coefficients.to(dtype), x)
-    x, z = from_pixels(x).to(dtype), noise.to(dtype)
+    x, z = from_pixels(x, dtype), noise.to(dtype)
     x_t, target = a * x + b * z, c * x + d * z
     if endpoint is not None:
         e, f = e_f
-        endpoint = from_pixels(endpoint).to(dtype)
+        endpoint = from_pixels(endpoint, dtype)
         x_t, target = x_t + e * endpoint, target + f * endpoint
     return x_t.to(out_dtype), target.to(out_dtype)
 
 
-def from_pixels(x: Tensor) -> Tensor:
-    """uint8 pixels 0…255 to float32 −1…1; anything else unchanged."""
-    return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
+def from_pixels(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """uint8 pixels 0…255 to −1…1 in `dtype`; anything else only to `dtype`."""
+    return x.to(dtype) / 127.5 - 1 if x.dtype == torch.uint8 else x.to(dtype)
 
 
 def broadcast_coefficients(coefficients: Tensor, x: Tensor) -> tuple[Tensor, ...]:

@@ -117,7 +117,7 @@ void flush(const DiffuseParameters& p, int64_t unit, const RowSums& sums) {
   }
 }
 
-// One gradient: weight[0]·grad_x_t + weight[1]·grad_target, row by row.
+// The gradient of a signal (column 0: x, 1: noise, 2: endpoint), row by row: its coefficients weigh what arrives.
 template <class Real>
 void gradient_tile(const DiffuseParameters& p, const Operand& out, int column, int64_t sample, int64_t begin,
                    int64_t count, const Real* grad_x_t, const Real* grad_target, Real* buffer) {

@@ -4,11 +4,15 @@
 
 #include <cstdint>
 #if defined(__x86_64__)
+#if !defined(__clang__)
 #pragma GCC diagnostic push  // gcc 12 takes the header's own "undefined" vectors for a fault
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 #pragma GCC diagnostic pop
+#else
+#include <immintrin.h>
+#endif
 #endif
 
 #include "../../common/math.h"
@@ -134,6 +138,13 @@ VISGEN_HOST_DEVICE BlockWords philox_blocks(const PhiloxKey& key, uint64_t strea
 // Stores four vectors as one: out[4·i + j] = value[j][i].
 template <class Vector>
 VISGEN_HOST_DEVICE void store_interleaved(const Vector (&value)[4], void* out) {
+#if defined(__clang__)  // has no shuffle by a computed vector, and makes shuffles of this loop by itself
+  typedef __typeof__(value[0][0] + value[0][0]) Element;
+  Element* elements = static_cast<Element*>(out);
+  for (int lane = 0; lane < kLanes; ++lane) {
+    for (int j = 0; j < 4; ++j) elements[4 * lane + j] = value[j][lane];
+  }
+#else
   IntVector low, high;  // two-way interleaving twice
   for (int lane = 0; lane < kLanes / 2; ++lane) {
     low[2 * lane] = lane, low[2 * lane + 1] = kLanes + lane;
@@ -146,6 +157,7 @@ VISGEN_HOST_DEVICE void store_interleaved(const Vector (&value)[4], void* out) {
   const Vector result[4] = {__builtin_shuffle(low_02, low_13, low), __builtin_shuffle(low_02, low_13, high),
                             __builtin_shuffle(high_02, high_13, low), __builtin_shuffle(high_02, high_13, high)};
   memcpy(out, result, sizeof(result));
+#endif
 }
 
 }  // namespace visgen::VISGEN_ISA

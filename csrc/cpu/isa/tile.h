@@ -14,12 +14,18 @@ constexpr int kSet = 4 * kLanes;                  // elements of a set of blocks
 constexpr int kGroup = BlockWords::kSets * kSet;  // elements that one vector Philox makes
 constexpr int kTile = 256;  // a multiple of every kGroup; small enough that stores drain during the arithmetic
 
-inline float decode(uint8_t value, DType) { return pixel_to_unit(value); }
-inline float decode(uint16_t value, DType dtype) {
+template <class Real>
+inline Real decode(uint8_t value, DType) {
+  return pixel_to_unit<Real>(value);
+}
+template <class Real>
+inline Real decode(uint16_t value, DType dtype) {
   return dtype == DType::bfloat16 ? bfloat16_to_float(value) : half_to_float(value);
 }
-inline float decode(float value, DType) { return value; }
-inline double decode(double value, DType) { return value; }
+template <class Real, class Stored>
+inline Real decode(Stored value, DType) {
+  return static_cast<Real>(value);
+}
 
 template <class Real>
 inline void encode(Real value, uint16_t& out, DType dtype) {
@@ -55,9 +61,9 @@ void load_as(const Operand& operand, const SampleShape& shape, int64_t sample, i
   for_each_run(shape, operand.strides, begin, count, [&](int64_t offset, int64_t stride, int64_t run) {
     const Stored* in = base + offset;
     if (stride == 1) {
-      for (int64_t i = 0; i < run; ++i) out[i] = decode(in[i], dtype);
+      for (int64_t i = 0; i < run; ++i) out[i] = decode<Real>(in[i], dtype);
     } else {
-      for (int64_t i = 0; i < run; ++i) out[i] = decode(in[i * stride], dtype);
+      for (int64_t i = 0; i < run; ++i) out[i] = decode<Real>(in[i * stride], dtype);
     }
     out += run;
   });
