@@ -19,7 +19,8 @@ class DiT(nn.Module):
     of a patch; width, depth, heads: of the transformer; classes: number of labels, to which `null_label` = classes is
     added as "no class"; mlp_ratio: hidden width of a block's MLP over `width`; dropout: on the output of each branch.
 
-    ValueError where one of the sizes is below 1, patch_size does not divide the picture, heads does not divide width, or width is no multiple of 4.
+    ValueError where one of the sizes is below 1, patch_size does not divide the picture, heads does not divide width,
+    or width is no multiple of 4.
     """
 
     def __init__(
