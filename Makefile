@@ -16,6 +16,7 @@ torch := $(filter "torch%,$(build_requires))
 .PHONY: demo test bench lint wheel test-sanitized mutate-cuda check-abi clean
 
 demo: .venv/train.stamp
+	rm -rf demo
 	$(BIN)/visgen-fast train digits --out demo
 	@echo "The digits that the model draws, a row for each class: $(CURDIR)/demo/samples.png"
 

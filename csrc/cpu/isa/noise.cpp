@@ -10,9 +10,10 @@ namespace {
 const float* uniform_tile(uint64_t seed, uint64_t stream, int64_t begin, int64_t count, float smallest, float* buffer) {
   const PhiloxKey key(seed);
   for (int64_t done = 0; done < count; done += kGroup) {
-    const BlockWords words = philox_blocks(key, stream, static_cast<uint64_t>(begin + done) / 4);
+    BlockWords words = philox_blocks(key, stream, static_cast<uint64_t>(begin + done) / 4);
+    for (int i = 0; i < BlockWords::kSets; ++i) interleave(words.set[i]);
     uint32_t word[kGroup];
-    for (int i = 0; i < BlockWords::kSets; ++i) store_interleaved(words.set[i], word + i * kSet);
+    memcpy(word, words.set, sizeof(word));
     for (int i = 0; i < kGroup; ++i) {
       const float value = uniform_float(word[i]);
       buffer[done + i] = value < smallest ? smallest : value;

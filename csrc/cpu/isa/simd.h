@@ -135,29 +135,26 @@ VISGEN_HOST_DEVICE BlockWords philox_blocks(const PhiloxKey& key, uint64_t strea
   return result;
 }
 
-// Stores four vectors as one: out[4·i + j] = value[j][i].
+// Reorders four vectors so that, stored one after the other, element 4·i + j is lane i of value[j].
 template <class Vector>
-VISGEN_HOST_DEVICE void store_interleaved(const Vector (&value)[4], void* out) {
+VISGEN_HOST_DEVICE void interleave(Vector (&value)[4]) {
 #if defined(__clang__)  // has no shuffle by a computed vector, and makes shuffles of this loop by itself
-  typedef __typeof__(value[0][0] + value[0][0]) Element;
-  Element* elements = static_cast<Element*>(out);
-  for (int lane = 0; lane < kLanes; ++lane) {
-    for (int j = 0; j < 4; ++j) elements[4 * lane + j] = value[j][lane];
-  }
+  Vector result[4];
+  for (int i = 0; i < 4 * kLanes; ++i) result[i / kLanes][i % kLanes] = value[i % 4][i / 4];
 #else
   IntVector low, high;  // two-way interleaving twice
   for (int lane = 0; lane < kLanes / 2; ++lane) {
     low[2 * lane] = lane, low[2 * lane + 1] = kLanes + lane;
     high[2 * lane] = kLanes / 2 + lane, high[2 * lane + 1] = kLanes + kLanes / 2 + lane;
   }
-  const Vector low_02 = __builtin_shuffle(value[0], value[2], low),
-               high_02 = __builtin_shuffle(value[0], value[2], high);
-  const Vector low_13 = __builtin_shuffle(value[1], value[3], low),
-               high_13 = __builtin_shuffle(value[1], value[3], high);
+  const Vector low_02 = __builtin_shuffle(value[0], value[2], low);
+  const Vector high_02 = __builtin_shuffle(value[0], value[2], high);
+  const Vector low_13 = __builtin_shuffle(value[1], value[3], low);
+  const Vector high_13 = __builtin_shuffle(value[1], value[3], high);
   const Vector result[4] = {__builtin_shuffle(low_02, low_13, low), __builtin_shuffle(low_02, low_13, high),
                             __builtin_shuffle(high_02, high_13, low), __builtin_shuffle(high_02, high_13, high)};
-  memcpy(out, result, sizeof(result));
 #endif
+  for (int j = 0; j < 4; ++j) value[j] = result[j];
 }
 
 }  // namespace visgen::VISGEN_ISA

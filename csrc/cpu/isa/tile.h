@@ -12,7 +12,8 @@ namespace visgen::VISGEN_ISA {
 
 constexpr int kSet = 4 * kLanes;                  // elements of a set of blocks
 constexpr int kGroup = BlockWords::kSets * kSet;  // elements that one vector Philox makes
-constexpr int kTile = 256;  // a multiple of every kGroup; small enough that stores drain during the arithmetic
+constexpr int kTile =
+    512;  // a multiple of every kGroup; large enough to spread a tile's overhead, small enough for the cache
 
 template <class Real>
 inline Real decode(uint8_t value, DType) {
@@ -148,6 +149,13 @@ void store_tile(const Operand& operand, const SampleShape& shape, int64_t sample
   }
 }
 
+// The normal numbers of a set of blocks, in the order of their elements.
+VISGEN_HOST_DEVICE void normal_set(const WordVector (&word)[4], FloatVector (&normal)[4]) {
+  normal_pair<WordVector>(word[0], word[1], normal[0], normal[1]);
+  normal_pair<WordVector>(word[2], word[3], normal[2], normal[3]);
+  interleave(normal);
+}
+
 // Standard normal numbers of elements [begin, begin + count) of a sample: returns where the first of them stands in
 // `buffer`, which has room for kTile + kGroup.
 inline const float* normal_tile(uint64_t seed, uint64_t stream, int64_t begin, int64_t count, float* buffer) {
@@ -156,11 +164,9 @@ inline const float* normal_tile(uint64_t seed, uint64_t stream, int64_t begin, i
   for (int64_t done = 0; done < count + skipped; done += kGroup) {
     const BlockWords words = philox_blocks(key, stream, static_cast<uint64_t>(begin + done) / 4);
     for (int i = 0; i < BlockWords::kSets; ++i) {
-      const WordVector(&word)[4] = words.set[i];
       FloatVector normal[4];
-      normal_pair<WordVector>(word[0], word[1], normal[0], normal[1]);
-      normal_pair<WordVector>(word[2], word[3], normal[2], normal[3]);
-      store_interleaved(normal, buffer + done + i * kSet);
+      normal_set(words.set[i], normal);
+      memcpy(buffer + done + i * kSet, normal, sizeof(normal));
     }
   }
   return buffer + skipped;
