@@ -1,14 +1,14 @@
 // The family `diffuse` on one instruction set: x_t = a·x + b·z (+ e·x₁) and target = c·x + d·z (+ f·x₁), and its
 // backward.
 //
-// Per element: one normal number (a quarter of a Philox block and half a Box–Muller pair, about 13 vector instructions
-// a vector) and 2 fused multiply-adds an output. In memory: x read once, each output written once; the noise never
-// leaves the first-level cache.
+// Per element: one normal number (a quarter of a Philox block and half a Box–Muller pair: about 50 vector instructions
+// for a vector of them) and 2 fused multiply-adds an output. In memory: x read once, each output written once; the
+// noise never leaves the first-level cache.
 #include "../../ops/diffuse.h"
 
 #include <initializer_list>
-#include "../kernels.h"
 
+#include "../kernels.h"
 #include "tile.h"
 
 namespace visgen::VISGEN_ISA {
