@@ -22,7 +22,8 @@ def run(case: Case, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
     wanted = [arguments[name].requires_grad_() for name in case.differentiable]
     outputs = getattr(ops, case.operation)(**arguments)
     if wanted:
-        total = sum(output.float().square().sum() for output in ([outputs] if isinstance(outputs, Tensor) else outputs))
+        outputs = [outputs] if isinstance(outputs, Tensor) else outputs
+        total = sum(output.float().square().sum() for output in outputs if output.is_floating_point())
         wanted = list(torch.autograd.grad(total, wanted))
     if device.type == "cuda":
         torch.cuda.synchronize()

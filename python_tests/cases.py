@@ -17,13 +17,18 @@ Arguments = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """One call of `visgen_fast.ops.<operation>`: `arguments(dtype, device)` are its keyword arguments."""
+    """One call of `visgen_fast.ops.<operation>`: `arguments(dtype, device)` are its keyword arguments.
+
+    Integer results (codes, counts) must be the reference's and float64's, so a case's values keep off the borders
+    between codes; what happens at a border is for the family's own tests.
+    """
 
     operation: str
     label: str
     arguments: Callable[[torch.dtype, torch.device], Arguments]
     differentiable: tuple[str, ...] = ()
-    small: bool = False  # small enough for numerical derivatives
+    small: bool = False  # small enough for second and numerical derivatives
+    straight_through: bool = False  # its gradient is published as another than its derivative: none to find numerically
 
     def __str__(self) -> str:
         return f"{self.operation}-{self.label}"

@@ -32,9 +32,9 @@ def results_of(case: Case, dtype: torch.dtype) -> list[torch.Tensor]:
     outputs = [result] if isinstance(result, torch.Tensor) else list(result)
     if not case.differentiable:
         return outputs
-    weights = [torch.ones_like(output) for output in outputs]
+    real = [output for output in outputs if output.is_floating_point()]
     inputs = [arguments[name] for name in case.differentiable]
-    return [*outputs, *torch.autograd.grad(outputs, inputs, weights)]
+    return [*outputs, *torch.autograd.grad(real, inputs, [torch.ones_like(output) for output in real])]
 
 
 def same(results: list[torch.Tensor], expected: list[torch.Tensor]) -> bool:
