@@ -60,4 +60,10 @@ VISGEN_HOST_DEVICE PhiloxBlock<uint64_t> philox_block(uint64_t seed, uint64_t st
   return philox4x32<uint64_t>({{block, block >> 32, stream, stream >> 32}}, PhiloxKey(seed));
 }
 
+// The first two of the words of (seed, stream, block `index`): a fresh seed for the sample `index`.
+VISGEN_HOST_DEVICE int64_t derived_seed(uint64_t seed, uint64_t stream, uint64_t index) {
+  const auto block = philox_block(seed, stream, index);
+  return static_cast<int64_t>((block.word[0] & 0xFFFFFFFFu) | block.word[1] << 32);
+}
+
 }  // namespace visgen::VISGEN_ISA

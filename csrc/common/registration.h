@@ -5,6 +5,10 @@
 
 #include <torch/csrc/stable/library.h>
 
+namespace visgen {
+using Library = torch::stable::detail::StableLibrary;
+}
+
 #ifdef VISGEN_CUDA_ON_HOST
 #define VISGEN_SCHEMAS(m) STABLE_TORCH_LIBRARY(visgen_fast_cuda_on_host, m)
 #define VISGEN_REGISTER(device, m) STABLE_TORCH_LIBRARY_IMPL(visgen_fast_cuda_on_host, CPU, m)

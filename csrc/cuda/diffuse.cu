@@ -10,7 +10,6 @@
 // this least: a warp then adds up one.
 #include "../ops/diffuse_call.h"
 
-#include "../common/registration.h"
 #include "tile.cuh"
 #include "warp.cuh"
 
@@ -180,61 +179,36 @@ void choose_tile(const DiffuseParameters& p, Call call) {
   call.template operator()<float, 4, false>();
 }
 
-void run_forward(const DiffuseParameters& p, int32_t device) {
-  const OnDevice guard(device);
-  choose_tile(p, [&]<class Real, int span, bool wide>() {
-    launch<forward<Real, span, wide>>(tile_grid(p.shape, span), current_stream(device), p);
-  });
-}
+struct OnCuda {
+  static Partition cut(int64_t samples, int64_t elements, int64_t row_size) {
+    return Partition::within_rows(samples, elements, row_size, kUnit);
+  }
 
-void run_backward(const DiffuseParameters& p, int32_t device) {
-  const OnDevice guard(device);
-  const Stream stream = current_stream(device);
-  choose_tile(p, [&]<class Real, int span, bool wide>() {
-    if (p.grad_x.data || p.grad_noise.data || p.grad_endpoint.data) {
-      launch<backward_signals<Real, span, wide>>(tile_grid(p.shape, span), stream, p);
-    }
-    if (!p.grad_coefficients) return;
-    launch<backward_coefficients<Real, span, wide>>(warp_grid(p.partition.units()), stream, p);
-    if (!p.partial_sums) return;
-    const int64_t rows = p.partition.units() / p.partition.units_per_row;
-    launch<add_partial_sums<Real>>(warp_grid(rows), stream, p, rows);
-  });
-}
+  static void forward(const DiffuseParameters& p, int32_t device) {
+    const OnDevice guard(device);
+    choose_tile(p, [&]<class Real, int span, bool wide>() {
+      launch<visgen::forward<Real, span, wide>>(tile_grid(p.shape, span), current_stream(device), p);
+    });
+  }
 
-Partition cut(int64_t samples, int64_t elements, int64_t row_size) {
-  return Partition::within_rows(samples, elements, row_size, kUnit);
-}
-
-Tensor add_noise(const Tensor& x, const Tensor& coefficients, const OptionalTensor& seeds,
-                 const OptionalTensor& endpoint, const OptionalTensor& noise, int64_t stream, ScalarType out_dtype) {
-  return std::get<0>(
-      diffuse_forward({x, coefficients, seeds, endpoint, noise, stream}, out_dtype, false, cut, run_forward));
-}
-
-std::tuple<Tensor, Tensor> diffuse(const Tensor& x, const Tensor& coefficients, const OptionalTensor& seeds,
-                                   const OptionalTensor& endpoint, const OptionalTensor& noise, int64_t stream,
-                                   ScalarType out_dtype) {
-  auto [x_t, target] =
-      diffuse_forward({x, coefficients, seeds, endpoint, noise, stream}, out_dtype, true, cut, run_forward);
-  return {x_t, *target};
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> diffuse_backward(const OptionalTensor& grad_x_t,
-                                                            const OptionalTensor& grad_target, const Tensor& x,
-                                                            const Tensor& coefficients, const OptionalTensor& seeds,
-                                                            const OptionalTensor& endpoint, const OptionalTensor& noise,
-                                                            int64_t stream, std::vector<bool> needs) {
-  return diffuse_backward_with({x, coefficients, seeds, endpoint, noise, stream}, grad_x_t, grad_target, needs, cut,
-                               run_backward);
-}
+  static void backward(const DiffuseParameters& p, int32_t device) {
+    const OnDevice guard(device);
+    const Stream stream = current_stream(device);
+    choose_tile(p, [&]<class Real, int span, bool wide>() {
+      if (p.grad_x.data || p.grad_noise.data || p.grad_endpoint.data) {
+        launch<backward_signals<Real, span, wide>>(tile_grid(p.shape, span), stream, p);
+      }
+      if (!p.grad_coefficients) return;
+      launch<backward_coefficients<Real, span, wide>>(warp_grid(p.partition.units()), stream, p);
+      if (!p.partial_sums) return;
+      const int64_t rows = p.partition.units() / p.partition.units_per_row;
+      launch<add_partial_sums<Real>>(warp_grid(rows), stream, p, rows);
+    });
+  }
+};
 
 }  // namespace
 
-VISGEN_REGISTER(CUDA, m) {
-  m.impl("add_noise", TORCH_BOX(&add_noise));
-  m.impl("diffuse", TORCH_BOX(&diffuse));
-  m.impl("diffuse_backward", TORCH_BOX(&diffuse_backward));
-}
+VISGEN_REGISTER(CUDA, m) { DiffuseOperations<OnCuda>::add_to(m); }
 
 }  // namespace visgen

@@ -4,7 +4,6 @@
 // of 2 wide multiplications and 4 exclusive ors) for every 4 elements, a Box–Muller pair for every 2.
 #include "../ops/noise_call.h"
 
-#include "../common/registration.h"
 #include "tile.cuh"
 
 namespace visgen {
@@ -48,58 +47,41 @@ __global__ void __launch_bounds__(kBlockThreads) fill(NoiseParameters p) {
   }
 }
 
-template <class Real, Distribution distribution, int span, bool wide>
-void launch_fill(const NoiseParameters& p, Stream stream) {
-  launch<fill<Real, distribution, span, wide>>(tile_grid(p.shape, span), stream, p);
-}
-
 template <Distribution distribution>
-void fill_tensor(const Tensor& out, const Tensor& seeds, int64_t random_stream) {
-  constexpr int64_t kWholeSample = INT64_MAX;
-  const NoiseParameters p = noise_parameters(out, seeds, random_stream, kWholeSample);
-  if (p.shape.samples * p.shape.elements == 0) return;
-  const OnDevice guard(out.get_device_index());
-  const Stream stream = current_stream(out.get_device_index());
-  if (p.out.dtype == DType::float64) return launch_fill<double, distribution, 4, false>(p, stream);
-  if (size_of(p.out.dtype) == 2 && is_wide(p.out, p.shape, 8))
-    return launch_fill<float, distribution, 8, true>(p, stream);
-  if (is_wide(p.out, p.shape, 4)) return launch_fill<float, distribution, 4, true>(p, stream);
-  launch_fill<float, distribution, 4, false>(p, stream);
+void launch_fill(const NoiseParameters& p, Stream stream) {
+  const auto launch_as = [&]<class Real, int span, bool wide>() {
+    launch<fill<Real, distribution, span, wide>>(tile_grid(p.shape, span), stream, p);
+  };
+  if (p.out.dtype == DType::float64) return launch_as.template operator()<double, 4, false>();
+  if (size_of(p.out.dtype) == 2 && is_wide(p.out, p.shape, 8)) return launch_as.template operator()<float, 8, true>();
+  if (is_wide(p.out, p.shape, 4)) return launch_as.template operator()<float, 4, true>();
+  launch_as.template operator()<float, 4, false>();
 }
 
-void gaussian_(Tensor out, const Tensor& seeds, int64_t stream) {
-  fill_tensor<Distribution::gaussian>(out, seeds, stream);
-}
-
-void uniform_(Tensor out, const Tensor& seeds, int64_t stream) {
-  fill_tensor<Distribution::uniform>(out, seeds, stream);
-}
-
-__global__ void __launch_bounds__(kBlockThreads)
-    hash(const int64_t* seed, int64_t seed_stride, const int64_t* index, int64_t index_stride, uint64_t stream,
-         int64_t count, int64_t* out) {
+__global__ void __launch_bounds__(kBlockThreads) hash(SeedParameters p) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x;
-  if (i >= count) return;
-  const auto block = cuda::philox_block(seed[i * seed_stride], stream, index[i * index_stride]);
-  out[i] = static_cast<int64_t>((block.word[0] & 0xFFFFFFFFu) | block.word[1] << 32);
+  if (i < p.count) p.out[i] = cuda::derived_seed(p.seed[i * p.seed_stride], p.stream, p.index[i * p.index_stride]);
 }
 
-Tensor derive_seeds(const Tensor& seed, const Tensor& index, int64_t stream) {
-  const OnDevice guard(index.get_device_index());
-  Tensor out = derived_seeds_output(seed, index);
-  const int64_t count = index.size(0), blocks = (count + kBlockThreads - 1) / kBlockThreads;
-  launch<hash>({dim3(static_cast<unsigned>(blocks)), dim3(kBlockThreads)}, current_stream(index.get_device_index()),
-               seed.const_data_ptr<int64_t>(), seed.size(0) == 1 ? 0 : seed.stride(0), index.const_data_ptr<int64_t>(),
-               index.stride(0), stream, count, out.mutable_data_ptr<int64_t>());
-  return out;
-}
+struct OnCuda {
+  static constexpr int64_t kUnit = INT64_MAX;  // whole samples
+
+  static void fill(const NoiseParameters& p, Distribution distribution, int32_t device) {
+    const OnDevice guard(device);
+    const auto launch_kind = distribution == Distribution::gaussian ? launch_fill<Distribution::gaussian>
+                                                                    : launch_fill<Distribution::uniform>;
+    launch_kind(p, current_stream(device));
+  }
+
+  static void derive_seeds(const SeedParameters& p, int32_t device) {
+    const OnDevice guard(device);
+    const int64_t blocks = (p.count + kBlockThreads - 1) / kBlockThreads;
+    launch<hash>({dim3(static_cast<unsigned>(blocks)), dim3(kBlockThreads)}, current_stream(device), p);
+  }
+};
 
 }  // namespace
 
-VISGEN_REGISTER(CUDA, m) {
-  m.impl("derive_seeds", TORCH_BOX(&derive_seeds));
-  m.impl("gaussian_", TORCH_BOX(&gaussian_));
-  m.impl("uniform_", TORCH_BOX(&uniform_));
-}
+VISGEN_REGISTER(CUDA, m) { NoiseOperations<OnCuda>::add_to(m); }
 
 }  // namespace visgen

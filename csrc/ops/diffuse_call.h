@@ -1,7 +1,9 @@
-// A call of the family `diffuse`: everything that both devices share, which is checks, allocation and layouts. A device
-// supplies the loop over units.
+// A call of the family `diffuse`: everything that both devices share, which is checks, allocation, layouts and the
+// functions that the dispatcher calls. A Device supplies the rest: `cut(samples, elements, row_size)`, its way of
+// cutting a batch into units, and `forward` and `backward(parameters, device index)`, which work through them.
 #pragma once
 
+#include "../common/registration.h"
 #include "diffuse.h"
 #include "tensors.h"
 
@@ -49,19 +51,16 @@ inline void add_inputs(const DiffuseInputs& in, Batch& batch, DiffuseParameters&
   batch.add(in.noise, p.noise, "noise");
 }
 
-// A device's way of cutting a batch into units: Partition's constructor or Partition::within_rows, and its target.
-using Cut = Partition (*)(int64_t samples, int64_t elements, int64_t row_size);
-
-inline void lay_out(const DiffuseInputs& in, Batch& batch, DiffuseParameters& p, Cut cut) {
+template <class Device>
+void lay_out(const DiffuseInputs& in, Batch& batch, DiffuseParameters& p) {
   p.shape = batch.merge();
   const int64_t rows = in.coefficients.size(0);
-  p.partition = cut(p.shape.samples, p.shape.elements, rows ? in.x.numel() / rows : p.shape.elements);
+  p.partition = Device::cut(p.shape.samples, p.shape.elements, rows ? in.x.numel() / rows : p.shape.elements);
 }
 
-// x_t, and the target where asked for. `run(parameters, device index)` works through the units.
-template <class Run>
-std::tuple<Tensor, OptionalTensor> diffuse_forward(const DiffuseInputs& in, ScalarType out_dtype, bool with_target,
-                                                   Cut cut, Run run) {
+// x_t, and the target where asked for.
+template <class Device>
+std::tuple<Tensor, OptionalTensor> diffuse_forward(const DiffuseInputs& in, ScalarType out_dtype, bool with_target) {
   Batch batch(in.x);
   DiffuseParameters p = parameters_of(in);
   add_inputs(in, batch, p);
@@ -71,17 +70,16 @@ std::tuple<Tensor, OptionalTensor> diffuse_forward(const DiffuseInputs& in, Scal
   if (with_target) target = empty_like(in.x, out_dtype);
   batch.add(x_t, p.x_t, "x_t");
   batch.add(target, p.target, "target");
-  lay_out(in, batch, p, cut);
-  if (p.partition.units() > 0) run(p, in.x.get_device_index());
+  lay_out<Device>(in, batch, p);
+  if (p.partition.units() > 0) Device::forward(p, in.x.get_device_index());
   return {x_t, target};
 }
 
 // Gradients of (x, coefficients, endpoint, noise), empty where `needs` says no.
-template <class Run>
-std::tuple<Tensor, Tensor, Tensor, Tensor> diffuse_backward_with(const DiffuseInputs& in,
-                                                                 const OptionalTensor& grad_x_t,
-                                                                 const OptionalTensor& grad_target,
-                                                                 const std::vector<bool>& needs, Cut cut, Run run) {
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor, Tensor> diffuse_gradients(const DiffuseInputs& in, const OptionalTensor& grad_x_t,
+                                                             const OptionalTensor& grad_target,
+                                                             const std::vector<bool>& needs) {
   STD_TORCH_CHECK(needs.size() == 4, "needs must say yes or no for each of x, coefficients, endpoint and noise");
   STD_TORCH_CHECK(in.x.scalar_type() != ScalarType::Byte || !needs[0], "pixels have no gradient");
   Batch batch(in.x);
@@ -98,7 +96,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> diffuse_backward_with(const DiffuseIn
   Tensor grad_x = gradient(needs[0], in.x, p.grad_x, "grad_x");
   Tensor grad_endpoint = gradient(needs[2], in.endpoint ? *in.endpoint : in.x, p.grad_endpoint, "grad_endpoint");
   Tensor grad_noise = gradient(needs[3], in.noise ? *in.noise : in.x, p.grad_noise, "grad_noise");
-  lay_out(in, batch, p, cut);
+  lay_out<Device>(in, batch, p);
   Tensor grad_coefficients =
       needs[1] ? torch::stable::new_zeros(in.coefficients, {in.coefficients.size(0), p.coefficient_count})
                : empty_on(in.x, {0}, ScalarType::Float);
@@ -110,8 +108,37 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> diffuse_backward_with(const DiffuseIn
       p.partial_sums = partial_sums->mutable_data_ptr<double>();
     }
   }
-  if (p.partition.units() > 0) run(p, in.x.get_device_index());
+  if (p.partition.units() > 0) Device::backward(p, in.x.get_device_index());
   return {grad_x, grad_coefficients, grad_endpoint, grad_noise};
 }
+
+template <class Device>
+struct DiffuseOperations {
+  static Tensor add_noise(const Tensor& x, const Tensor& coefficients, const OptionalTensor& seeds,
+                          const OptionalTensor& endpoint, const OptionalTensor& noise, int64_t stream,
+                          ScalarType out_dtype) {
+    return std::get<0>(diffuse_forward<Device>({x, coefficients, seeds, endpoint, noise, stream}, out_dtype, false));
+  }
+
+  static std::tuple<Tensor, Tensor> diffuse(const Tensor& x, const Tensor& coefficients, const OptionalTensor& seeds,
+                                            const OptionalTensor& endpoint, const OptionalTensor& noise, int64_t stream,
+                                            ScalarType out_dtype) {
+    auto [x_t, target] = diffuse_forward<Device>({x, coefficients, seeds, endpoint, noise, stream}, out_dtype, true);
+    return {x_t, *target};
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> diffuse_backward(
+      const OptionalTensor& grad_x_t, const OptionalTensor& grad_target, const Tensor& x, const Tensor& coefficients,
+      const OptionalTensor& seeds, const OptionalTensor& endpoint, const OptionalTensor& noise, int64_t stream,
+      std::vector<bool> needs) {
+    return diffuse_gradients<Device>({x, coefficients, seeds, endpoint, noise, stream}, grad_x_t, grad_target, needs);
+  }
+
+  static void add_to(Library& m) {
+    m.impl("add_noise", TORCH_BOX(&add_noise));
+    m.impl("diffuse", TORCH_BOX(&diffuse));
+    m.impl("diffuse_backward", TORCH_BOX(&diffuse_backward));
+  }
+};
 
 }  // namespace visgen

@@ -17,4 +17,15 @@ struct NoiseParameters {
   float smallest;  // what a uniform number that would round to 0 becomes
 };
 
+// out[i] = hash(seed[i·seed_stride], stream, index[i·index_stride]).
+struct SeedParameters {
+  const int64_t* seed;
+  int64_t seed_stride;
+  const int64_t* index;
+  int64_t index_stride;
+  uint64_t stream;
+  int64_t count;
+  int64_t* out;
+};
+
 }  // namespace visgen
