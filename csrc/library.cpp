@@ -19,6 +19,21 @@ VISGEN_SCHEMAS(m) {
   m.def(
       "diffuse_backward(Tensor? grad_x_t, Tensor? grad_target, Tensor x, Tensor coefficients, Tensor? seeds, "
       "Tensor? endpoint, Tensor? noise, SymInt stream, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)");
+
+  // quantize: x is [rows, dimensions], codebooks [depth or 1, codes, dimensions]; metric and gradient as in ops/quantize.h
+  m.def("nearest_code(Tensor x, Tensor codebook, int metric) -> Tensor");
+  m.def(
+      "residual_quantize(Tensor x, Tensor codebooks, Tensor? active_depths, SymInt depth, int metric, int gradient) "
+      "-> (Tensor quantized, Tensor codes, Tensor commitment, Tensor codebook_error)");
+  // needs: the gradients asked for, of (x, codebooks); the other comes back with no elements
+  m.def(
+      "residual_quantize_backward(Tensor? grad_quantized, Tensor? grad_commitment, Tensor? grad_codebook_error, "
+      "Tensor x, Tensor codebooks, Tensor codes, int gradient, bool[] needs) -> (Tensor, Tensor)");
+  m.def("decode_codes(Tensor codes, Tensor codebooks) -> Tensor");
+  m.def("decode_codes_backward(Tensor grad, Tensor codes, SymInt codebooks, SymInt size) -> Tensor");
+
+  // codebook
+  m.def("codebook_statistics(Tensor x, Tensor codes, Tensor codebooks) -> (Tensor counts, Tensor sums)");
 }
 
 // The CUDA version that the CUDA library beside this one was built with, as 1000·major + 10·minor; 0 where there is
