@@ -1,4 +1,4 @@
-"""Vector and residual quantization, exact at every depth and without a (vectors × codes) matrix: the family `quantize`."""
+"""Vector and residual quantization, exact and without a (vectors × codes) matrix: the family `quantize`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def residual_quantize(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Each vector as a sum of one code from each of Q codebooks, every code the nearest to what the ones before leave:
 
-        r_0 = x,    k_q = the code of codebook q nearest to r_q,    r_{q+1} = r_q − e_q(k_q),    quantized = Σ_q e_q(k_q)
+        r_0 = x,   k_q = the code of codebook q nearest to r_q,   r_{q+1} = r_q − e_q(k_q),   quantized = Σ_q e_q(k_q)
 
     Args:
         x: [..., D]; float32, bfloat16, float16 or float64. 16-bit vectors have the codes of their float32 values.
@@ -63,7 +63,7 @@ def residual_quantize(
             other type as float32.
         depth: Q; by default the number of codebooks, of which fewer use the first ones.
         active_depths: integers, how many depths each vector uses (quantizer dropout): [B], a number a sample (the first
-            dimension of x), or any shape that broadcasts to x's without D. At the other depths codes are −1 and errors 0.
+            dimension of x), or any shape that broadcasts to x's without D. Other depths have code −1 and error 0.
         metric: what is nearest, as in `nearest_code`. Whatever it is, embeddings and errors are those of the codes as
             they stand in the codebook.
         gradient: how `quantized` differentiates into x, g being its own gradient:
@@ -81,8 +81,8 @@ def residual_quantize(
             x alone; weighed by β it is VQ-VAE's commitment loss, and its mean over depths RQ-VAE's.
         codebook_error: the same numbers, which differentiate into the codebooks alone.
 
-    A code is exact: its distance in float64 to the float32 residual is the least up to D·2⁻⁵⁰·(‖r‖ + ‖e‖)², and codes at
-    equal distances yield to the one of lowest number. Codes with NaN or infinity are never chosen. A vector with NaN or
+    A code is exact: its distance in float64 to the float32 residual is the least up to D·2⁻⁵⁰·(‖r‖ + ‖e‖)²; of codes at
+    equal distances it is the first. Codes with NaN or infinity are never chosen. A vector with NaN or
     infinity has the codes 0, and NaN everywhere else.
 
     Second derivatives are right; a forward-mode tangent or `torch.func.vmap` runs the reference; autocast leaves the
