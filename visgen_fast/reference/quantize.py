@@ -34,14 +34,14 @@ def residual_quantize(
     """(quantized [..., D], codes [..., Q], commitment [..., Q], codebook_error [..., Q]) of x [..., D]."""
     dtype = real_dtype(x)
     depth = depth_of(codebooks, depth)
-    residual, codes = x.detach().to(dtype), []
+    residual, chosen = x.detach().to(dtype), []
     active = active_depths_of(active_depths, x, depth)
     for q in range(depth):
         codebook = _codebook(codebooks, q).detach().to(dtype)
         code = nearest_code(residual, codebook, metric=metric)
         residual = residual - codebook[code]
-        codes.append(torch.where(active > q, code, -1))
-    codes = torch.stack(codes, -1) if depth else x.new_zeros((*x.shape[:-1], 0), dtype=torch.int64)
+        chosen.append(torch.where(active > q, code, -1))
+    codes = torch.stack(chosen, -1) if depth else x.new_zeros((*x.shape[:-1], 0), dtype=torch.int64)
     quantized, commitment, codebook_error = from_codes(x, codebooks, codes, gradient=gradient)
     return quantized, codes, commitment, codebook_error
 
