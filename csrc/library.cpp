@@ -20,7 +20,8 @@ VISGEN_SCHEMAS(m) {
       "diffuse_backward(Tensor? grad_x_t, Tensor? grad_target, Tensor x, Tensor coefficients, Tensor? seeds, "
       "Tensor? endpoint, Tensor? noise, SymInt stream, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)");
 
-  // quantize: x is [rows, dimensions], codebooks [depth or 1, codes, dimensions]; metric and gradient as in ops/quantize.h
+  // quantize: x is [rows, dimensions], codebooks [depth or 1, codes, dimensions]; metric and gradient as in
+  // ops/quantize.h
   m.def("nearest_code(Tensor x, Tensor codebook, int metric) -> Tensor");
   m.def(
       "residual_quantize(Tensor x, Tensor codebooks, Tensor? active_depths, SymInt depth, int metric, int gradient) "

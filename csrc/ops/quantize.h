@@ -33,8 +33,8 @@ struct QuantizeParameters {
   DType dtype = DType::float32;
   const int64_t* active_depths = nullptr;  // [rows]; null: all depths of every row
   // Outputs. A row's residual begins as x (in real) and loses its code at each depth: r ← real(r − e).
-  void* quantized = nullptr;                             // [rows, dimensions] of dtype, the codes' sum; may be absent
-  int64_t* codes = nullptr;                              // [rows, depth]; −1 where not active
+  void* quantized = nullptr;                              // [rows, dimensions] of dtype, the codes' sum; may be absent
+  int64_t* codes = nullptr;                               // [rows, depth]; −1 where not active
   void *commitment = nullptr, *codebook_error = nullptr;  // [rows, depth] real, mean square of r − e; may be absent
 };
 
@@ -45,10 +45,10 @@ struct QuantizeBackwardParameters {
   Gradient gradient = Gradient::none;
   const void* x = nullptr;  // [rows, dimensions]
   DType dtype = DType::float32;
-  const int64_t* codes = nullptr;                 // [rows, depth]
-  const void* grad_quantized = nullptr;           // [rows, dimensions] of dtype; absent is zero, like the next two
-  const void* grad_commitment = nullptr;          // [rows, depth] real
-  const void* grad_codebook_error = nullptr;      // [rows, depth] real
+  const int64_t* codes = nullptr;                     // [rows, depth]
+  const void* grad_quantized = nullptr;               // [rows, dimensions] of dtype; absent is zero, like the next two
+  const void* grad_commitment = nullptr;              // [rows, depth] real
+  const void* grad_codebook_error = nullptr;          // [rows, depth] real
   void *grad_x = nullptr, *grad_codebooks = nullptr;  // like x and the codebooks; absent where nobody asks
 };
 

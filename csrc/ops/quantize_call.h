@@ -1,8 +1,8 @@
-// Calls of the families `quantize` and `codebook`: the checks and allocations that both devices share. A device supplies
-// the work on the parameters.
+// Calls of the family `quantize`: checks, allocation and the functions that the dispatcher calls, which both devices
+// share.
 #pragma once
 
-#include "codebook.h"
+#include "../common/registration.h"
 #include "quantize.h"
 #include "tensors.h"
 
@@ -167,24 +167,45 @@ Tensor decode_codes_backward_with(const Tensor& grad, const Tensor& codes, int64
   return grad_codebooks;
 }
 
-template <class Run>
-std::tuple<Tensor, Tensor> codebook_statistics_with(const Tensor& x, const Tensor& codes, const Tensor& codebooks,
-                                                    Run run) {
-  check_rows(x);
-  StatisticsParameters p;
-  p.rows = x.size(0);
-  p.codes = checked_integers(codes, x, p.rows, 2, "codes");
-  p.depth = codes.size(1);
-  p.codebooks = checked_codebooks(codebooks, real_of(x), x.size(1), p.depth);
-  p.in_double = real_of(x) == ScalarType::Double;
-  p.x = x.const_data_ptr();
-  p.dtype = dtype_of(x.scalar_type(), "x");
-  Tensor counts = torch::stable::new_zeros(codebooks, {p.depth, p.codebooks.codes});
-  Tensor sums = torch::stable::new_zeros(codebooks, {p.depth, p.codebooks.codes, x.size(1)});
-  p.counts = counts.mutable_data_ptr();
-  p.sums = sums.mutable_data_ptr();
-  if (p.rows > 0) run(p, x);
-  return {counts, sums};
-}
+// What the dispatcher calls. A Device supplies `search`, `backward`, `decode` and `sum_by_code`, each of the parameters
+// and of a tensor to allocate like.
+template <class Device>
+struct QuantizeOperations {
+  static Tensor nearest_code(const Tensor& x, const Tensor& codebook, int64_t metric) {
+    return nearest_code_with(x, codebook, metric, Device::search);
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> residual_quantize(const Tensor& x, const Tensor& codebooks,
+                                                                      const OptionalTensor& active_depths,
+                                                                      int64_t depth, int64_t metric, int64_t gradient) {
+    return residual_quantize_with(x, codebooks, active_depths, depth, metric, gradient, Device::search);
+  }
+
+  static std::tuple<Tensor, Tensor> residual_quantize_backward(const OptionalTensor& grad_quantized,
+                                                               const OptionalTensor& grad_commitment,
+                                                               const OptionalTensor& grad_codebook_error,
+                                                               const Tensor& x, const Tensor& codebooks,
+                                                               const Tensor& codes, int64_t gradient,
+                                                               std::vector<bool> needs) {
+    return residual_quantize_backward_with(grad_quantized, grad_commitment, grad_codebook_error, x, codebooks, codes,
+                                           gradient, needs, Device::backward);
+  }
+
+  static Tensor decode_codes(const Tensor& codes, const Tensor& codebooks) {
+    return decode_codes_with(codes, codebooks, Device::decode);
+  }
+
+  static Tensor decode_codes_backward(const Tensor& grad, const Tensor& codes, int64_t codebooks, int64_t size) {
+    return decode_codes_backward_with(grad, codes, codebooks, size, Device::sum_by_code);
+  }
+
+  static void add_to(Library& m) {
+    m.impl("nearest_code", TORCH_BOX(&nearest_code));
+    m.impl("residual_quantize", TORCH_BOX(&residual_quantize));
+    m.impl("residual_quantize_backward", TORCH_BOX(&residual_quantize_backward));
+    m.impl("decode_codes", TORCH_BOX(&decode_codes));
+    m.impl("decode_codes_backward", TORCH_BOX(&decode_codes_backward));
+  }
+};
 
 }  // namespace visgen
