@@ -167,4 +167,103 @@ NOISE = [
     Case("derive_seeds", "no_samples", lambda _, device: {"seed": 1, "index": _seeds(0, device)}),
 ]
 
-CASES = NOISE + DIFFUSE
+
+def quantize_case(
+    label: str,
+    shape: tuple[int, ...],
+    *,
+    size: int = 7,
+    depth: int = 2,
+    shared: bool = False,
+    metric: str = "l2",
+    gradient: str = "straight_through",
+    active: tuple[int, ...] | None = None,
+    layout: str = "contiguous",
+    scale: float = 1.0,
+    small: bool = False,
+) -> list[Case]:
+    """`residual_quantize` of random vectors, far from ties; `active` gives the active depths of its samples."""
+
+    def arguments(dtype: torch.dtype, device: torch.device) -> Arguments:
+        real = torch.float64 if dtype == torch.float64 else torch.float32
+        # Rounded to 16 bits, so that every dtype has the same values, and the same codes.
+        x = (random(shape, torch.float64, device, 5) * scale).bfloat16().to(dtype)
+        books = (size, shape[-1]) if shared else (depth, size, shape[-1])
+        result: Arguments = {
+            "x": lay_out(x, layout),
+            "codebooks": (random(books, torch.float64, device, 6) * scale * 0.7).bfloat16().to(real),
+            "metric": metric,
+            "gradient": gradient,
+        }
+        if shared:
+            result["depth"] = depth
+        if active is not None:
+            result["active_depths"] = torch.tensor(active, device=device)
+        return result
+
+    return [Case("residual_quantize", label, arguments, ("x", "codebooks"), small, straight_through=True)]
+
+
+def codes_case(label: str, shape: tuple[int, ...], *, size: int, dimensions: int, shared: bool = False) -> list[Case]:
+    """`decode_codes` and `codebook_statistics` of random codes int64 [*shape], some of them −1."""
+
+    def codebooks_and_codes(dtype: torch.dtype, device: torch.device) -> Arguments:
+        books = (size, dimensions) if shared else (shape[-1], size, dimensions)
+        real = torch.float64 if dtype == torch.float64 else torch.float32
+        codes = torch.randint(-1, size, shape, generator=torch.Generator().manual_seed(7)).to(device)
+        return {"codes": codes, "codebooks": random(books, real, device, 8)}
+
+    def with_vectors(dtype: torch.dtype, device: torch.device) -> Arguments:
+        return {"x": random((*shape[:-1], dimensions), dtype, device, 9), **codebooks_and_codes(dtype, device)}
+
+    return [
+        Case("decode_codes", label, codebooks_and_codes, ("codebooks",), small=dimensions * size <= 40),
+        Case("codebook_statistics", label, with_vectors),
+    ]
+
+
+QUANTIZE = [
+    *quantize_case("one_element", (1,), size=1, depth=1, small=True),
+    *quantize_case("primes", (5, 3), small=True),
+    *quantize_case("shared", (2, 3, 4), shared=True, depth=3, small=True),
+    *quantize_case("active_depths", (3, 2, 5), depth=3, active=(2, 0, 3), small=True),
+    *quantize_case("active_depths_of_a_vector", (5, 3), depth=2, active=(2, 0, 1, 7, -3)),
+    *quantize_case("per_depth", (2, 3, 4), gradient="straight_through_per_depth", active=(1, 2), small=True),
+    *quantize_case("rotation", (2, 3, 4), gradient="rotation", small=True),
+    *quantize_case("rotation_per_depth", (2, 3, 4), gradient="rotation_per_depth", active=(2, 1), small=True),
+    *quantize_case("without_gradient", (5, 3), gradient="none"),
+    *quantize_case("cosine", (3, 7, 6), metric="cosine", small=True),
+    *quantize_case("dot", (3, 7, 6), metric="dot", size=19),
+    *quantize_case("tokens", (2, 9, 9, 64), size=129, depth=4),
+    *quantize_case("wide", (37, 257), size=67, depth=2),
+    *quantize_case("many_codes", (50, 8), size=1031, depth=1),
+    *quantize_case("small_numbers", (70, 16), size=33, scale=1e-20),
+    *quantize_case("transposed", (3, 4, 5, 6), layout="transposed", size=21),
+    *quantize_case("unaligned", (3, 4, 16), layout="offset", size=40),
+    *quantize_case("no_vectors", (0, 4)),
+    *quantize_case("no_depths", (3, 4), shared=True, depth=0),
+    *codes_case("primes", (5, 3), size=7, dimensions=3),
+    *codes_case("shared", (2, 3, 4), size=9, dimensions=4, shared=True),
+    *codes_case("tokens", (2, 9, 9, 4), size=129, dimensions=64),
+    *codes_case("popular_codes", (701, 2), size=2, dimensions=17),
+    *codes_case("no_vectors", (0, 2), size=3, dimensions=4),
+    Case(
+        "nearest_code",
+        "primes",
+        lambda dtype, device: {
+            "x": random((5, 7, 3), dtype, device, 5),
+            "codebook": random((11, 3), dtype, device, 6),
+            "metric": "cosine",
+        },
+    ),
+    Case(
+        "nearest_code",
+        "tokens",
+        lambda dtype, device: {
+            "x": random((301, 40), dtype, device, 5),
+            "codebook": random((333, 40), dtype, device, 6),
+        },
+    ),
+]
+
+CASES = NOISE + DIFFUSE + QUANTIZE
