@@ -41,7 +41,7 @@ def test_errors_are_mean_squares_of_the_residuals(backend, device):
 
 
 def test_averaging_prefix_errors_recovers_the_mean_prefix(backend, device):
-    """Σ_k ‖x − S_k‖² = Q·‖x − S̄‖² + Σ_k ‖S_k − S̄‖², S̄ the mean of the prefix sums: what all-depth commitment pulls to."""
+    """Σ_k ‖x − S_k‖² = Q·‖x − S̄‖² + Σ_k ‖S_k − S̄‖², S̄ the mean of the prefix sums."""
     x, codebooks = vectors(40, 24, device=device), vectors(4, 50, 24, device=device, key=1)
     _, codes, commitment, _ = ops.residual_quantize(x, codebooks)
     prefixes = torch.stack([ops.decode_codes(codes[:, : q + 1], codebooks) for q in range(4)])

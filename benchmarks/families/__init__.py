@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import diffuse, noise
+from . import diffuse, noise, quantize
 
-FAMILIES: dict[str, ModuleType] = {"noise": noise, "diffuse": diffuse}
+FAMILIES: dict[str, ModuleType] = {"noise": noise, "diffuse": diffuse, "quantize": quantize}
