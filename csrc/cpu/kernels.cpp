@@ -8,13 +8,17 @@
 
 namespace visgen {
 
-#define VISGEN_DECLARE(isa)                    \
-  namespace isa {                              \
-  extern const NoiseKernels noise_kernels;     \
-  extern const DiffuseKernels diffuse_kernels; \
+#define VISGEN_DECLARE(isa)                      \
+  namespace isa {                                \
+  extern const NoiseKernels noise_kernels;       \
+  extern const DiffuseKernels diffuse_kernels;   \
+  extern const QuantizeKernels quantize_kernels; \
+  extern const CodebookKernels codebook_kernels; \
   }
-#define VISGEN_TABLE(isa) \
-  static const KernelTable isa##_table { #isa, isa::noise_kernels, isa::diffuse_kernels }
+#define VISGEN_TABLE(isa)                                                                   \
+  static const KernelTable isa##_table {                                                    \
+    #isa, isa::noise_kernels, isa::diffuse_kernels, isa::quantize_kernels, isa::codebook_kernels \
+  }
 
 VISGEN_DECLARE(baseline)
 VISGEN_TABLE(baseline);

@@ -9,6 +9,10 @@ namespace visgen {
 
 struct NoiseParameters;
 struct DiffuseParameters;
+struct QuantizeBackwardParameters;
+struct Search;
+struct Embedding;
+struct CodeSums;
 
 // Each kernel works through units [first_unit, last_unit) of its parameters' partition.
 struct NoiseKernels {
@@ -21,10 +25,28 @@ struct DiffuseKernels {
   Kernel forward_float, forward_double, backward_float, backward_double;
 };
 
+struct QuantizeKernels {  // each works through a range of rows
+  using SearchKernel = void (*)(const Search&, int64_t first_row, int64_t last_row);
+  using EmbedKernel = void (*)(const Embedding&, int64_t first_row, int64_t last_row);
+  using BackwardKernel = void (*)(const QuantizeBackwardParameters&, int64_t first_row, int64_t last_row);
+  SearchKernel search_exactly_float, search_exactly_double;
+  EmbedKernel embed_float, embed_double;
+  BackwardKernel backward_float, backward_double;
+};
+
+struct CodebookKernels {
+  using SumChunks = void (*)(const CodeSums&, int64_t first_chunk, int64_t last_chunk);
+  using SumEdges = void (*)(const CodeSums&);
+  SumChunks sum_chunks_float, sum_chunks_double;
+  SumEdges sum_edges_float, sum_edges_double;
+};
+
 struct KernelTable {
   const char* name;
   const NoiseKernels& noise;
   const DiffuseKernels& diffuse;
+  const QuantizeKernels& quantize;
+  const CodebookKernels& codebook;
 };
 
 // The widest instruction set that the build and the machine have, or what VISGEN_CPU_CAPABILITY names.
