@@ -15,8 +15,8 @@ namespace visgen {
   extern const QuantizeKernels quantize_kernels; \
   extern const CodebookKernels codebook_kernels; \
   }
-#define VISGEN_TABLE(isa)                                                                   \
-  static const KernelTable isa##_table {                                                    \
+#define VISGEN_TABLE(isa)                                                                        \
+  static const KernelTable isa##_table {                                                         \
     #isa, isa::noise_kernels, isa::diffuse_kernels, isa::quantize_kernels, isa::codebook_kernels \
   }
 

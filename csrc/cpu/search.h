@@ -19,7 +19,7 @@ struct Embedding {
   int64_t rows = 0, depth = 0;
   Codebooks codebooks;
   bool in_double = false;
-  const int64_t* codes = nullptr;  // [rows, depth]
+  const int64_t* codes = nullptr;   // [rows, depth]
   const uint8_t* broken = nullptr;  // [rows]: whose sum is NaN; may be absent
   void* out = nullptr;              // [rows, dimensions] of dtype
   DType dtype = DType::float32;
@@ -27,14 +27,14 @@ struct Embedding {
 
 // What is added up over the rows of one code at one depth.
 enum class Summed : uint8_t {
-  rows,             // the rows as they are
-  before,           // residuals before they lose the code; not those with NaN or infinity, and they are counted
-  weighted_after,   // −2/dimensions · weight · residual after it lost the code
+  rows,            // the rows as they are
+  before,          // residuals before they lose the code; not those with NaN or infinity, and they are counted
+  weighted_after,  // −2/dimensions · weight · residual after it lost the code
 };
 
-// Sums of rows by their codes, one depth of them. `order` lists the rows that have a code, by code, then by number. It is
-// cut into chunks of kRowsOfChunk whatever the number of threads: a chunk writes the sums of the codes that begin and
-// end in it, and leaves those of its first and its last code in `edge_sums`, to be added up in the order of chunks.
+// Sums of rows by their codes, one depth of them. `order` lists the rows that have a code, by code, then by number. It
+// is cut into chunks of kRowsOfChunk whatever the number of threads: a chunk writes the sums of the codes that begin
+// and end in it, and leaves those of its first and its last code in `edge_sums`, to be added up in the order of chunks.
 struct CodeSums {
   Summed summed = Summed::rows;
   int64_t rows = 0, dimensions = 0;  // rows: length of order
