@@ -1,0 +1,12 @@
+// The two searches for the nearest codes at every depth. Both are exact.
+#pragma once
+
+#include "../ops/quantize.h"
+#include "../ops/tensors.h"
+
+namespace visgen {
+
+// Looks at every code in double: any type and size (quantize_scan.cu).
+void search_by_scan(const QuantizeParameters& p, const Tensor& like);
+
+}  // namespace visgen

@@ -1,0 +1,113 @@
+// Rows of contiguous [rows, dimensions] matrices: a warp takes a row, and its lanes tiles of kSpan elements in turn.
+//
+// `wide` says that tiles can be moved in single accesses, which rows of a multiple of kSpan elements allow. Element
+// types are read at run time, as in tile.cuh.
+#pragma once
+
+#include <cmath>
+
+#include "../ops/quantize.h"
+#include "vec.cuh"
+#include "warp.cuh"
+
+namespace visgen {
+
+constexpr int kSpan = 4;
+constexpr int kRowThreads = 256;
+constexpr int kRowsPerBlock = kRowThreads / kWarpSize;
+
+inline LaunchShape warp_a_row(int64_t rows) {
+  return {dim3(static_cast<unsigned>((rows + kRowsPerBlock - 1) / kRowsPerBlock)), dim3(kRowThreads)};
+}
+
+inline bool has_wide_rows(const void* data, DType dtype, int64_t dimensions) {
+  const int64_t bytes = size_of(dtype) * kSpan, alignment = bytes < kWideBytes ? bytes : kWideBytes;
+  return dimensions % kSpan == 0 && reinterpret_cast<uintptr_t>(data) % alignment == 0;
+}
+
+inline DType real_type(bool in_double) { return in_double ? DType::float64 : DType::float32; }
+
+template <class Real>
+__device__ __forceinline__ bool is_finite(Real value) {
+  return value - value == Real(0);
+}
+
+// Calls body(first element of a tile) for the lane's tiles of a row.
+template <class Body>
+__device__ __forceinline__ void for_each_tile(int64_t elements, Body body) {
+  for (int64_t begin = lane_index() * kSpan; begin < elements; begin += kWarpSize * kSpan) body(begin);
+}
+
+template <bool wide, class Stored, class Real>
+__device__ __forceinline__ void load_row_as(const void* data, int64_t elements, int64_t row, int64_t begin,
+                                            Real (&out)[kSpan]) {
+  const Stored* from = static_cast<const Stored*>(data) + row * elements + begin;
+  const auto values = wide ? load_vec<kSpan>(from) : load_tail<kSpan>(from, elements - begin, Stored(0.0f));
+#pragma unroll
+  for (int i = 0; i < kSpan; ++i) out[i] = convert<Real>(values[i]);
+}
+
+// Elements past the end of the row read as 0, and so does absent data.
+template <bool wide, class Real>
+__device__ __forceinline__ void load_row(const void* data, DType dtype, int64_t elements, int64_t row, int64_t begin,
+                                         Real (&out)[kSpan]) {
+  if (!data) {
+#pragma unroll
+    for (int i = 0; i < kSpan; ++i) out[i] = Real(0);
+    return;
+  }
+  switch (dtype) {
+    case DType::float16:
+      return load_row_as<wide, Half>(data, elements, row, begin, out);
+    case DType::bfloat16:
+      return load_row_as<wide, BFloat16>(data, elements, row, begin, out);
+    case DType::float32:
+      return load_row_as<wide, float>(data, elements, row, begin, out);
+    default:
+      return load_row_as<wide, double>(data, elements, row, begin, out);
+  }
+}
+
+template <bool wide, class Stored, class Real>
+__device__ __forceinline__ void store_row_as(void* data, int64_t elements, int64_t row, int64_t begin,
+                                             const Real (&in)[kSpan]) {
+  Vec<Stored, kSpan> values;
+#pragma unroll
+  for (int i = 0; i < kSpan; ++i) values[i] = convert<Stored>(in[i]);
+  Stored* to = static_cast<Stored*>(data) + row * elements + begin;
+  if constexpr (wide) {
+    store_vec(to, values);
+  } else {
+    store_tail(to, elements - begin, values);
+  }
+}
+
+// Elements past the end of the row are dropped.
+template <bool wide, class Real>
+__device__ __forceinline__ void store_row(void* data, DType dtype, int64_t elements, int64_t row, int64_t begin,
+                                          const Real (&in)[kSpan]) {
+  switch (dtype) {
+    case DType::float16:
+      return store_row_as<wide, Half>(data, elements, row, begin, in);
+    case DType::bfloat16:
+      return store_row_as<wide, BFloat16>(data, elements, row, begin, in);
+    case DType::float32:
+      return store_row_as<wide, float>(data, elements, row, begin, in);
+    default:
+      return store_row_as<wide, double>(data, elements, row, begin, in);
+  }
+}
+
+// The embedding of a code at a depth: zeros for −1, NaN for a code that the codebook does not have.
+template <bool wide, class Real>
+__device__ __forceinline__ void load_embedding(const Codebooks& books, int64_t depth, int64_t code, int64_t begin,
+                                               Real (&out)[kSpan]) {
+  if (code >= 0 && code < books.codes) {
+    const Real* book = static_cast<const Real*>(books.data) + depth * books.stride;
+    return load_row_as<wide, Real>(book, books.dimensions, code, begin, out);
+  }
+#pragma unroll
+  for (int i = 0; i < kSpan; ++i) out[i] = code == -1 ? Real(0) : Real(NAN);
+}
+
+}  // namespace visgen
