@@ -138,7 +138,7 @@ def _train(arguments: list[str]) -> int:
     return 0
 
 
-_OUT_HELP = "Folder of the run: samples.png, loss.png, losses.csv, settings.json, checkpoints/, tensorboard/."
+_OUT_HELP = "Folder of the run: its pictures, loss.png, losses.csv, settings.json, checkpoints/, tensorboard/."
 _RESUME_HELP = "Continue the run in that folder from its newest checkpoint; start it if there is none."
 
 
@@ -150,12 +150,15 @@ def _train_recipe(recipe: ModuleType, name: str, settings: "TrainingSettings", o
     pictures = recipe.pictures(settings)
     torch.manual_seed(settings.seed)
     system = _build(recipe, settings, pictures.format)
-    trainer = Trainer(system, pictures, settings, out, identity={"recipe": name}, resume=resume)
+    held_out = recipe.held_out(settings) if hasattr(recipe, "held_out") else None
+    trainer = Trainer(system, pictures, settings, out, identity={"recipe": name}, held_out=held_out, resume=resume)
     count = sum(parameter.numel() for parameter in system.parameters())
     say = trainer.accelerator.print
     say(f"{name}: {len(pictures)} pictures, {count:,} parameters, {trainer.place}, from step {trainer.step}, in {out}")
     trainer.run()
-    say(f"pictures: {out / 'samples.png'}\nlosses:   {out / 'loss.png'}")
+    for measure, value in trainer.measured.items():
+        say(f"{measure + ':':<12}{value:.4g}")
+    say(f"pictures:   {out / system.figure}.png\nlosses:     {out / 'loss.png'}")
 
 
 def _build(recipe: ModuleType, settings: "TrainingSettings", pictures: "PictureFormat") -> "System":
@@ -200,8 +203,8 @@ def _draw(options: Any) -> None:
     from .training import checkpoint
     from .training.data.pictures import PictureFormat
     from .training.figures import picture_grid
-    from .training.report import draw_samples
     from .training.settings import settings_from
+    from .training.system import GenerativeSystem, draw_samples
 
     if options.count_per_class < 1 or (options.steps is not None and options.steps < 1):
         raise UserError("--count-per-class and --steps must be at least 1")
@@ -215,6 +218,10 @@ def _draw(options: Any) -> None:
     labels = [_label(name, pictures.class_names) for name in options.labels] or list(range(len(pictures.class_names)))
     recipe = load_recipe(saved.state["recipe"])
     system = _build(recipe, settings_from(recipe.Settings, saved.state["settings"]), pictures)
+    if not isinstance(system, GenerativeSystem):
+        raise UserError(
+            f"the recipe {saved.state['recipe']} trains no model that draws pictures: its run shows {system.figure}.png"
+        )
     saved.load_into(system, "average")
     drawn = draw_samples(
         system.to(device).eval(),

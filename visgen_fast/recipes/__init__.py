@@ -4,6 +4,7 @@ A recipe is a module whose docstring's first line says what it trains, with
 
     Settings                     a frozen dataclass derived from `TrainingSettings`
     pictures(settings)           the data set
+    held_out(settings)           optional: pictures kept from training, which the run's figures and metrics are made of
     system(settings, format)     the system for pictures of that format
 
 A recipe of one's own is a Python file with these names, given by its path.

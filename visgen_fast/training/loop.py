@@ -13,21 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from . import checkpoint
 from .data.order import Batch, MicroBatches, PicturesByPosition, load
 from .data.pictures import Pictures
 from .ema import MovingAverage
 from .errors import UserError
-from .report import Report, draw_samples
+from .report import Report
 from .settings import TrainingSettings, differences, learning_rate, require_same
 from .system import System
 
 logger = logging.getLogger(__name__)
-
-# The sample grids of a run show the first classes, so many pictures of each.
-_GRID_CLASSES, _GRID_COLUMNS, _GRID_SINGLE_CLASS = 10, 10, 40
 
 
 class Trainer:
@@ -35,8 +32,9 @@ class Trainer:
 
     One process, or one of the ranks that `torchrun` or `accelerate launch` started: all ranks together take
     `settings.batch_size` pictures a step and do what one rank would have done, but for what dropout draws. `identity`
-    is stored in the checkpoints: what it takes to build the system again. With `resume`, the run goes on from its
-    newest checkpoint, if it has one: with the same settings and ranks, bit for bit as if it had never stopped.
+    is stored in the checkpoints: what it takes to build the system again. `held_out` are pictures never trained on, for
+    the figures and the final metrics; without them the figures show training pictures. With `resume`, the run goes on
+    from its newest checkpoint, if it has one: with the same settings and ranks, bit for bit as if it had never stopped.
 
     Raises `UserError` where the settings and the machine don't agree, or `out` holds another run.
     """
@@ -49,21 +47,23 @@ class Trainer:
         out: Path,
         *,
         identity: dict[str, Any],
+        held_out: Pictures | None = None,
         resume: bool = False,
     ) -> None:
         self.settings, self.out, self.identity = settings, out, identity
-        self.pictures = pictures
+        self.pictures, self.held_out = pictures, held_out
         self.accelerator = _accelerator(settings)
         self.average = MovingAverage(system, settings.ema_decay)
         self.average.module.to(self.accelerator.device)
         optimizer = torch.optim.AdamW(
-            [parameter for parameter in system.parameters() if parameter.requires_grad],
+            system.parameter_groups(),
             lr=settings.learning_rate,
             betas=(0.9, settings.beta2),
             weight_decay=settings.weight_decay,
         )
         self.system, self.optimizer = self.accelerator.prepare(system, optimizer)
         self.step = 0
+        self.measured: dict[str, float] = {}
         self._open_run(resume)
         self.batches = self._load_batches()
         self.seen_complaints: set[str] = set()
@@ -123,7 +123,7 @@ class Trainer:
                 if saving or drawing or self._due(settings.log_every, at_end=True):
                     mean = self.accelerator.reduce(total, "mean").item() / (self.step - since)
                     rate = (self.step - since) * settings.batch_size / (time.monotonic() - began)
-                    self._note_losses(report, mean, float(gradient_norm), rate)
+                    self._note_losses(report, mean, float(gradient_norm), rate, self._metrics())
                     self._require_finite("loss", mean)
                     # A bad gradient of any step since the last row has spoiled weights that the losses may not show.
                     self._require_finite("gradient", float(norms))
@@ -140,7 +140,8 @@ class Trainer:
         """One optimizer step; the mean loss of this rank's pictures, and the norm of the gradient before clipping."""
         rate = learning_rate(self.settings, self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("rate_factor", 1.0)
+        self.bare_system.before_step(self.step)
         loss = torch.zeros((), device=self.accelerator.device)
         for _ in range(self.settings.accumulation):
             batch = self._next_batch()
@@ -149,14 +150,28 @@ class Trainer:
                 self.accelerator.backward(micro_loss)
                 loss += micro_loss.detach() / self.settings.accumulation
                 if self.accelerator.sync_gradients:
-                    gradient_norm = self.accelerator.clip_grad_norm_(
-                        self.system.parameters(), self.settings.gradient_clip
-                    )
+                    gradient_norm = self._clip_gradients()
                 self.optimizer.step()
                 self.optimizer.zero_grad()
+        self.bare_system.after_step()
         self.step += 1
         self.average.update(self.bare_system, self.step)
         return loss, gradient_norm
+
+    def _clip_gradients(self) -> torch.Tensor:
+        """Scales down the gradient of each group that is too long; the norm of all of them before."""
+        self.accelerator.unscale_gradients()
+        norms = [
+            torch.nn.utils.clip_grad_norm_(group["params"], self.settings.gradient_clip)
+            for group in self.optimizer.param_groups
+        ]
+        return torch.linalg.vector_norm(torch.stack(norms))
+
+    def _metrics(self) -> list[float]:
+        """What the system measured since the last call, over all ranks."""
+        metrics = self.bare_system.metrics()
+        names = self.bare_system.metric_names
+        return [self.accelerator.reduce(metrics[name].float(), "mean").item() for name in names]
 
     def _next_batch(self) -> Batch:
         batch = next(self.batches)
@@ -223,35 +238,43 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         content = {**self.identity, "settings": asdict(self.settings)}
         (self.out / "settings.json").write_text(json.dumps(content, indent=2) + "\n")
-        return closing(Report(self.out, steps=self.settings.steps, start=self.step))
+        system = self.bare_system
+        return closing(
+            Report(
+                self.out,
+                steps=self.settings.steps,
+                start=self.step,
+                figure=system.figure,
+                metric_names=system.metric_names,
+            )
+        )
 
-    def _note_losses(self, report: Report | None, loss: float, gradient_norm: float, rate: float) -> None:
+    def _note_losses(
+        self, report: Report | None, loss: float, gradient_norm: float, rate: float, metrics: list[float]
+    ) -> None:
         if report is not None:
-            report.losses(self.step, loss, learning_rate(self.settings, self.step - 1), gradient_norm, rate)
+            now = learning_rate(self.settings, self.step - 1)
+            report.losses(self.step, loss, now, gradient_norm, rate, *metrics)
 
     def _require_finite(self, name: str, value: float) -> None:
         if not math.isfinite(value):
             raise UserError(f"the {name} is no longer finite at step {self.step}: try a lower --learning-rate")
 
     def _draw(self, report: Report | None, step: int | None) -> None:
-        """Draws the sample grid with the averaged weights, on the main rank."""
+        """Draws the run's figure with the averaged weights, on the main rank."""
         if report is not None:
-            names = self.pictures.format.class_names[:_GRID_CLASSES]
-            count = _GRID_COLUMNS if len(names) > 1 else _GRID_SINGLE_CLASS
-            pictures = draw_samples(
-                self.average.module,
-                range(len(names)),
-                count,
-                seed=self.settings.seed,
-                device=self.accelerator.device,
-            )
-            report.samples(pictures, names, step)
+            pictures = self.pictures if self.held_out is None else self.held_out
+            drawn, names = self.average.module.draw(pictures, seed=self.settings.seed, device=self.accelerator.device)
+            report.draw(drawn, names, step)
         self.accelerator.wait_for_everyone()
 
     def _finish(self, report: Report | None) -> None:
         self._draw(report, None)
         if report is not None:
             report.curve()
+            if self.held_out is not None:
+                self.measured = self.average.module.evaluate(self.held_out, device=self.accelerator.device)
+                report.metrics(self.measured)
         if self.seen_complaints:
             logger.warning("%d pictures could not be decoded and others stood in for them", len(self.seen_complaints))
         self.accelerator.end_training()
@@ -264,6 +287,8 @@ def _accelerator(settings: TrainingSettings) -> Accelerator:
             cpu=settings.device == "cpu",
             mixed_precision=settings.mixed_precision,
             gradient_accumulation_steps=settings.accumulation,
+            # Buffers are the same on all ranks by construction; what they collect between two steps is each rank's own.
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
     except ValueError as error:
         raise UserError(f"mixed_precision {settings.mixed_precision} is not to be had here: {error}") from error

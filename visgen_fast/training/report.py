@@ -2,10 +2,11 @@
 
 OUT/
     settings.json          recipe and settings
-    losses.csv             step, loss, learning rate, gradient norm, pictures per second
+    losses.csv             step, loss, learning rate, gradient norm, pictures per second, the system's metrics
     loss.png               its curve
-    samples.png            pictures drawn at the end, one row a class
-    samples/               pictures drawn on the way
+    FIGURE.png             the run's figure at the end: samples, one row a class; a tokenizer's reconstructions
+    FIGURE/                the figure on the way
+    metrics.json           what the finished system measured on pictures that were held out
     tensorboard/           the same for TensorBoard
     checkpoints/           see training/checkpoint.py
 """
@@ -13,6 +14,7 @@ OUT/
 from __future__ import annotations
 
 import csv
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -20,28 +22,26 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from .. import ops
 from .figures import loss_curve, picture_grid
-from .system import System
 
 COLUMNS = ("step", "loss", "learning_rate", "gradient_norm", "pictures_per_second")
-_CHUNK = 100
 
 
 class Report:
     """The reports of one run on its main rank. It shows the progress bar until `close`."""
 
-    def __init__(self, out: Path, *, steps: int, start: int) -> None:
+    def __init__(
+        self, out: Path, *, steps: int, start: int, figure: str = "samples", metric_names: Sequence[str] = ()
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.out = out
-        (out / "samples").mkdir(parents=True, exist_ok=True)
-        self._losses = _open_losses(out / "losses.csv", start)
+        self.out, self.figure, self.columns = out, figure, (*COLUMNS, *metric_names)
+        (out / figure).mkdir(parents=True, exist_ok=True)
+        self._losses = _open_losses(out / "losses.csv", start, self.columns)
         self._rows = csv.writer(self._losses, lineterminator="\n")
         self._board = SummaryWriter(out / "tensorboard", purge_step=start + 1)
         self.console = Console(stderr=True)
@@ -66,11 +66,22 @@ class Report:
         self._losses.close()
         self._board.close()
 
-    def losses(self, step: int, loss: float, learning_rate: float, gradient_norm: float, rate: float) -> None:
-        """Notes the mean loss since the last call, and the last gradient norm, at `step`; `rate` is in pictures/s."""
-        self._rows.writerow((step, repr(loss), f"{learning_rate:.6g}", f"{gradient_norm:.6g}", f"{rate:.1f}"))
+    def losses(
+        self, step: int, loss: float, learning_rate: float, gradient_norm: float, rate: float, *metrics: float
+    ) -> None:
+        """Notes the mean loss and metrics since the last call, and the last gradient norm, at `step`.
+
+        `rate` is in pictures/s.
+        """
+        numbers = (
+            f"{learning_rate:.6g}",
+            f"{gradient_norm:.6g}",
+            f"{rate:.1f}",
+            *(f"{value:.6g}" for value in metrics),
+        )
+        self._rows.writerow((step, repr(loss), *numbers))
         self._losses.flush()
-        for name, value in zip(COLUMNS[1:], (loss, learning_rate, gradient_norm, rate), strict=True):
+        for name, value in zip(self.columns[1:], (loss, learning_rate, gradient_norm, rate, *metrics), strict=True):
             self._board.add_scalar(name, value, step)
         self._progress.update(self._task, completed=step, loss=f"{loss:.4f}", rate=f"{rate:.0f}")
         # Where there is no terminal to draw a bar on, ten lines tell the same.
@@ -79,14 +90,18 @@ class Report:
             left = (time.monotonic() - self._began) / (step - self._start) * (self._steps - step)
             self.console.print(f"step {step}/{self._steps}, loss {loss:.4f}, {rate:.0f} pictures/s, {left:.0f} s left")
 
-    def samples(self, pictures: Tensor, names: Sequence[str], step: int | None) -> Path:
-        """Draws the grid of `pictures` [rows, columns, C, H, W]: the one of `step`, or the run's last (None)."""
-        path = self.out / "samples.png" if step is None else self.out / "samples" / f"step-{step:08d}.png"
+    def draw(self, pictures: Tensor, names: Sequence[str], step: int | None) -> Path:
+        """Draws the figure of `pictures` [rows, columns, C, H, W]: the one of `step`, or the run's last (None)."""
+        path = self.out / (f"{self.figure}.png" if step is None else f"{self.figure}/step-{step:08d}.png")
         image = picture_grid(pictures, names)
         image.save(path)
         if step is not None:
-            self._board.add_image("samples", np.asarray(image), step, dataformats="HWC")
+            self._board.add_image(self.figure, np.asarray(image), step, dataformats="HWC")
         return path
+
+    def metrics(self, measured: dict[str, float]) -> None:
+        """Writes what the finished system measured to metrics.json."""
+        (self.out / "metrics.json").write_text(json.dumps(measured, indent=2) + "\n")
 
     def curve(self) -> Path:
         """Draws the curve of losses.csv."""
@@ -94,41 +109,15 @@ class Report:
         return self.out / "loss.png"
 
 
-def _open_losses(path: Path, start: int) -> TextIO:
+def _open_losses(path: Path, start: int, columns: Sequence[str]) -> TextIO:
     """The CSV file opened for appending, with only the rows up to step `start` kept: those after it will come again."""
     kept = []
     if start and path.exists():
         with path.open(newline="") as file:
-            rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS)]
+            rows = [row for row in csv.reader(file) if len(row) == len(columns)]
         kept = [row for row in rows if row[0].isdigit() and int(row[0]) <= start]
     replacement = path.with_name(".losses.csv")
     with replacement.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *kept])
+        csv.writer(file, lineterminator="\n").writerows([columns, *kept])
     os.replace(replacement, path)
     return path.open("a", newline="")
-
-
-def draw_samples(
-    system: System,
-    labels: Sequence[int],
-    count: int,
-    *,
-    seed: int,
-    device: torch.device | str,
-    steps: int | None = None,
-    guidance: float | None = None,
-) -> Tensor:
-    """`count` pictures of each class in `labels`: [len(labels), count, C, H, W] in [−1, 1].
-
-    A picture depends on `seed`, its class and its place among the pictures of its class, and on nothing else.
-    """
-    places = torch.arange(count)
-    seeds = torch.cat(
-        [ops.derive_seeds(seed, places, step=label, purpose=ops.Purpose.INITIAL_STATE) for label in labels]
-    )
-    classes = torch.tensor(labels).repeat_interleave(count)
-    chunks = [
-        system.sample(some_classes.to(device), some_seeds.to(device), steps=steps, guidance=guidance)
-        for some_classes, some_seeds in zip(classes.split(_CHUNK), seeds.split(_CHUNK), strict=True)
-    ]
-    return torch.cat(chunks).unflatten(0, (len(labels), count))

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .. import ops
 from ..diffusion.objective import DiffusionObjective
 from ..diffusion.solvers import sample
 from .data.order import Batch
+from .data.pictures import Pictures
+
+# The sample grids of a run show the first classes, so many pictures of each.
+_GRID_CLASSES, _GRID_COLUMNS, _GRID_SINGLE_CLASS = 10, 10, 40
+# Pictures drawn at a time.
+_CHUNK = 100
 
 
 class System(nn.Module, ABC):
@@ -18,11 +27,48 @@ class System(nn.Module, ABC):
 
     The module holds everything that has weights, so that data-parallel wrapping, the moving average and checkpoints
     treat one network and several alike. A frozen network is one whose parameters need no gradient.
+
+    figure: the name of the run's figure; metric_names: of what `metrics` measures while the system trains.
     """
+
+    figure: str = "samples"
+    metric_names: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
         """The loss of every picture of the batch, [B]."""
+
+    @abstractmethod
+    def draw(self, pictures: Pictures, *, seed: int, device: torch.device) -> tuple[Tensor, Sequence[str]]:
+        """The run's figure: rows of pictures [rows, columns, C, H, W] in [−1, 1], and the rows' names.
+
+        `pictures` were held out from training where the recipe holds some out.
+        """
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The parameters to train, as groups for the optimizer; each group's gradient is clipped on its own.
+
+        Besides the optimizer's own options a group may have a `rate_factor` on the learning rate.
+        """
+        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+
+    def before_step(self, step: int) -> None:
+        """Called before the micro-batches of optimizer step `step` (0 is the first)."""
+
+    def after_step(self) -> None:
+        """Called when the optimizer has stepped: for what learns otherwise than by gradients."""
+
+    def metrics(self) -> dict[str, Tensor]:
+        """The scalars `metric_names`, over this rank's pictures since the last call."""
+        return {}
+
+    def evaluate(self, pictures: Pictures, *, device: torch.device) -> dict[str, float]:
+        """What a finished run is worth, measured on pictures that were held out."""
+        return {}
+
+
+class GenerativeSystem(System):
+    """A system that draws pictures of classes."""
 
     @abstractmethod
     def sample(
@@ -33,6 +79,38 @@ class System(nn.Module, ABC):
         `steps` and `guidance` default to the system's own.
         """
 
+    def draw(self, pictures: Pictures, *, seed: int, device: torch.device) -> tuple[Tensor, Sequence[str]]:
+        """Samples of the first classes."""
+        names = pictures.format.class_names[:_GRID_CLASSES]
+        count = _GRID_COLUMNS if len(names) > 1 else _GRID_SINGLE_CLASS
+        return draw_samples(self, range(len(names)), count, seed=seed, device=device), names
+
+
+def draw_samples(
+    system: GenerativeSystem,
+    labels: Sequence[int],
+    count: int,
+    *,
+    seed: int,
+    device: torch.device | str,
+    steps: int | None = None,
+    guidance: float | None = None,
+) -> Tensor:
+    """`count` pictures of each class in `labels`: [len(labels), count, C, H, W] in [−1, 1].
+
+    A picture depends on `seed`, its class and its place among the pictures of its class, and on nothing else.
+    """
+    places = torch.arange(count)
+    seeds = torch.cat(
+        [ops.derive_seeds(seed, places, step=label, purpose=ops.Purpose.INITIAL_STATE) for label in labels]
+    )
+    classes = torch.tensor(labels).repeat_interleave(count)
+    chunks = [
+        system.sample(some_classes.to(device), some_seeds.to(device), steps=steps, guidance=guidance)
+        for some_classes, some_seeds in zip(classes.split(_CHUNK), seeds.split(_CHUNK), strict=True)
+    ]
+    return torch.cat(chunks).unflatten(0, (len(labels), count))
+
 
 @dataclass(frozen=True)
 class SamplerSettings:
@@ -42,7 +120,7 @@ class SamplerSettings:
     guidance: float
 
 
-class DiffusionSystem(System):
+class DiffusionSystem(GenerativeSystem):
     """A class-conditional network `model(x_t, t, labels)` with a diffusion objective."""
 
     def __init__(

@@ -41,6 +41,11 @@ class Pictures(Protocol):
         """Pixels uint8 [B, C, H, W], labels int64 [B], and one sentence for each file that turned out unreadable."""
 
 
+def to_range(pixels: Tensor) -> Tensor:
+    """Pixels uint8 as float32 in [−1, 1]."""
+    return pixels.float() / 127.5 - 1
+
+
 class PicturesInMemory:
     """Pixels uint8 [N, C, S, S] with labels int64 [N]."""
 
@@ -54,6 +59,29 @@ class PicturesInMemory:
     def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, tuple[str, ...]]:
         chosen = torch.as_tensor(indices)
         return self.pixels[chosen], self.labels[chosen], ()
+
+
+class Part:
+    """Some of the pictures of another source, by their indices."""
+
+    def __init__(self, pictures: Pictures, indices: Sequence[int]) -> None:
+        self.pictures, self.indices, self.format = pictures, indices, pictures.format
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+        return self.pictures.read([self.indices[index] for index in indices])
+
+
+def training_part(pictures: Pictures, *, every: int = 10) -> Part:
+    """All pictures but those of `held_out_part`."""
+    return Part(pictures, [index for index in range(len(pictures)) if index % every])
+
+
+def held_out_part(pictures: Pictures, *, every: int = 10) -> Part:
+    """The first of each `every` pictures, which a source without a test part of its own keeps from training."""
+    return Part(pictures, range(0, len(pictures), every))
 
 
 def digits() -> PicturesInMemory:

@@ -1,0 +1,44 @@
+"""A small convolutional classifier whose inner activations serve as features: for perceptual losses and for FID."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from .autoencoder import ResidualBlock
+
+
+class Classifier(nn.Module):
+    """Pictures [B, channels, H, W] to logits [B, classes].
+
+    widths: features at each level, the finest first; each level is a residual block, and has half the resolution of the
+    one before. ValueError where widths is empty or a size below 1.
+    """
+
+    def __init__(self, *, channels: int, classes: int, widths: Sequence[int] = (32, 64, 128)) -> None:
+        super().__init__()
+        if not widths or min(*widths, channels, classes) < 1:
+            raise ValueError(f"channels, classes and widths must be at least 1, got {channels}, {classes}, {widths}")
+        self.levels = nn.ModuleList()
+        for before, width in zip((channels, *widths), widths, strict=False):
+            stride = 1 if len(self.levels) == 0 else 2
+            convolution = nn.Conv2d(before, width, 3, stride=stride, padding=1)
+            self.levels.append(nn.Sequential(convolution, ResidualBlock(width, width), nn.ReLU()))
+        self.output = nn.Linear(widths[-1], classes)
+
+    def features(self, pictures: Tensor) -> list[Tensor]:
+        """The activations of each level, [B, width, H/2^level, W/2^level], none negative."""
+        found = []
+        for level in self.levels:
+            pictures = level(pictures)
+            found.append(pictures)
+        return found
+
+    def embedding(self, pictures: Tensor) -> Tensor:
+        """What the last layer sees, [B, widths[-1]]: the last level's activations, averaged over space."""
+        return self.features(pictures)[-1].mean((2, 3))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """[B, channels, H, W] in [−1, 1] to logits [B, classes]."""
+        return self.output(self.embedding(pictures))
