@@ -217,7 +217,7 @@ def codes_case(label: str, shape: tuple[int, ...], *, size: int, dimensions: int
         return {"x": random((*shape[:-1], dimensions), dtype, device, 9), **codebooks_and_codes(dtype, device)}
 
     return [
-        Case("decode_codes", label, codebooks_and_codes, ("codebooks",), small=dimensions * size <= 40),
+        Case("decode_codes", label, codebooks_and_codes, ("codebooks",), small=0 < shape[0] * dimensions * size <= 200),
         Case("codebook_statistics", label, with_vectors),
     ]
 

@@ -107,6 +107,8 @@ def residual_quantize(
         as_rows(x), as_codebooks(codebooks, x), active, depth, *numbers
     )
     columns = (*x.shape[:-1], depth)
+    if gradient == "none":
+        quantized = quantized.detach()
     return quantized.view(x.shape), codes.view(columns), commitment.view(columns), codebook_error.view(columns)
 
 
