@@ -35,6 +35,7 @@ class Purpose(IntEnum):
     INITIAL_STATE = 5
     LABEL = 6
     DROPOUT = 7
+    CODEBOOK = 8
 
     def stream(self, step: int = 0) -> int:
         """The stream of this purpose at `step` (0 to 2³² − 1)."""

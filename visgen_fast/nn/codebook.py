@@ -1,0 +1,220 @@
+"""The state of one or several codebooks, and how they learn from the vectors that are assigned to them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .kmeans import kmeans_start
+from .statistics import Statistics, gather
+
+
+class Codebook(nn.Module):
+    """A codebook [K, D] of `size` codes for each of `depth` depths, or one that all of them share.
+
+    learning="ema": the embedding is a buffer that follows the vectors assigned to it, by exponential moving averages of
+    their counts and sums with Laplace smoothing (van den Oord et al., "Neural discrete representation learning", 2017,
+    appendix A.1):
+
+        N ← γN + (1−γ)n,   m ← γm + (1−γ)Σr,   e = m / Ñ,   Ñ_k = (N_k + ε)·ΣN / (ΣN + Kε)
+
+    learning="gradient": the embedding is a parameter; of the averages only N is kept, for revival.
+
+    A code whose N falls below `dead_below` is replaced by a random residual of the batch, N by `dead_below`, and m to
+    match (Dhariwal et al., "Jukebox", 2020). With `cosine`, codes have length 1: e = m/‖m‖. With `zero_code`, code 0 is
+    0 for good. With `kmeans_iterations`, the first batch's clusters are the first codes.
+
+    State: `embedding` [Q, K, D] or, shared, [K, D], `average_size` N, `average_sum` m, `initialized`, and `seed` and
+    `batches`, which decide what replaces dead codes. All ranks of a data-parallel run hold the same bits. Nothing here
+    synchronises with the host, but for the k-means start.
+    """
+
+    embedding: Tensor
+    average_size: Tensor
+    average_sum: Tensor | None
+    initialized: Tensor
+    seed: Tensor
+    batches: Tensor
+
+    def __init__(
+        self,
+        size: int,
+        dimensions: int,
+        *,
+        depth: int = 1,
+        shared: bool = False,
+        learning: str = "ema",
+        decay: float = 0.99,
+        epsilon: float = 1e-5,
+        dead_below: float = 1.0,
+        kmeans_iterations: int = 0,
+        cosine: bool = False,
+        zero_code: bool = False,
+    ) -> None:
+        super().__init__()
+        if learning not in ("ema", "gradient"):
+            raise ValueError(f"learning must be ema or gradient, got {learning!r}")
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must lie in [0, 1), got {decay}")
+        for name, value in {
+            "epsilon": epsilon,
+            "dead_below": dead_below,
+            "kmeans_iterations": kmeans_iterations,
+        }.items():
+            if value < 0:
+                raise ValueError(f"{name} must be at least 0, got {value}")
+        self.size, self.dimensions, self.depth, self.shared = size, dimensions, depth, shared
+        self.learning, self.decay, self.epsilon, self.dead_below = learning, decay, epsilon, dead_below
+        self.kmeans_iterations, self.cosine, self.zero_code = kmeans_iterations, cosine, zero_code
+
+        shape = (size, dimensions) if shared else (depth, size, dimensions)
+        embedding = torch.empty(shape).uniform_(-1 / size, 1 / size)
+        embedding = F.normalize(embedding, dim=-1) if cosine else embedding
+        if zero_code:
+            embedding[..., 0, :] = 0
+        if learning == "gradient":
+            self.embedding = nn.Parameter(embedding)
+            self.register_buffer("average_sum", None)
+        else:
+            self.register_buffer("embedding", embedding)
+            self.register_buffer("average_sum", embedding.clone())
+        self.register_buffer("average_size", torch.ones(shape[:-1]))
+        self.register_buffer("initialized", torch.tensor(kmeans_iterations == 0))
+        self.register_buffer("seed", torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        # Not buffers: data-parallel wrappers overwrite those with rank 0's, and each rank gathers its own.
+        self._gathered: tuple[Statistics, Tensor] | None = None
+        self._started = False
+        self.register_load_state_dict_post_hook(_look_again)
+
+    def vectors(self) -> Tensor:
+        """The codes' vectors, shaped as `embedding`, differentiable where they learn by gradient."""
+        vectors = self.embedding
+        if self.learning == "gradient" and self.cosine:
+            vectors = F.normalize(vectors, dim=-1)
+        if self.learning == "gradient" and self.zero_code:
+            vectors = vectors * (torch.arange(vectors.shape[-2], device=vectors.device) > 0)[:, None]
+        return vectors
+
+    @property
+    def learns_from_statistics(self) -> bool:
+        return self.learning == "ema" or self.dead_below > 0
+
+    @torch.no_grad()
+    def start(self, x: Tensor) -> None:
+        """Before the first batch x [N, D] is quantized: sets the embedding by k-means of its residuals, depth by depth.
+
+        The host reads once whether that has happened.
+        """
+        if self._started:
+            return
+        self._started = True
+        if self.initialized.item():
+            return
+        embedding, sizes = kmeans_start(
+            x,
+            self.embedding,
+            self.depth,
+            iterations=self.kmeans_iterations,
+            seed=self.seed,
+            cosine=self.cosine,
+            zero_code=self.zero_code,
+        )
+        self.embedding.copy_(embedding)
+        self.average_size.copy_(
+            sizes.clamp_min(1)
+        )  # a code without vectors keeps its place as one with one vector does
+        if self.average_sum is not None:
+            self.average_sum.copy_(embedding * self.average_size[..., None])
+        self.initialized.fill_(True)
+
+    @torch.no_grad()
+    def learn(self, x: Tensor, codes: Tensor, vectors: Tensor) -> Tensor:
+        """One update from x [N, D] with codes [N, Q], quantized with `vectors`. Returns all ranks' counts [Q, K]."""
+        return self._update(self._gather(x, codes, vectors, None))
+
+    @torch.no_grad()
+    def observe(self, x: Tensor, codes: Tensor, vectors: Tensor) -> None:
+        """Adds x [N, D] with codes [N, Q], quantized with `vectors`, to what the next `commit` learns from."""
+        gathered, rows = self._observed()
+        new = self._gather(x, codes, vectors, rows)
+        gathered.counts.add_(new.counts)
+        gathered.sums.add_(new.sums)
+        if self.dead_below > 0:
+            gathered.candidates.copy_(torch.where(new.offered[..., None] > 0, new.candidates, gathered.candidates))
+            gathered.offered.copy_(torch.maximum(gathered.offered, new.offered))
+        rows.add_(len(x))
+
+    @torch.no_grad()
+    def commit(self) -> Tensor:
+        """One update from everything observed since the last. Returns all ranks' counts [Q, K]."""
+        gathered, rows = self._observed()
+        counts = self._update(gathered).clone()
+        for tensor in (*gathered, rows):
+            tensor.zero_()
+        return counts
+
+    def _gather(self, x: Tensor, codes: Tensor, vectors: Tensor, earlier: Tensor | None) -> Statistics:
+        revival = self.dead_below > 0
+        result = gather(x, codes, vectors, seed=self.seed, batch=self.batches, earlier=earlier, revival=revival)
+        self.batches.add_(1)
+        return result
+
+    def _observed(self) -> tuple[Statistics, Tensor]:
+        """What was gathered since the last commit, and from how many vectors: the same memory every time."""
+        if self._gathered is None or self._gathered[0].counts.device != self.embedding.device:
+            counts = self.embedding.new_zeros(self.depth, self.size)
+            sums = self.embedding.new_zeros(self.depth, self.size, self.dimensions)
+            books = (1 if self.shared else self.depth) if self.dead_below > 0 else 0
+            statistics = Statistics(counts, sums, torch.zeros_like(sums[:books]), torch.zeros_like(counts[:books]))
+            self._gathered = statistics, torch.zeros_like(self.batches)
+        return self._gathered
+
+    def _update(self, gathered: Statistics) -> Tensor:
+        counts, sums, candidates, offered = gathered.over_ranks()
+        # A depth that no vector used, as under dropout, stays as it is.
+        weights = (1 - self.decay) * (counts.sum(-1, keepdim=True) > 0).to(counts.dtype)
+        if self.shared:  # the depths enter the averages one after the other
+            for q in range(len(counts)):
+                self._average(counts[q], sums[q], weights[q])
+        else:
+            self._average(counts, sums, weights)
+        if self.average_sum is not None:
+            self._follow_averages(weights.amax(0) > 0 if self.shared else weights > 0)
+        if self.dead_below > 0:
+            self._revive(candidates[0] if self.shared else candidates, offered[0] if self.shared else offered)
+        if self.zero_code:
+            self.embedding[..., 0, :] = 0
+            if self.average_sum is not None:
+                self.average_sum[..., 0, :] = 0
+        return counts
+
+    def _average(self, counts: Tensor, sums: Tensor, weights: Tensor) -> None:
+        self.average_size.lerp_(counts, weights)
+        if self.average_sum is not None:
+            self.average_sum.lerp_(sums, weights[..., None])
+
+    def _follow_averages(self, moved: Tensor) -> None:
+        assert self.average_sum is not None
+        if self.cosine:
+            embedding = F.normalize(self.average_sum, dim=-1)
+        else:
+            total = self.average_size.sum(-1, keepdim=True)
+            smoothed = (self.average_size + self.epsilon) * (total / (total + self.size * self.epsilon))
+            embedding = self.average_sum / smoothed[..., None]
+        self.embedding.copy_(torch.where(moved[..., None], embedding, self.embedding))
+
+    def _revive(self, candidates: Tensor, offered: Tensor) -> None:
+        """Embedding, sum and size together, so that the next update does not bring the dead code back."""
+        replaced = (self.average_size < self.dead_below) & (offered > 0)
+        self.embedding.copy_(torch.where(replaced[..., None], candidates, self.embedding))
+        self.average_size.masked_fill_(replaced, self.dead_below)
+        if self.average_sum is not None:
+            revived = candidates * self.dead_below
+            self.average_sum.copy_(torch.where(replaced[..., None], revived, self.average_sum))
+
+
+def _look_again(codebook: Codebook, _: object) -> None:
+    """After a state dict was loaded: whether codebooks were initialized must be read again."""
+    codebook._started = False

@@ -1,0 +1,61 @@
+"""What all quantizers have in common, and all that tokenizers know of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from .quantized import Quantized
+from .usage import count_codes, perplexity, share_used
+
+
+class Quantizer(nn.Module, ABC):
+    """Replaces vectors [..., D] by codes [..., Q] and the codes by vectors again.
+
+    dimensions: D; depth: Q, how many codes a vector has; size: K, how many values a code has.
+
+    Every forward counts its codes in the buffer `code_counts`, without a synchronisation and not saved in state dicts:
+    those of all ranks where the codebook learns from all ranks' codes, else this rank's.
+    """
+
+    code_counts: Tensor
+
+    def __init__(self, dimensions: int, depth: int, size: int) -> None:
+        super().__init__()
+        for name, value in {"dimensions": dimensions, "depth": depth, "size": size}.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.dimensions, self.depth, self.size = dimensions, depth, size
+        self.register_buffer("code_counts", torch.zeros(depth, size, dtype=torch.int64), persistent=False)
+
+    @abstractmethod
+    def forward(self, x: Tensor, *, seeds: Tensor | None = None, active_depths: Tensor | None = None) -> Quantized:
+        """x [B, ..., D] quantized.
+
+        seeds: int64 [B], one a sample, for what is random in training; by default drawn from torch's random state.
+        active_depths: int64 [B] or broadcastable to [B, ...], how many depths to use; by default as the quantizer says.
+        """
+
+    @abstractmethod
+    def decode(self, codes: Tensor) -> Tensor:
+        """The vectors [..., D] of codes [..., ≤ Q]: of any prefix of the depths; −1 adds nothing."""
+
+    def commit(self) -> None:
+        """Lets the codebook learn from what it has seen since the last commit, where `commit="manual"` asked for it."""
+
+    def usage(self) -> tuple[Tensor, Tensor]:
+        """The share of the codes that were used and their perplexity, both float32 [Q], since `reset_usage`."""
+        return share_used(self.code_counts), perplexity(self.code_counts)
+
+    def reset_usage(self) -> None:
+        self.code_counts.zero_()
+
+    def count(self, codes: Tensor) -> None:
+        """Adds codes [..., Q] to the usage."""
+        count_codes(self.code_counts, codes)
+
+    def check(self, x: Tensor) -> None:
+        if x.dim() < 2 or x.shape[-1] != self.dimensions:
+            raise ValueError(f"x must be [B, ..., {self.dimensions}], got {list(x.shape)}")

@@ -1,0 +1,84 @@
+"""What one or several batches tell a codebook."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..ops import Purpose, codebook_statistics, derive_seeds
+from .collective import rank_and_world, sum_over_ranks
+
+
+class Statistics(NamedTuple):
+    """Of Q depths and B codebooks (Q of them, or one that all depths share), all of the embedding's type:
+
+    counts: [Q, K] of the residuals with each code; sums: [Q, K, D] of them.
+    candidates: [B, K, D], for each code a random residual that may take its place; offered: [B, K], 1 where there is
+        one and 0 elsewhere, where the candidate is 0. Both are empty where dead codes stay dead.
+    """
+
+    counts: Tensor
+    sums: Tensor
+    candidates: Tensor
+    offered: Tensor
+
+    def over_ranks(self) -> Statistics:
+        """Those of all ranks' batches, the same on each, by one collective."""
+        return Statistics(*sum_over_ranks(self))
+
+
+def gather(
+    x: Tensor, codes: Tensor, embedding: Tensor, *, seed: Tensor, batch: Tensor, earlier: Tensor | None, revival: bool
+) -> Statistics:
+    """The statistics of a batch x [N, D] with codes [N, Q], quantized with embedding [Q, K, D] or [K, D].
+
+    seed and batch, int64 [], say which vectors become candidates; `earlier`, int64 [], is how many vectors the
+    candidates of earlier batches were chosen from: new ones take their place only with the probability that makes a
+    candidate any of all vectors, each as likely.
+    """
+    counts, sums = codebook_statistics(x, codes, embedding)
+    if revival:
+        found, offered = _candidates(x, codes, embedding, seed, batch, earlier)
+    else:
+        found, offered = sums.new_empty(0), counts.new_empty(0)
+    return Statistics(*(tensor.to(embedding.dtype) for tensor in (counts, sums, found, offered)))
+
+
+def _candidates(
+    x: Tensor, codes: Tensor, embedding: Tensor, seed: Tensor, batch: Tensor, earlier: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """(candidates [B, K, D], offered [B, K]): residuals of rows that a hash picks, without a look at the host.
+
+    Each rank makes offers for its share of the codes. A row with NaN or infinity, or without that depth, is no offer.
+    """
+    rows, depth = codes.shape
+    size, dimensions = embedding.shape[-2:]
+    shared = embedding.dim() == 2
+    if rows == 0:
+        books = 1 if shared else depth
+        return embedding.new_zeros(books, size, dimensions), embedding.new_zeros(books, size)
+    code = torch.arange(size, device=x.device)
+    rank, world = rank_and_world()
+    hashed = derive_seeds(seed, batch * size + code, purpose=Purpose.CODEBOOK)
+    total = rows if earlier is None else earlier + rows
+    chosen = hashed.remainder(total)
+    ours = (chosen < rows) & ((code + batch) % world == rank)
+    found, valid = _residuals(x, codes, embedding, chosen.clamp_max(rows - 1))
+    if shared:  # of any depth
+        which = torch.div(hashed, total, rounding_mode="floor").remainder(depth)
+        found, valid = found[which, code][None], valid[which, code][None]
+    offered = valid & ours
+    return torch.where(offered[..., None], found, 0), offered.to(embedding.dtype)
+
+
+def _residuals(x: Tensor, codes: Tensor, embedding: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """(r_q of some rows [Q, len(rows), D], whether they are finite and have that depth [Q, len(rows)])."""
+    residual, found, valid = x[rows].to(embedding.dtype), [], []
+    for q, code in enumerate(codes[rows].unbind(-1)):
+        codebook = embedding if embedding.dim() == 2 else embedding[q]
+        found.append(residual)
+        valid.append((code >= 0) & residual.isfinite().all(-1))
+        residual = residual - torch.where(code[:, None] >= 0, codebook[code.clamp_min(0)], 0)
+    return torch.stack(found), torch.stack(valid)
