@@ -1,0 +1,93 @@
+"""What the recipes of tokenizers share: convolutional networks, losses, and their settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from ..models.autoencoder import Decoder, Encoder
+from ..models.discriminator import PatchDiscriminator
+from ..tokenizers import Reconstructor
+from ..training.data.pictures import PictureFormat
+from ..training.errors import UserError
+from ..training.tokenizer_system import ReconstructionLoss, TokenizerSystem
+from ._pictures import PictureSettings
+from .classifier import trained_classifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSettings(PictureSettings):
+    """A convolutional tokenizer."""
+
+    LEAST: ClassVar[dict[str, float]] = {
+        **PictureSettings.LEAST,
+        **{"patch_size": 1, "blocks": 0, "dimensions": 1, "perceptual": 0, "adversarial": 0, "adversarial_start": 0},
+        **{"discriminator_width": 1, "discriminator_layers": 1, "adversary_rate": 0},
+    }
+
+    widths: tuple[int, ...] = (32, 64)
+    """Features at each level of encoder and decoder; each level has half the resolution of the one before."""
+    patch_size: int = 2
+    """Side of the squares of pixels that the first level sees as one position each."""
+    blocks: int = 1
+    """Residual blocks at each level."""
+    attention: bool = False
+    """Attention at the coarsest level."""
+    pixel_loss: Literal["l1", "l2"] = "l2"
+    """Absolute or squared differences of the pixels."""
+    perceptual: float = 0.0
+    """Weight of the distance in the features of a classifier; above 0 it needs --features."""
+    features: str = ""
+    """A run of the recipe classifier on pictures of the same kind."""
+    adversarial: float = 0.0
+    """Weight of a discriminator's verdict, times the adaptive one; 0.75 is RQ-VAE's."""
+    adversarial_start: int = 0
+    """Optimizer step at which the discriminator comes in."""
+    discriminator_width: int = 32
+    """Features of the discriminator's first layer."""
+    discriminator_layers: int = 2
+    """Halvings of the resolution in the discriminator."""
+    adversary_rate: float = 1.0
+    """The discriminator's learning rate, over the tokenizer's."""
+    steps: int = 2000
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    decay: Literal["constant", "cosine"] = "cosine"
+    ema_decay: float = 0.99
+
+
+def networks(settings: TokenizerSettings, pictures: PictureFormat, dimensions: int) -> tuple[Encoder, Decoder]:
+    """Encoder and decoder for pictures of this format and latents of `dimensions` features."""
+    sizes: dict[str, Any] = {
+        "channels": pictures.channels,
+        "widths": settings.widths,
+        "dimensions": dimensions,
+        "patch_size": settings.patch_size,
+        "blocks": settings.blocks,
+        "attention": settings.attention,
+    }
+    encoder = Encoder(**sizes)
+    if pictures.size % encoder.reduction:
+        raise ValueError(
+            f"patch_size × 2^(levels of widths − 1) must divide the pictures' size {pictures.size}, "
+            f"got {encoder.reduction}"
+        )
+    return encoder, Decoder(**sizes)
+
+
+def tokenizer_system(tokenizer: Reconstructor, settings: TokenizerSettings, pictures: PictureFormat) -> TokenizerSystem:
+    """`tokenizer` with the losses that the settings describe, for pictures of this format."""
+    if settings.perceptual and not settings.features:
+        raise UserError("--perceptual needs a trained classifier: give a run of the recipe classifier as --features")
+    return TokenizerSystem(
+        tokenizer,
+        ReconstructionLoss(settings.pixel_loss, settings.perceptual, settings.adversarial, settings.adversarial_start),
+        features=trained_classifier(Path(settings.features), pictures.channels) if settings.perceptual else None,
+        discriminator=PatchDiscriminator(
+            channels=pictures.channels, width=settings.discriminator_width, layers=settings.discriminator_layers
+        )
+        if settings.adversarial
+        else None,
+        adversary_rate=settings.adversary_rate,
+    )

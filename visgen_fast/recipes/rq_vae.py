@@ -1,0 +1,75 @@
+"""RQ-VAE: pictures as a grid of stacks of codes, each refining the one before; Fashion-MNIST on two CPU cores.
+
+Lee et al., "Autoregressive image generation using residual quantization", 2022: one codebook for all depths and a
+commitment to the sums up to each of them. The remedies against codes that add nothing are options.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from ..nn.residual_quantizer import ResidualQuantizer
+from ..tokenizers import GridTokenizer
+from ..training.data.pictures import PictureFormat
+from ..training.tokenizer_system import TokenizerSystem
+from ._pictures import held_out, pictures
+from ._tokenizer import TokenizerSettings, networks, tokenizer_system
+
+__all__ = ["Settings", "held_out", "pictures", "system"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(TokenizerSettings):
+    """A residual-quantized variational autoencoder."""
+
+    LEAST: ClassVar[dict[str, float]] = {
+        **TokenizerSettings.LEAST,
+        **{"depth": 1, "codes": 2, "dropout_multiple_of": 1, "beam": 1},
+    }
+
+    depth: int = 4
+    """Codes at each position, one depth after another."""
+    codes: int = 512
+    """Codes in a codebook."""
+    dimensions: int = 32
+    """Features of a code."""
+    shared: bool = True
+    """One codebook for all depths; --no-shared gives each its own."""
+    commitment: float = 0.25
+    """Weight of the latents' distance to their codes."""
+    depth_weights: Literal["equal", "rising"] = "equal"
+    """Weights of the depths in that distance: all the same, or in proportion to the number of the depth."""
+    gradient: Literal["straight_through", "straight_through_per_depth", "rotation"] = "straight_through"
+    """How the decoder's gradient reaches the encoder past the choice of codes."""
+    codebook_decay: float = 0.99
+    """Decay of the moving averages that the codes follow."""
+    quantizer_dropout: float = 0.0
+    """Share of the pictures that training encodes with a random number of depths only."""
+    dropout_multiple_of: int = 1
+    """Rounds that number of depths up to a multiple."""
+    zero_code: bool = False
+    """Keep one code at zero, so that no depth can make a latent's error larger."""
+    beam: int = 1
+    """Prefixes kept by the beam search that chooses codes after training; 1 takes the nearest code at each depth."""
+
+
+def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
+    """The system these settings describe, for pictures of this format."""
+    encoder, decoder = networks(settings, pictures, settings.dimensions)
+    quantizer = ResidualQuantizer(
+        settings.depth,
+        settings.codes,
+        settings.dimensions,
+        shared=settings.shared,
+        gradient=settings.gradient,
+        commitment_weight=settings.commitment,
+        depth_weights=range(1, settings.depth + 1) if settings.depth_weights == "rising" else None,
+        decay=settings.codebook_decay,
+        commit="manual",
+        dropout=settings.quantizer_dropout,
+        dropout_multiple_of=settings.dropout_multiple_of,
+        zero_code=settings.zero_code,
+        beam=settings.beam,
+    )
+    return tokenizer_system(GridTokenizer(encoder, quantizer, decoder), settings, pictures)

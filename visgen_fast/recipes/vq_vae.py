@@ -1,0 +1,56 @@
+"""VQ-VAE: pictures as a grid of codes from one codebook; Fashion-MNIST on two CPU cores.
+
+Van den Oord, Vinyals and Kavukcuoglu, "Neural discrete representation learning", 2017.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from ..nn.residual_quantizer import VectorQuantizer
+from ..tokenizers import GridTokenizer
+from ..training.data.pictures import PictureFormat
+from ..training.tokenizer_system import TokenizerSystem
+from ._pictures import held_out, pictures
+from ._tokenizer import TokenizerSettings, networks, tokenizer_system
+
+__all__ = ["Settings", "held_out", "pictures", "system"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(TokenizerSettings):
+    """A vector-quantized variational autoencoder."""
+
+    LEAST: ClassVar[dict[str, float]] = {**TokenizerSettings.LEAST, "codes": 2}
+
+    codes: int = 512
+    """Codes in the codebook."""
+    dimensions: int = 32
+    """Features of a code."""
+    metric: Literal["l2", "cosine"] = "l2"
+    """What makes a code the nearest: the distance, or the angle between vectors scaled to length 1."""
+    learning: Literal["ema", "gradient"] = "ema"
+    """Codes follow a moving average of the latents they stand for, or the gradient of their distance to them."""
+    commitment: float = 0.25
+    """Weight of the latents' distance to their codes."""
+    gradient: Literal["straight_through", "rotation"] = "straight_through"
+    """How the decoder's gradient reaches the encoder past the choice of codes."""
+    codebook_decay: float = 0.99
+    """Decay of the moving averages."""
+
+
+def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
+    """The system these settings describe, for pictures of this format."""
+    encoder, decoder = networks(settings, pictures, settings.dimensions)
+    quantizer = VectorQuantizer(
+        settings.codes,
+        settings.dimensions,
+        metric=settings.metric,
+        gradient=settings.gradient,
+        commitment_weight=settings.commitment,
+        learning=settings.learning,
+        decay=settings.codebook_decay,
+        commit="manual",
+    )
+    return tokenizer_system(GridTokenizer(encoder, quantizer, decoder), settings, pictures)

@@ -1,0 +1,163 @@
+"""What is trained when a tokenizer is: the tokenizer and, where there is one, its adversary."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..models.classifier import Classifier
+from ..tokenizers.losses import adaptive_weight, deceiving_loss, discriminator_loss, perceptual_loss, pixel_loss
+from ..tokenizers.tokenizer import Reconstructor, Tokenizer
+from .data.order import Batch
+from .data.pictures import Pictures, to_range
+from .system import System
+
+# Of the figure, and of a held-out measurement.
+_COLUMNS, _CHUNK = 10, 100
+# The momentum of the discriminator's optimizer (Radford, Metz and Chintala, "DCGAN", 2016).
+_ADVERSARY_BETA1 = 0.5
+
+
+@dataclass(frozen=True)
+class ReconstructionLoss:
+    """How the parts of a tokenizer's loss are weighed.
+
+    pixel: absolute (l1) or squared (l2) differences; perceptual: weight of the distance in features; adversarial:
+    weight of the adversary, on top of the adaptive one, from optimizer step `adversarial_start` on.
+    """
+
+    pixel: Literal["l1", "l2"] = "l2"
+    perceptual: float = 0.0
+    adversarial: float = 0.0
+    adversarial_start: int = 0
+
+
+class TokenizerSystem(System):
+    """A tokenizer, or a plain autoencoder, with the loss of its reconstructions.
+
+    features: a frozen network for the perceptual loss; discriminator: the adversary, which learns in the same backward
+    pass. That pass serves both players: what a player's loss must not teach is a constant in it, so that both take
+    their steps from the same reconstructions, as in RQ-VAE's training. `adversary_rate` is the discriminator's learning
+    rate over the tokenizer's.
+
+    Quantizers that learn by averages commit once an optimizer step. ValueError where a weighted loss lacks its network.
+    """
+
+    figure = "reconstructions"
+
+    def __init__(
+        self,
+        tokenizer: Reconstructor,
+        loss: ReconstructionLoss,
+        *,
+        features: Classifier | None = None,
+        discriminator: nn.Module | None = None,
+        adversary_rate: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if (loss.perceptual > 0) != (features is not None):
+            raise ValueError("a perceptual loss needs a weight above 0 and a feature network")
+        if (loss.adversarial > 0) != (discriminator is not None):
+            raise ValueError("an adversarial loss needs a weight above 0 and a discriminator")
+        self.tokenizer, self.loss, self.adversary_rate = tokenizer, loss, adversary_rate
+        self.features = None if features is None else copy.deepcopy(features).eval().requires_grad_(False)
+        self.discriminator = discriminator
+        self.metric_names = (
+            "psnr",
+            *(("usage", "perplexity") if isinstance(tokenizer, Tokenizer) else ()),
+            *(("perceptual",) if features is not None else ()),
+            *(("discriminator", "adversarial_weight") if discriminator is not None else ()),
+        )
+        self._step = 0
+        self._seen: dict[str, list[Tensor]] = {}
+
+    def forward(self, batch: Batch) -> Tensor:
+        pictures = to_range(batch.pixels)
+        reconstruction, quantized = self.tokenizer(pictures, batch.seeds)
+        closeness = pixel_loss(reconstruction, pictures, self.loss.pixel)
+        self._note("psnr", psnr(reconstruction, pictures))
+        if self.features is not None:
+            distance = perceptual_loss(self.features, reconstruction, pictures)
+            closeness = closeness + self.loss.perceptual * distance
+            self._note("perceptual", distance)
+        loss = closeness + quantized.loss.flatten(1).mean(1)
+        if self.discriminator is not None:
+            loss = loss + self._game(self.discriminator, reconstruction, pictures, closeness)
+        return loss
+
+    def _game(self, discriminator: nn.Module, reconstruction: Tensor, pictures: Tensor, closeness: Tensor) -> Tensor:
+        """What both players of the adversarial game have to pay for each picture."""
+        deceiving = deceiving_loss(discriminator, reconstruction)
+        verdict = discriminator_loss(discriminator, reconstruction, pictures)
+        weight = self.loss.adversarial * adaptive_weight(closeness.mean(), deceiving.mean(), self.tokenizer.last_layer)
+        self._note("discriminator", verdict)
+        self._note("adversarial_weight", weight)
+        # Before its start the game has weight 0 rather than being left out: data-parallel training wants a gradient,
+        # if only of zero, for every weight.
+        return float(self._step >= self.loss.adversarial_start) * (weight * deceiving + verdict)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        groups: list[dict[str, Any]] = [
+            {"params": [weight for weight in self.tokenizer.parameters() if weight.requires_grad]}
+        ]
+        if self.discriminator is not None:
+            weights = list(self.discriminator.parameters())
+            groups.append({"params": weights, "rate_factor": self.adversary_rate, "betas": (_ADVERSARY_BETA1, 0.99)})
+        return groups
+
+    def before_step(self, step: int) -> None:
+        self._step = step
+
+    def after_step(self) -> None:
+        if isinstance(self.tokenizer, Tokenizer):
+            self.tokenizer.quantizer.commit()
+
+    def _note(self, name: str, value: Tensor) -> None:
+        total, count = self._seen.setdefault(name, [torch.zeros((), device=value.device), torch.zeros(())])
+        total += value.detach().mean()
+        count += 1
+
+    def metrics(self) -> dict[str, Tensor]:
+        found = {name: total / float(count) for name, (total, count) in self._seen.items()}
+        self._seen.clear()
+        return {**found, **self._usage()}
+
+    def _usage(self) -> dict[str, Tensor]:
+        """Means over the depths since the last call, of the codes' share in use and of their perplexity."""
+        if not isinstance(self.tokenizer, Tokenizer):
+            return {}
+        usage, perplexity = self.tokenizer.quantizer.usage()
+        self.tokenizer.quantizer.reset_usage()
+        return {"usage": usage.mean(), "perplexity": perplexity.mean()}
+
+    @torch.no_grad()
+    def draw(self, pictures: Pictures, *, seed: int, device: torch.device) -> tuple[Tensor, Sequence[str]]:
+        """Pictures in the first row, below them what the codes up to each depth give."""
+        shown = to_range(pictures.read(range(min(_COLUMNS, len(pictures))))[0].to(device))
+        rows = {"input": shown, **self.tokenizer.stages(shown)}
+        return torch.stack(list(rows.values())), list(rows)
+
+    @torch.no_grad()
+    def evaluate(self, pictures: Pictures, *, device: torch.device) -> dict[str, float]:
+        """The mean PSNR in decibels of all `pictures`, with the usage and perplexity of the codes they were given."""
+        self._usage()
+        found = []
+        for indices in torch.arange(len(pictures)).split(_CHUNK):
+            shown = to_range(pictures.read(indices.tolist())[0].to(device))
+            found.append(psnr(self.tokenizer(shown).pictures, shown))
+        usage = {name: float(value) for name, value in self._usage().items()}
+        return {"psnr": float(torch.cat(found).mean()), **usage}
+
+
+def psnr(reconstruction: Tensor, pictures: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in decibels, [B], of pictures in [−1, 1]: 10·log₁₀(2² / mean squared error).
+
+    Values of the reconstruction beyond the range are clipped, as they are when it is shown.
+    """
+    error = (reconstruction.detach().float().clamp(-1, 1) - pictures.float()).square().flatten(1).mean(1)
+    return 10 * torch.log10(4 / error.clamp_min(1e-12))
