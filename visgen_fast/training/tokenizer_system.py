@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..evaluation.metrics import pixel_errors, psnr
 from ..models.classifier import Classifier
 from ..tokenizers.losses import adaptive_weight, deceiving_loss, discriminator_loss, perceptual_loss, pixel_loss
 from ..tokenizers.tokenizer import Reconstructor, Tokenizer
@@ -80,7 +81,7 @@ class TokenizerSystem(System):
         pictures = to_range(batch.pixels)
         reconstruction, quantized = self.tokenizer(pictures, batch.seeds)
         closeness = pixel_loss(reconstruction, pictures, self.loss.pixel)
-        self._note("psnr", psnr(reconstruction, pictures))
+        self._note("psnr", psnr(pixel_errors(reconstruction.detach(), pictures)))
         if self.features is not None:
             distance = perceptual_loss(self.features, reconstruction, pictures)
             closeness = closeness + self.loss.perceptual * distance
@@ -149,15 +150,6 @@ class TokenizerSystem(System):
         found = []
         for indices in torch.arange(len(pictures)).split(_CHUNK):
             shown = to_range(pictures.read(indices.tolist())[0].to(device))
-            found.append(psnr(self.tokenizer(shown).pictures, shown))
+            found.append(psnr(pixel_errors(self.tokenizer(shown).pictures, shown)))
         usage = {name: float(value) for name, value in self._usage().items()}
         return {"psnr": float(torch.cat(found).mean()), **usage}
-
-
-def psnr(reconstruction: Tensor, pictures: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in decibels, [B], of pictures in [−1, 1]: 10·log₁₀(2² / mean squared error).
-
-    Values of the reconstruction beyond the range are clipped, as they are when it is shown.
-    """
-    error = (reconstruction.detach().float().clamp(-1, 1) - pictures.float()).square().flatten(1).mean(1)
-    return 10 * torch.log10(4 / error.clamp_min(1e-12))
