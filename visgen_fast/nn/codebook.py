@@ -85,7 +85,7 @@ class Codebook(nn.Module):
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         # Not buffers: data-parallel wrappers overwrite those with rank 0's, and each rank gathers its own.
         self._gathered: tuple[Statistics, Tensor] | None = None
-        self._started = False
+        self._started = kmeans_iterations == 0
         self.register_load_state_dict_post_hook(_look_again)
 
     def vectors(self) -> Tensor:
@@ -216,5 +216,5 @@ class Codebook(nn.Module):
 
 
 def _look_again(codebook: Codebook, _: object) -> None:
-    """After a state dict was loaded: whether codebooks were initialized must be read again."""
-    codebook._started = False
+    """After a state dict was loaded: whether its codebooks were initialized must be read again."""
+    codebook._started = codebook.kmeans_iterations == 0

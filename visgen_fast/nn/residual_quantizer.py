@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -247,7 +248,7 @@ def _one_of(name: str, value: str, names: tuple[str, ...]) -> None:
 
 
 def _normalised(weights: Sequence[float] | None, depth: int) -> Tensor:
-    given = torch.ones(depth) if weights is None else torch.tensor(weights, dtype=torch.float32)
-    if given.shape != (depth,) or not (given >= 0).all() or not 0 < given.sum() < torch.inf:
-        raise ValueError(f"depth_weights must be {depth} numbers, none negative, got {weights}")
-    return given / given.sum()
+    given = [1.0] * depth if weights is None else [float(weight) for weight in weights]
+    if len(given) != depth or min(given) < 0 or not 0 < sum(given) < math.inf:
+        raise ValueError(f"depth_weights must be {depth} numbers, none negative and not all 0, got {weights}")
+    return torch.tensor(given) / sum(given)

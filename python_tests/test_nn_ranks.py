@@ -1,0 +1,99 @@
+"""Two ranks teach a codebook what one does with all vectors, hold the same bits, and meet as often as promised.
+
+This file is also the program that the ranks run: `torchrun --nproc-per-node 2 test_nn_ranks.py OUT`.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed as dist
+
+import visgen_fast
+from visgen_fast.nn import ResidualQuantizer
+
+STEPS, DEPTH = 3, 3
+OPTIONS = {
+    "snapshot": {"dead_below": 0},
+    "shared": {"dead_below": 0, "shared": True},
+    "sequential": {"dead_below": 0, "shared": True, "update": "sequential"},
+    "manual": {"dead_below": 0, "commit": "manual"},
+    "revival": {"dead_below": 5.0},
+    "shared revival": {"dead_below": 5.0, "shared": True},
+    "k-means": {"kmeans_iterations": 4, "dead_below": 5.0},
+    "shared k-means": {"kmeans_iterations": 4, "dead_below": 5.0, "shared": True},
+    "gradient": {"learning": "gradient", "dead_below": 5.0},
+}
+ALIKE = [name for name, options in OPTIONS.items() if options["dead_below"] == 0]  # whatever the number of ranks
+
+
+def train(name: str, rank: int, world: int) -> dict[str, torch.Tensor]:
+    """The state after a few steps, the first with a not-a-number, and how many collectives the last step took."""
+    torch.manual_seed(0)
+    made = ResidualQuantizer(DEPTH, 16, 8, **OPTIONS[name])
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(STEPS):
+        collectives = 0
+        x = torch.randn(24, 5, 8, generator=generator)
+        x[0, 0, 0] = torch.nan
+        all_reduce = dist.all_reduce
+
+        def counted(*arguments, all_reduce=all_reduce):
+            nonlocal collectives
+            collectives += 1
+            return all_reduce(*arguments)
+
+        dist.all_reduce = counted
+        made(x[rank * 24 // world : (rank + 1) * 24 // world])
+        made.commit()
+        dist.all_reduce = all_reduce
+    return {**made.state_dict(), "code_counts": made.code_counts, "collectives": torch.tensor(collectives)}
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What each of two ranks ended with."""
+    out = tmp_path_factory.mktemp("ranks")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(visgen_fast.__file__).parents[1])}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__, str(out)]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stderr
+    return [torch.load(out / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_codebooks_are_the_same_bits_on_all_ranks(ranks, name):
+    first, second = (states[name] for states in ranks)
+    assert len(first) > 5
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+        assert value.isfinite().all(), key
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_two_ranks_teach_what_one_does(ranks, name):
+    expected = train(name, 0, 1)
+    for key in ("codebook.embedding", "codebook.average_size", "codebook.average_sum", "code_counts"):
+        torch.testing.assert_close(ranks[0][name][key], expected[key], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_commit_takes_one_collective_and_a_sequential_one_as_many_as_depths(ranks, name):
+    assert ranks[0][name]["collectives"] == (DEPTH if name == "sequential" else 1)
+
+
+@pytest.mark.parametrize("name", ["revival", "shared revival"])
+def test_both_ranks_offer_vectors_for_dead_codes(ranks, name):
+    revived = ranks[0][name]["codebook.average_size"] == 5
+    assert revived[..., ::2].any() and revived[..., 1::2].any()  # each rank's share is every other code
+
+
+if __name__ == "__main__":
+    dist.init_process_group("gloo")
+    this = dist.get_rank()
+    torch.save({name: train(name, this, 2) for name in OPTIONS}, Path(sys.argv[1]) / f"{this}.pt")
+    dist.barrier()  # Gloo's threads drop the last all-reduce's tensors a moment after it ends, while Python must run
+    dist.destroy_process_group()
