@@ -1,6 +1,7 @@
 """The small parts of training: the moving average, the learning rate, the settings, the figures."""
 
 import csv
+import json
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from visgen_fast.recipes._rectified_flow import RectifiedFlowSettings
+from visgen_fast.recipes.vq_vae import Settings as VQVAESettings
 from visgen_fast.training.ema import MovingAverage
 from visgen_fast.training.errors import UserError
 from visgen_fast.training.figures import loss_curve, picture_grid
@@ -81,6 +83,15 @@ def test_a_resumed_run_may_be_longer_but_not_another_one():
     require_same(saved, TrainingSettings(steps=20, workers=3))
     with pytest.raises(UserError, match=r"seed \(was 0, now 1\), |learning_rate \(was 0.001, now 0.5\)"):
         require_same(saved, TrainingSettings(seed=1, learning_rate=0.5))
+
+
+def test_settings_that_are_tuples_survive_being_written_as_json():
+    given = VQVAESettings(widths=(8, 16))
+    saved = json.loads(json.dumps(asdict(given)))
+    require_same(saved, given)
+    assert settings_from(VQVAESettings, saved) == given
+    with pytest.raises(UserError, match=r"widths \(was \(8, 16\), now \(8,\)\)"):
+        require_same(saved, VQVAESettings(widths=(8,)))
 
 
 def test_a_resumed_run_whose_mathematics_changes_all_the_same_is_told_so():

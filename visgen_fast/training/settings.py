@@ -110,14 +110,14 @@ def settings_from(cls: type[S], values: dict[str, Any]) -> S:
     if unknown:
         raise UserError(f"the checkpoint has settings that its recipe no longer knows: {', '.join(unknown)}")
     try:
-        return cls(**values)
+        return cls(**_with_tuples(values))
     except (TypeError, ValueError) as error:
         raise UserError(f"the checkpoint's settings are not usable: {error}") from error
 
 
 def require_same(saved: dict[str, Any], settings: TrainingSettings) -> None:
     """Raises `UserError` if `settings` would continue the run of `saved` with other mathematics."""
-    given = asdict(settings)
+    saved, given = _with_tuples(saved), asdict(settings)
     changed = [
         f"{name} (was {saved[name]}, now {value})"
         for name, value in given.items()
@@ -125,6 +125,11 @@ def require_same(saved: dict[str, Any], settings: TrainingSettings) -> None:
     ]
     if changed:
         raise UserError(f"a resumed run must keep its settings, but these differ: {', '.join(changed)}")
+
+
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """Values as settings hold them: JSON, which checkpoints are written in, has lists for tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def differences(saved: dict[str, Any], settings: TrainingSettings) -> list[str]:
