@@ -26,8 +26,8 @@ def test_links_lead_somewhere(document):
     assert not missing
 
 
-def test_there_are_snippets_for_both_python_uses():
-    assert len(SNIPPETS) == 2
+def test_there_are_snippets_for_all_python_uses():
+    assert len(SNIPPETS) == 3
 
 
 def test_tables_are_made_from_the_stored_results():

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from .quantized import Quantized
 from .usage import count_codes, perplexity, share_used
 
+_MOST_COUNTED = 2**20
+
 
 class Quantizer(nn.Module, ABC):
     """Replaces vectors [..., D] by codes [..., Q] and the codes by vectors again.
@@ -17,7 +19,8 @@ class Quantizer(nn.Module, ABC):
     dimensions: D; depth: Q, how many codes a vector has; size: K, how many values a code has.
 
     Every forward counts its codes in the buffer `code_counts`, without a synchronisation and not saved in state dicts:
-    those of all ranks where the codebook learns from all ranks' codes, else this rank's.
+    those of all ranks where the codebook learns from all ranks' codes, else this rank's. Beyond 2²⁰ codes nothing is
+    counted.
     """
 
     code_counts: Tensor
@@ -28,7 +31,8 @@ class Quantizer(nn.Module, ABC):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.dimensions, self.depth, self.size = dimensions, depth, size
-        self.register_buffer("code_counts", torch.zeros(depth, size, dtype=torch.int64), persistent=False)
+        counted = size if size <= _MOST_COUNTED else 0
+        self.register_buffer("code_counts", torch.zeros(depth, counted, dtype=torch.int64), persistent=False)
 
     @abstractmethod
     def forward(self, x: Tensor, *, seeds: Tensor | None = None, active_depths: Tensor | None = None) -> Quantized:
@@ -46,7 +50,13 @@ class Quantizer(nn.Module, ABC):
         """Lets the codebook learn from what it has seen since the last commit, where `commit="manual"` asked for it."""
 
     def usage(self) -> tuple[Tensor, Tensor]:
-        """The share of the codes that were used and their perplexity, both float32 [Q], since `reset_usage`."""
+        """The share of the codes that were used and their perplexity, both float32 [Q], since `reset_usage`.
+
+        NaN where codes are too many to be counted.
+        """
+        if self.size > _MOST_COUNTED:
+            unknown = torch.full((self.depth,), torch.nan, device=self.code_counts.device)
+            return unknown, unknown
         return share_used(self.code_counts), perplexity(self.code_counts)
 
     def reset_usage(self) -> None:
@@ -54,7 +64,8 @@ class Quantizer(nn.Module, ABC):
 
     def count(self, codes: Tensor) -> None:
         """Adds codes [..., Q] to the usage."""
-        count_codes(self.code_counts, codes)
+        if self.size <= _MOST_COUNTED:
+            count_codes(self.code_counts, codes)
 
     def check(self, x: Tensor) -> None:
         if x.dim() < 2 or x.shape[-1] != self.dimensions:

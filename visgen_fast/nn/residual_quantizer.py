@@ -197,7 +197,8 @@ class ResidualQuantizer(Quantizer):
         return x.detach().reshape(-1, self.dimensions)
 
     def _count_columns(self, counts: Tensor) -> None:
-        self.code_counts.add_(counts.to(torch.int64))
+        if self.code_counts.numel():
+            self.code_counts.add_(counts.to(torch.int64))
 
 
 class VectorQuantizer(ResidualQuantizer):
