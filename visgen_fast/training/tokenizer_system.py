@@ -145,11 +145,14 @@ class TokenizerSystem(System):
 
     @torch.no_grad()
     def evaluate(self, pictures: Pictures, *, device: torch.device) -> dict[str, float]:
-        """The mean PSNR in decibels of all `pictures`, with the usage and perplexity of the codes they were given."""
+        """The mean PSNR in decibels of all `pictures`, with the usage and perplexity of the codes they were given.
+
+        These two are left out where codes are too many to be counted.
+        """
         self._usage()
         found = []
         for indices in torch.arange(len(pictures)).split(_CHUNK):
             shown = to_range(pictures.read(indices.tolist())[0].to(device))
             found.append(psnr(pixel_errors(self.tokenizer(shown).pictures, shown)))
-        usage = {name: float(value) for name, value in self._usage().items()}
+        usage = {name: float(value) for name, value in self._usage().items() if value.isfinite()}
         return {"psnr": float(torch.cat(found).mean()), **usage}
