@@ -223,6 +223,7 @@ def test_a_classifier_s_features_serve_a_tokenizer(tmp_path, capsys):
         assert grid.height == 4 + 10 * 52
     command = ["train", "vq-vae", *TINY, "--steps=2", "--perceptual=1"]
     assert cli.main([*command, f"--features={classifier}", f"--out={tmp_path / 'run'}"]) == 0
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["rfid"] > 0
     capsys.readouterr()
     assert cli.main([*command, f"--out={tmp_path / 'x'}"]) == 2
     assert "--features" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..evaluation.fid import FeatureMoments, frechet_distance
 from ..evaluation.metrics import pixel_errors, psnr
 from ..models.classifier import Classifier
 from ..tokenizers.losses import adaptive_weight, deceiving_loss, discriminator_loss, perceptual_loss, pixel_loss
@@ -145,14 +146,21 @@ class TokenizerSystem(System):
 
     @torch.no_grad()
     def evaluate(self, pictures: Pictures, *, device: torch.device) -> dict[str, float]:
-        """The mean PSNR in decibels of all `pictures`, with the usage and perplexity of the codes they were given.
+        """The mean PSNR in decibels of all `pictures`, and the usage and perplexity of the codes they were given.
 
-        These two are left out where codes are too many to be counted.
+        These two are left out where codes are too many to be counted. A feature network adds the Fréchet distance
+        between the features of pictures and reconstructions, rFID.
         """
         self._usage()
-        found = []
+        errors = []
+        moments = FeatureMoments(), FeatureMoments()
         for indices in torch.arange(len(pictures)).split(_CHUNK):
             shown = to_range(pictures.read(indices.tolist())[0].to(device))
-            found.append(psnr(pixel_errors(self.tokenizer(shown).pictures, shown)))
+            reconstruction = self.tokenizer(shown).pictures.clamp(-1, 1)
+            errors.append(pixel_errors(reconstruction, shown))
+            if self.features is not None:
+                for side, some in zip(moments, (shown, reconstruction), strict=True):
+                    side.add(self.features.embedding(some).cpu())
         usage = {name: float(value) for name, value in self._usage().items() if value.isfinite()}
-        return {"psnr": float(torch.cat(found).mean()), **usage}
+        distance = {} if self.features is None else {"rfid": frechet_distance(*moments)}
+        return {"psnr": float(psnr(torch.cat(errors)).mean()), **usage, **distance}
