@@ -16,9 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from ..nn.quantizer import Quantizer
+from .metrics import pixel_errors
 
 QUANTILES = (0.1, 0.5, 0.9)
 
@@ -74,6 +78,51 @@ def invalid_codes(errors: Tensor) -> InvalidCodes:
         non_improving_share=float(stale.mean()),
         best_prefix=_floats(torch.bincount(best, minlength=errors.shape[1]) / len(errors)),
         excess=float(excess.mean()),
+    )
+
+
+class LatentTokenizer(Protocol):
+    """A tokenizer that can be opened between encoder, quantizer and decoder, as `tokenizers.GridTokenizer` can."""
+
+    quantizer: Quantizer
+
+    def latents(self, pictures: Tensor) -> Tensor:
+        """Pictures [B, C, H, W] to vectors [B, ..., D]."""
+
+    def pictures_of(self, latents: Tensor) -> Tensor:
+        """Quantized vectors [B, ..., D] to pictures [B, C, H, W]."""
+
+
+@dataclass(frozen=True)
+class PrefixErrors:
+    """Mean square errors of the prefixes of length 0 … Q, float64.
+
+    Attributes:
+        vector: of each latent vector against its prefix sum, [vectors, Q + 1].
+        latent: the same over all vectors of a picture, [B, Q + 1].
+        pixel: of each picture against its decoded prefix, clamped to [−1, 1], [B, Q + 1].
+    """
+
+    vector: Tensor
+    latent: Tensor
+    pixel: Tensor
+
+
+@torch.no_grad()
+def prefix_errors(tokenizer: LatentTokenizer, pictures: Tensor) -> PrefixErrors:
+    """The errors of all prefixes of the codes that `tokenizer`, in evaluation mode, has for pictures [B, C, H, W]."""
+    latents = tokenizer.latents(pictures)
+    codes = tokenizer.quantizer(latents).codes
+    vector, pixel = [], []
+    for depth in range(codes.shape[-1] + 1):
+        prefix = tokenizer.quantizer.decode(codes[..., :depth]) if depth else torch.zeros_like(latents)
+        vector.append((latents.double() - prefix.double()).square().mean(-1))
+        pixel.append(pixel_errors(tokenizer.pictures_of(prefix), pictures))
+    by_vector = torch.stack(vector, -1).cpu()
+    return PrefixErrors(
+        vector=by_vector.flatten(0, -2),
+        latent=by_vector.flatten(1, -2).mean(1),
+        pixel=torch.stack(pixel, -1).cpu(),
     )
 
 

@@ -1,0 +1,95 @@
+"""What a trained tokenizer is worth, measured on pictures it was not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from ..tokenizers import Reconstructor, Tokenizer
+from .fid import FeatureMoments, frechet_distance, kernel_distance
+from .invalid_codes import InvalidCodes, PrefixErrors, invalid_codes, prefix_errors
+from .metrics import pixel_errors, psnr
+
+
+@dataclass(frozen=True)
+class TokenizerEvaluation:
+    """A tokenizer's measures.
+
+    Attributes:
+        pictures: how many were measured.
+        psnr: the mean peak signal-to-noise ratio of their reconstructions, in dB.
+        usage: the share of the codebook that occurs at each depth; empty where there are no codes.
+        perplexity: the exponential of the entropy of each depth's codes.
+        rfid: the Fréchet distance between the features of pictures and reconstructions; None without a feature network.
+        kernel_distance: the kernel distance of the same.
+        invalid_codes: what each depth is worth in the spaces "vector" (one latent vector), "latent" (all of a picture's)
+            and "pixel"; empty where there is one depth or no latent to look at.
+    """
+
+    pictures: int
+    psnr: float
+    usage: tuple[float, ...]
+    perplexity: tuple[float, ...]
+    rfid: float | None
+    kernel_distance: float | None
+    invalid_codes: dict[str, InvalidCodes]
+
+
+@torch.no_grad()
+def evaluate_tokenizer(
+    tokenizer: Reconstructor, batches: Iterable[Tensor], *, embed: Callable[[Tensor], Tensor] | None = None
+) -> TokenizerEvaluation:
+    """Measures `tokenizer` on `batches` of pictures [B, C, H, W] in [−1, 1].
+
+    `embed` gives the features [B, F] of pictures for the distances between sets of them.
+
+    ValueError for a tokenizer in training mode, in which quantizers learn and drop depths, or without any picture.
+    """
+    if tokenizer.training:
+        raise ValueError("tokenizer must be in evaluation mode")
+    if isinstance(tokenizer, Tokenizer):
+        tokenizer.quantizer.reset_usage()
+    errors, prefixes, features = [], [], []
+    for pictures in batches:
+        reconstructions = tokenizer(pictures).pictures
+        errors.append(pixel_errors(reconstructions, pictures).cpu())
+        if _has_prefixes(tokenizer):
+            prefixes.append(prefix_errors(tokenizer, pictures))  # type: ignore[arg-type]  # it has what that needs
+        if embed is not None:
+            # What is shown is what is compared.
+            features.append((embed(pictures).cpu(), embed(reconstructions.clamp(-1, 1)).cpu()))
+    if not errors:
+        raise ValueError("batches must hold at least one picture")
+    usage, perplexity = tokenizer.quantizer.usage() if isinstance(tokenizer, Tokenizer) else (torch.empty(0),) * 2
+    rfid, kernel = _distances(features) if features else (None, None)
+    return TokenizerEvaluation(
+        pictures=sum(map(len, errors)),
+        psnr=float(psnr(torch.cat(errors)).mean()),
+        usage=tuple(usage.tolist()),
+        perplexity=tuple(perplexity.tolist()),
+        rfid=rfid,
+        kernel_distance=kernel,
+        invalid_codes=_summaries(prefixes),
+    )
+
+
+def _has_prefixes(tokenizer: Reconstructor) -> bool:
+    return isinstance(tokenizer, Tokenizer) and tokenizer.quantizer.depth > 1 and hasattr(tokenizer, "pictures_of")
+
+
+def _distances(features: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Fréchet and kernel distance between pictures and reconstructions."""
+    real, made = FeatureMoments(), FeatureMoments()
+    for originals, reconstructions in features:
+        real.add(originals)
+        made.add(reconstructions)
+    originals, reconstructions = (torch.cat(side) for side in zip(*features, strict=True))
+    return frechet_distance(real, made), kernel_distance(originals, reconstructions)
+
+
+def _summaries(batches: list[PrefixErrors]) -> dict[str, InvalidCodes]:
+    spaces = [field.name for field in fields(PrefixErrors)] if batches else []
+    return {space: invalid_codes(torch.cat([getattr(errors, space) for errors in batches])) for space in spaces}
