@@ -16,6 +16,7 @@ def test_shares_are_those_counted_by_hand():
     assert found.items == 4
     # The last two depths of the second item worsen it; the fourth item is as good after one code as after three.
     assert found.invalid_share == 2 / 4
+    assert found.harmful_share == 1 / 4
     assert found.non_improving_by_depth == (0, 3 / 4, 1 / 4)
     assert found.non_improving_share == pytest.approx(4 / 12)
     assert found.best_prefix == (0, 2 / 4, 0, 2 / 4)
@@ -54,6 +55,7 @@ def test_every_item_is_counted_once_and_valid_exactly_where_all_codes_alone_are_
     assert sum(found.best_prefix) == pytest.approx(1)
     assert found.best_prefix[-1] == pytest.approx(1 - found.invalid_share)
     assert 0 <= found.excess <= 1
+    assert found.harmful_share <= found.invalid_share
     if found.non_improving_share == 0:
         assert found.invalid_share == 0
 

@@ -19,11 +19,14 @@ from .training.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    from .training.checkpoint import Checkpoint
     from .training.data.pictures import PictureFormat
     from .training.settings import TrainingSettings
     from .training.system import System
 
 T = TypeVar("T")
+# Pictures that are measured in one go.
+_AT_A_TIME = 100
 _EXTRA = {"accelerate", "safetensors", "tyro", "rich", "PIL", "matplotlib", "tensorboard", "sklearn"}
 
 _HELP = """\
@@ -34,6 +37,7 @@ Train visual generative models, and draw pictures with them.
 commands:
   train RECIPE        train a recipe; its pictures, losses and checkpoints go to a folder
   sample CHECKPOINT   draw pictures with a trained model
+  evaluate CHECKPOINT measure a trained tokenizer: PSNR, rFID, usage of its codes, invalid codes
   recipes             list the recipes
   info                show versions, device and compiled libraries
   bench [FAMILY]      measure the operations (in a checkout of the repository)
@@ -43,6 +47,7 @@ examples:
   visgen-fast train folder --data my/pictures --size 64 --out runs/mine
   visgen-fast train digits --out runs/digits --resume
   visgen-fast sample runs/digits --labels 3 7 --guidance 3
+  visgen-fast evaluate runs/rq-vae --beam 4
   torchrun --nproc-per-node 2 -m visgen_fast train fashion-mnist --mixed-precision bf16
 
 visgen-fast COMMAND --help says more; visgen-fast train RECIPE --help lists a recipe's settings.
@@ -73,7 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    commands = {"train": _train, "sample": _sample, "recipes": _recipes, "info": _info, "bench": _bench}
+    commands = {
+        **{"train": _train, "sample": _sample, "evaluate": _evaluate},
+        **{"recipes": _recipes, "info": _info, "bench": _bench},
+    }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_HELP, end="")
         return 0
@@ -199,11 +207,9 @@ def _sample(arguments: list[str]) -> int:
 
 def _draw(options: Any) -> None:
     """Builds a checkpoint's system again, with the averaged weights, and draws what the options of `sample` ask for."""
-    from .recipes.registry import load_recipe
     from .training import checkpoint
     from .training.data.pictures import PictureFormat
     from .training.figures import picture_grid
-    from .training.settings import settings_from
     from .training.system import GenerativeSystem, draw_samples
 
     if options.count_per_class < 1 or (options.steps is not None and options.steps < 1):
@@ -216,15 +222,13 @@ def _draw(options: Any) -> None:
     saved = checkpoint.read(options.checkpoint)
     pictures = PictureFormat.from_json(saved.state["pictures"])
     labels = [_label(name, pictures.class_names) for name in options.labels] or list(range(len(pictures.class_names)))
-    recipe = load_recipe(saved.state["recipe"])
-    system = _build(recipe, settings_from(recipe.Settings, saved.state["settings"]), pictures)
+    _, _, system = _trained(saved)
     if not isinstance(system, GenerativeSystem):
         raise UserError(
             f"the recipe {saved.state['recipe']} trains no model that draws pictures: its run shows {system.figure}.png"
         )
-    saved.load_into(system, "average")
     drawn = draw_samples(
-        system.to(device).eval(),
+        system.to(device),
         labels,
         options.count_per_class,
         seed=options.seed,
@@ -235,6 +239,81 @@ def _draw(options: Any) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     picture_grid(drawn, [pictures.class_names[label] for label in labels]).save(options.out)
     print(f"pictures: {options.out}")
+
+
+def _trained(saved: "Checkpoint") -> tuple[ModuleType, "TrainingSettings", "System"]:
+    """A checkpoint's recipe, its settings, and its system with the averaged weights, in evaluation mode."""
+    from .recipes.registry import load_recipe
+    from .training.data.pictures import PictureFormat
+    from .training.settings import settings_from
+
+    recipe = load_recipe(saved.state["recipe"])
+    settings = settings_from(recipe.Settings, saved.state["settings"])
+    system = _build(recipe, settings, PictureFormat.from_json(saved.state["pictures"]))
+    saved.load_into(system, "average")
+    return recipe, settings, system.eval()
+
+
+def _evaluate(arguments: list[str]) -> int:
+    import tyro
+
+    @dataclass(frozen=True)
+    class Options:
+        """Measure a trained tokenizer on pictures that were held out; writes evaluation.json and invalid_codes.png."""
+
+        checkpoint: tyro.conf.Positional[Path]
+        """Folder of a run, whose newest checkpoint is taken, or of one checkpoint."""
+        beam: int | None = None
+        """Prefixes that the beam search for codes keeps; 1 takes the nearest code; by default the recipe's."""
+        features: Path | None = None
+        """A run of the recipe classifier on pictures of the same kind, whose features give rFID."""
+        pictures: int = 2000
+        """How many of the held-out pictures to measure, the first ones."""
+        out: Path | None = None
+        """Folder for the results; by default that of the checkpoint given."""
+        device: str = "auto"
+        """Where to compute, as torch names it, for example cpu or cuda:1."""
+
+    _measure(_parse(Options, arguments, "visgen-fast evaluate"))
+    return 0
+
+
+def _measure(options: Any) -> None:
+    """Measures what the options of `evaluate` ask for, and writes and prints it."""
+    import torch
+
+    from .evaluation import evaluate_tokenizer
+    from .evaluation.report import as_text, write
+    from .nn.residual_quantizer import ResidualQuantizer
+    from .recipes.classifier import trained_classifier
+    from .tokenizers import Tokenizer
+    from .training import checkpoint
+    from .training.tokenizer_system import TokenizerSystem, to_range
+
+    if options.pictures < 2 or (options.beam is not None and options.beam < 1):
+        raise UserError("--pictures must be at least 2 and --beam at least 1")
+    device = _device(options.device)
+    saved = checkpoint.read(options.checkpoint)
+    recipe, settings, system = _trained(saved)
+    if not isinstance(system, TokenizerSystem) or not hasattr(recipe, "held_out"):
+        raise UserError(
+            f"the recipe {saved.state['recipe']} trains no tokenizer with held-out pictures to measure it on"
+        )
+    tokenizer = system.tokenizer.to(device)
+    if options.beam is not None:
+        quantizer = tokenizer.quantizer if isinstance(tokenizer, Tokenizer) else None
+        if not isinstance(quantizer, ResidualQuantizer):
+            raise UserError(f"--beam needs a residual quantizer, and the recipe {saved.state['recipe']} has none")
+        quantizer.beam = options.beam
+    channels = saved.state["pictures"]["channels"]
+    embed = None if options.features is None else trained_classifier(options.features, channels).to(device).embedding
+    pictures = recipe.held_out(settings)
+    indices = torch.arange(min(options.pictures, len(pictures))).split(_AT_A_TIME)
+    batches = (to_range(pictures.read(some.tolist())[0].to(device)) for some in indices)
+    found = evaluate_tokenizer(tokenizer, batches, embed=embed)
+    out = options.out or options.checkpoint
+    write(found, out, {"recipe": saved.state["recipe"], "step": saved.state["step"], "beam": options.beam})
+    print(f"{as_text(found)}\nwritten to {out}")
 
 
 def _label(name: str, class_names: Sequence[str]) -> int:

@@ -38,6 +38,7 @@ class InvalidCodes:
         mean: mean error of the prefixes of length 0 … Q.
         quantiles: the same for the quantiles named by the keys, "0.1", "0.5" and "0.9".
         invalid_share: share of items for which some shorter prefix is at least as good: error_d ≤ error_Q for a d < Q.
+        harmful_share: the same with error_d < error_Q. A last code that is 0 makes its item invalid without any harm.
         non_improving_by_depth: of each depth 1 … Q, the share of items it does not improve: error_d ≥ error_{d−1}.
         non_improving_share: its mean over depths.
         best_prefix: the share of items whose least error is that of the prefix of length 0 … Q, the shortest of equals.
@@ -48,6 +49,7 @@ class InvalidCodes:
     mean: tuple[float, ...]
     quantiles: dict[str, tuple[float, ...]]
     invalid_share: float
+    harmful_share: float
     non_improving_by_depth: tuple[float, ...]
     non_improving_share: float
     best_prefix: tuple[float, ...]
@@ -74,6 +76,7 @@ def invalid_codes(errors: Tensor) -> InvalidCodes:
         mean=_floats(errors.mean(0)),
         quantiles={str(q): _floats(errors.quantile(q, 0)) for q in QUANTILES},
         invalid_share=float((errors[:, :-1] <= full[:, None]).any(1).double().mean()),
+        harmful_share=float((errors[:, :-1] < full[:, None]).any(1).double().mean()),
         non_improving_by_depth=_floats(stale),
         non_improving_share=float(stale.mean()),
         best_prefix=_floats(torch.bincount(best, minlength=errors.shape[1]) / len(errors)),

@@ -25,8 +25,8 @@ class TokenizerEvaluation:
         perplexity: the exponential of the entropy of each depth's codes.
         rfid: the Fréchet distance between the features of pictures and reconstructions; None without a feature network.
         kernel_distance: the kernel distance of the same.
-        invalid_codes: what each depth is worth in the spaces "vector" (one latent vector), "latent" (all of a picture's)
-            and "pixel"; empty where there is one depth or no latent to look at.
+        invalid_codes: what each depth is worth in the spaces "vector" (one latent vector), "latent" (all those of a
+            picture) and "pixel"; empty where there is one depth or no latent to look at.
     """
 
     pictures: int
