@@ -98,7 +98,8 @@ def plot_dataset(dataset: str, entries: Sequence[Mapping[str, Any]], variants: S
         for column, depth in enumerate(depths):
             axes[row, column].set(yscale="log", xlabel="codes in the prefix", title=f"depth {depth}")
             axes[row, column].set_xticks(range(0, depth + 1, max(1, depth // 8)))
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), ncols=4, loc="outside lower center", frameon=False)
+    columns = 4 if len(depths) > 1 else 2
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), ncols=columns, loc="outside lower center", frameon=False)
     figure.suptitle(f"{dataset}: what each depth of an RQ-VAE is worth")
     figure.savefig(out, dpi=110)
 

@@ -13,7 +13,7 @@ from .invalid_codes import InvalidCodes
 _COLOURS = {"latent": "#457b9d", "pixel": "#0b6e4f"}
 
 
-def plot_invalid_codes(found: Mapping[str, InvalidCodes], out: Path, *, title: str = "") -> None:
+def plot_invalid_codes(found: Mapping[str, InvalidCodes], out: Path) -> None:
     """Draws error against prefix length in latent and pixel space, and which prefix is the best, as the PNG file `out`.
 
     `found` has the summaries of the spaces "latent" and "pixel".
@@ -25,7 +25,6 @@ def plot_invalid_codes(found: Mapping[str, InvalidCodes], out: Path, *, title: s
         _best_prefix(best, found[space], space)
     best.set(xlabel="codes in the best prefix", ylabel="share of pictures", title="which prefix is best")
     best.legend()
-    figure.suptitle(title)
     figure.savefig(out, dpi=120)
 
 
