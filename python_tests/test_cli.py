@@ -54,7 +54,8 @@ def test_help_names_every_command_and_imports_nothing_heavy():
     environment = {**os.environ, "PYTHONPATH": str(Path(visgen_fast.__file__).parents[1])}
     command = [sys.executable, "-c", program]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert all(f"  {command} " in finished.stdout for command in ("train", "sample", "evaluate", "recipes", "info", "bench"))
+    commands = ("train", "sample", "evaluate", "recipes", "info", "bench")
+    assert all(f"  {command} " in finished.stdout for command in commands)
     assert not {"torch", "accelerate", "tyro", "PIL", "matplotlib"} & set(finished.stderr.split())
 
 
