@@ -92,7 +92,7 @@ class Codebook(nn.Module):
         """The codes' vectors, shaped as `embedding`, differentiable where they learn by gradient."""
         vectors = self.embedding
         if self.learning == "gradient" and self.cosine:
-            vectors = F.normalize(vectors, dim=-1)
+            vectors = F.normalize(vectors.clone(), dim=-1)  # revival may replace some before the backward
         if self.learning == "gradient" and self.zero_code:
             vectors = vectors * (torch.arange(vectors.shape[-2], device=vectors.device) > 0)[:, None]
         return vectors

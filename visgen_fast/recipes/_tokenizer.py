@@ -17,23 +17,15 @@ from .classifier import trained_classifier
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerSettings(PictureSettings):
-    """A convolutional tokenizer."""
+class LossSettings(PictureSettings):
+    """What a tokenizer, whatever its networks are, is trained for."""
 
     LEAST: ClassVar[dict[str, float]] = {
         **PictureSettings.LEAST,
-        **{"patch_size": 1, "blocks": 0, "dimensions": 1, "perceptual": 0, "adversarial": 0, "adversarial_start": 0},
-        **{"discriminator_width": 1, "discriminator_layers": 1, "adversary_rate": 0},
+        **{"perceptual": 0, "adversarial": 0, "adversarial_start": 0, "adversary_rate": 0},
+        **{"discriminator_width": 1, "discriminator_layers": 1},
     }
 
-    widths: tuple[int, ...] = (32, 64)
-    """Features at each level of encoder and decoder; each level has half the resolution of the one before."""
-    patch_size: int = 2
-    """Side of the squares of pixels that the first level sees as one position each."""
-    blocks: int = 1
-    """Residual blocks at each level."""
-    attention: bool = False
-    """Attention at the coarsest level."""
     pixel_loss: Literal["l1", "l2"] = "l2"
     """Absolute or squared differences of the pixels."""
     perceptual: float = 0.0
@@ -57,6 +49,22 @@ class TokenizerSettings(PictureSettings):
     ema_decay: float = 0.99
 
 
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSettings(LossSettings):
+    """A convolutional tokenizer."""
+
+    LEAST: ClassVar[dict[str, float]] = {**LossSettings.LEAST, **{"patch_size": 1, "blocks": 0, "dimensions": 1}}
+
+    widths: tuple[int, ...] = (32, 64)
+    """Features at each level of encoder and decoder; each level has half the resolution of the one before."""
+    patch_size: int = 2
+    """Side of the squares of pixels that the first level sees as one position each."""
+    blocks: int = 1
+    """Residual blocks at each level."""
+    attention: bool = False
+    """Attention at the coarsest level."""
+
+
 def networks(settings: TokenizerSettings, pictures: PictureFormat, dimensions: int) -> tuple[Encoder, Decoder]:
     """Encoder and decoder for pictures of this format and latents of `dimensions` features."""
     sizes: dict[str, Any] = {
@@ -76,7 +84,7 @@ def networks(settings: TokenizerSettings, pictures: PictureFormat, dimensions: i
     return encoder, Decoder(**sizes)
 
 
-def tokenizer_system(tokenizer: Reconstructor, settings: TokenizerSettings, pictures: PictureFormat) -> TokenizerSystem:
+def tokenizer_system(tokenizer: Reconstructor, settings: LossSettings, pictures: PictureFormat) -> TokenizerSystem:
     """`tokenizer` with the losses that the settings describe, for pictures of this format."""
     if settings.perceptual and not settings.features:
         raise UserError("--perceptual needs a trained classifier: give a run of the recipe classifier as --features")

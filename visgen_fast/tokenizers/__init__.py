@@ -2,6 +2,18 @@
 
 from .autoencoder import Autoencoder
 from .grid import GridTokenizer
+from .multiscale import MultiscaleTokenizer
+from .titok import TiTok
 from .tokenizer import Reconstruction, Reconstructor, Tokenizer
+from .vq_vae_2 import VQVAE2
 
-__all__ = ["Autoencoder", "GridTokenizer", "Reconstruction", "Reconstructor", "Tokenizer"]
+__all__ = [
+    "Autoencoder",
+    "GridTokenizer",
+    "MultiscaleTokenizer",
+    "Reconstruction",
+    "Reconstructor",
+    "TiTok",
+    "Tokenizer",
+    "VQVAE2",
+]

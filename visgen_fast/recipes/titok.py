@@ -1,0 +1,97 @@
+"""TiTok: pictures as a short sequence of codes that stand for no place in them; Fashion-MNIST on two CPU cores.
+
+Yu et al., "An image is worth 32 tokens for reconstruction and generation", 2024. Its second stage, in which only the
+decoder learns, is a run with --decoder-of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from ..models.titok import TiTokDecoder, TiTokEncoder
+from ..nn.residual_quantizer import VectorQuantizer
+from ..tokenizers import TiTok
+from ..training import checkpoint
+from ..training.data.pictures import PictureFormat
+from ..training.errors import UserError
+from ..training.tokenizer_system import TokenizerSystem
+from ._pictures import held_out, pictures
+from ._tokenizer import LossSettings, tokenizer_system
+
+__all__ = ["Settings", "held_out", "pictures", "system"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(LossSettings):
+    """A one-dimensional tokenizer of transformers."""
+
+    LEAST: ClassVar[dict[str, float]] = {
+        **LossSettings.LEAST,
+        **{"patch_size": 1, "width": 1, "depth": 1, "heads": 1, "tokens": 1, "codes": 2, "dimensions": 1},
+    }
+
+    tokens: int = 32
+    """Codes of a picture."""
+    codes: int = 4096
+    """Codes in the codebook."""
+    dimensions: int = 12
+    """Features of a code, whose length is 1."""
+    patch_size: int = 4
+    """Side of the square of pixels that the transformers see as one patch."""
+    width: int = 128
+    """Features of the transformers; 512, 768 and 1024 are the paper's S, B and L."""
+    depth: int = 4
+    """Blocks of each transformer; 8, 12 and 24 are the paper's."""
+    heads: int = 4
+    """Attention heads of a block; 8, 12 and 16 are the paper's."""
+    commitment: float = 0.25
+    """Weight of the tokens' distance to their codes."""
+    learning: Literal["ema", "gradient"] = "ema"
+    """Codes follow a moving average of the tokens they stand for, or the gradient of their distance to them."""
+    decoder_of: str = ""
+    """A run of this recipe, of the same sizes, whose encoder and codes are kept while the decoder learns on."""
+
+
+def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
+    """The system these settings describe, for pictures of this format."""
+    sizes: dict[str, Any] = {
+        "image_size": pictures.size,
+        "channels": pictures.channels,
+        "patch_size": settings.patch_size,
+        "width": settings.width,
+        "depth": settings.depth,
+        "heads": settings.heads,
+        "tokens": settings.tokens,
+        "dimensions": settings.dimensions,
+    }
+    quantizer = VectorQuantizer(
+        settings.codes,
+        settings.dimensions,
+        metric="cosine",
+        commitment_weight=settings.commitment,
+        learning=settings.learning,
+        commit="manual",
+    )
+    tokenizer = TiTok(TiTokEncoder(**sizes), quantizer, TiTokDecoder(**sizes), decoder_only=bool(settings.decoder_of))
+    if settings.decoder_of:
+        _load(tokenizer, Path(settings.decoder_of))
+    return tokenizer_system(tokenizer, settings, pictures)
+
+
+def _load(tokenizer: TiTok, run: Path) -> None:
+    """Gives `tokenizer` the averaged weights and the codes of another run of this recipe."""
+    saved = checkpoint.read(run)
+    prefix = "tokenizer."
+    tensors = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in saved.tensors("average").items()
+        if name.startswith(prefix)
+    }
+    try:
+        tokenizer.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UserError(
+            f"--decoder-of must be a run of the recipe titok with the same sizes, but {run} is not"
+        ) from error

@@ -1,0 +1,63 @@
+"""VAR's tokenizer: pictures as grids of codes at rising resolutions, from a single code on; Fashion-MNIST on two cores.
+
+Tian et al., "Visual autoregressive modeling: scalable image generation via next-scale prediction", 2024, section 3.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from ..nn.multiscale_quantizer import PATCH_NUMBERS, MultiscaleQuantizer
+from ..tokenizers import MultiscaleTokenizer
+from ..training.data.pictures import PictureFormat
+from ..training.tokenizer_system import TokenizerSystem
+from ._pictures import held_out, pictures
+from ._tokenizer import TokenizerSettings, networks, tokenizer_system
+
+__all__ = ["Settings", "held_out", "pictures", "system"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(TokenizerSettings):
+    """A tokenizer for next-scale prediction."""
+
+    LEAST: ClassVar[dict[str, float]] = {**TokenizerSettings.LEAST, "codes": 2, "phis": 0}
+
+    patch_numbers: tuple[int, ...] = ()
+    """Patches along a side at each scale; by default VAR's numbers below the feature map's own, and then that."""
+    codes: int = 512
+    """Codes of the codebook, which all scales share; VAR has 4096."""
+    dimensions: int = 32
+    """Features of a code."""
+    phis: int = 4
+    """Convolutions of the enlarged codes, shared by neighbouring scales; at most one for each scale."""
+    metric: Literal["l2", "cosine"] = "l2"
+    """What makes a code the nearest: the distance, or the angle."""
+    learning: Literal["gradient", "ema"] = "gradient"
+    """Codes follow the gradient of their distance to the features, or a moving average of what they stand for."""
+    commitment: float = 0.25
+    """Weight of the features' distance to their codes."""
+    quantizer_dropout: float = 0.0
+    """Share of the pictures that training encodes with a random number of scales only."""
+
+
+def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
+    """The system these settings describe, for pictures of this format."""
+    encoder, decoder = networks(settings, pictures, settings.dimensions)
+    side = pictures.size // encoder.reduction
+    scales = settings.patch_numbers or (*(number for number in PATCH_NUMBERS if number < side), side)
+    if scales[-1] != side:
+        raise ValueError(f"patch_numbers must end with {side}, the feature map's own, got {scales}")
+    quantizer = MultiscaleQuantizer(
+        settings.codes,
+        settings.dimensions,
+        scales,
+        metric=settings.metric,
+        commitment_weight=settings.commitment,
+        phi_count=min(settings.phis, len(scales)),
+        learning=settings.learning,
+        commit="manual",
+        dropout=settings.quantizer_dropout,
+    )
+    return tokenizer_system(MultiscaleTokenizer(encoder, quantizer, decoder), settings, pictures)

@@ -1,0 +1,59 @@
+"""VQ-VAE-2: pictures as a coarse grid of codes below a finer one; small photographs on two CPU cores.
+
+Razavi, van den Oord and Vinyals, "Generating diverse high-fidelity images with VQ-VAE-2", 2019.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from ..nn.residual_quantizer import VectorQuantizer
+from ..tokenizers import VQVAE2
+from ..training.data.pictures import PictureFormat
+from ..training.tokenizer_system import TokenizerSystem
+from ._pictures import held_out, pictures
+from ._tokenizer import TokenizerSettings, tokenizer_system
+
+__all__ = ["Settings", "held_out", "pictures", "system"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(TokenizerSettings):
+    """A hierarchy of two vector-quantized autoencoders; the networks' settings are the bottom's."""
+
+    LEAST: ClassVar[dict[str, float]] = {**TokenizerSettings.LEAST, "codes": 2}
+
+    dataset: Literal["fashion-mnist", "digits", "photographs", "folder"] = "photographs"
+    codes: int = 512
+    """Codes in each of the two codebooks."""
+    dimensions: int = 64
+    """Features of a code."""
+    commitment: float = 0.25
+    """Weight of the latents' distance to their codes."""
+    codebook_decay: float = 0.99
+    """Decay of the moving averages that the codes follow."""
+
+
+def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
+    """The system these settings describe, for pictures of this format."""
+    top, bottom = (
+        VectorQuantizer(
+            settings.codes,
+            settings.dimensions,
+            commitment_weight=settings.commitment,
+            decay=settings.codebook_decay,
+            commit="manual",
+        )
+        for _ in range(2)
+    )
+    tokenizer = VQVAE2(
+        size=pictures.size,
+        channels=pictures.channels,
+        top=top,
+        bottom=bottom,
+        widths=settings.widths,
+        patch_size=settings.patch_size,
+        blocks=settings.blocks,
+    )
+    return tokenizer_system(tokenizer, settings, pictures)
