@@ -1,0 +1,97 @@
+"""RQ-VAE's quantizer (kakaobrain/rq-vae-transformer) with our operations: the same returns, gradients and state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ._replacement import Replacement, find_classes
+
+__all__ = ["apply_visgen_to_rqvae"]
+
+_EMBEDDING = ("find_nearest_embedding", "_update_buffers", "_update_embedding", "_tile_with_noise", "embed")
+_BOTTLENECK = ("quantize", "to_code_shape", "to_latent_shape", "compute_commitment_loss")
+
+
+def apply_visgen_to_rqvae(model: nn.Module | None = None) -> Replacement:
+    """Makes RQ-VAE's `RQBottleneck` and `VQEmbedding` quantize with our operations; options and state dicts stay.
+
+    `RQBottleneck.quantize` searches all depths in one operation, but for the shared codebook in training, which learns
+    between its depths: there each depth is one. Neither makes a (vectors × codes) matrix, and the moving averages are
+    of deterministic sums instead of a one-hot matrix's product. Unused codes restart as there, with the same draws from
+    torch's generator. Codes are exact; those there compare rounded distances, so that codes at nearly equal distances
+    may differ.
+
+    Args:
+        model: the quantizers in it are replaced; by default the classes are, in all modules imported so far.
+
+    Returns:
+        What to call `revert()` on, or to use in a `with`, to have the original code back.
+
+    Raises:
+        ValueError: model has no such quantizer, or no class of theirs is imported.
+    """
+    replacement = Replacement()
+    for owner in find_classes(model, "VQEmbedding", _EMBEDDING):
+        replacement.replace(owner, "find_nearest_embedding", _find_nearest_embedding)
+        replacement.replace(owner, "_update_buffers", _update_buffers)
+    for owner in find_classes(model, "RQBottleneck", _BOTTLENECK, needed=False):
+        replacement.replace(owner, "quantize", _quantize)
+    return replacement
+
+
+@torch.no_grad()
+def _find_nearest_embedding(original: Any, self: Any, inputs: Tensor) -> Tensor:
+    """`VQEmbedding.find_nearest_embedding`: int64 [...] of inputs [..., D]; the last embedding is for padding."""
+    return ops.nearest_code(inputs, self.weight[:-1])
+
+
+@torch.no_grad()
+def _update_buffers(original: Any, self: Any, vectors: Tensor, idxs: Tensor) -> None:
+    """`VQEmbedding._update_buffers`: moves the averages towards vectors [..., D] with codes [...]."""
+    vectors = vectors.reshape(-1, vectors.shape[-1])
+    counts, sums = ops.codebook_statistics(vectors, idxs.reshape(-1, 1), self.weight[:-1])
+    counts, sums = counts[0], sums[0]
+    parallel = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if parallel:
+        torch.distributed.all_reduce(sums)
+        torch.distributed.all_reduce(counts)
+    self.cluster_size_ema.mul_(self.decay).add_(counts, alpha=1 - self.decay)
+    self.embed_ema.mul_(self.decay).add_(sums, alpha=1 - self.decay)
+    if not self.restart_unused_codes:
+        return
+    size = len(self.cluster_size_ema)
+    if len(vectors) < size:
+        vectors = self._tile_with_noise(vectors, size)
+    fresh = vectors[torch.randperm(len(vectors), device=vectors.device)][:size]
+    if parallel:
+        torch.distributed.broadcast(fresh, 0)
+    used = self.cluster_size_ema >= 1
+    self.embed_ema.copy_(torch.where(used[:, None], self.embed_ema, fresh))
+    self.cluster_size_ema.copy_(torch.where(used, self.cluster_size_ema, 1.0))
+
+
+def _quantize(original: Any, self: Any, x: Tensor) -> tuple[list[Tensor], Tensor]:
+    """`RQBottleneck.quantize`: the sums of the first 1, …, d codes, each [B, h, w, D], and codes [B, h, w, d] of x."""
+    books = list(self.codebooks)
+    learns = [book.training and book.ema for book in books]
+    same_size = len({book.weight.shape for book in books}) == 1
+    if not all(book.ema for book in books) or not same_size or (any(learns) and self.shared_codebook):
+        return original(self, x)
+    with torch.no_grad():
+        weights = [book.weight[:-1] for book in books]
+        embeddings = weights[0] if self.shared_codebook else torch.stack(weights)
+        _, codes, _, _ = ops.residual_quantize(x, embeddings, depth=len(books), gradient="none")
+        total, residual, sums = torch.zeros_like(x), x.detach(), []
+        for depth, book in enumerate(books):
+            quantized = book.embed(codes[..., depth])
+            if learns[depth]:
+                book._update_buffers(residual, codes[..., depth])
+                book._update_embedding()
+            residual = residual - quantized if any(learns) else residual
+            total = (total + quantized).to(x.dtype)
+            sums.append(total)
+    return sums, codes
