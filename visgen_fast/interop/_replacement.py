@@ -12,7 +12,7 @@ from torch import nn
 
 
 class Replacement:
-    """What the `apply_visgen_to_…` functions return. `revert()` puts the original code back, as does leaving a `with`."""
+    """What the `apply_visgen_to_…` functions return: `revert()`, or leaving its `with`, puts the original code back."""
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], None]] = []
@@ -63,7 +63,7 @@ def find_classes(model: nn.Module | None, name: str, methods: Sequence[str], *, 
     """
     if model is None:
         candidates = [vars(module).get(name) for module in list(sys.modules.values()) if hasattr(module, "__dict__")]
-        found = [candidate for candidate in candidates if isinstance(candidate, type)]
+        found: list[Any] = [candidate for candidate in candidates if isinstance(candidate, type)]
     else:
         found = [module for module in model.modules() if name in (cls.__name__ for cls in type(module).__mro__)]
     found = [owner for owner in found if all(hasattr(owner, method) for method in methods)]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import ops
+from ..nn import ResidualQuantizer
 from ._replacement import Replacement, find_classes
+from ._states import CodebookState, codebook_states, set_codebook_states, taken
 
-__all__ = ["apply_visgen_to_rqvae"]
+__all__ = ["apply_visgen_to_rqvae", "from_rqvae", "to_rqvae"]
 
 _EMBEDDING = ("find_nearest_embedding", "_update_buffers", "_update_embedding", "_tile_with_noise", "embed")
 _BOTTLENECK = ("quantize", "to_code_shape", "to_latent_shape", "compute_commitment_loss")
@@ -41,6 +44,31 @@ def apply_visgen_to_rqvae(model: nn.Module | None = None) -> Replacement:
     for owner in find_classes(model, "RQBottleneck", _BOTTLENECK, needed=False):
         replacement.replace(owner, "quantize", _quantize)
     return replacement
+
+
+def to_rqvae(quantizer: ResidualQuantizer) -> dict[str, Tensor]:
+    """The codebooks of a quantizer as the state dict of an `RQBottleneck` of the same D, K and Q; a copy.
+
+    `shared_codebook` there is `shared` here. The last row of its embeddings, for padding, is 0.
+    """
+    state: dict[str, Tensor] = {}
+    for depth, codebook in enumerate(codebook_states(quantizer)):
+        padded = torch.nn.functional.pad(codebook.embedding, (0, 0, 0, 1))
+        state.update(zip(_names(depth), (padded, codebook.average_size, codebook.average_sum), strict=True))
+    return state
+
+
+def from_rqvae(quantizer: ResidualQuantizer, state: Mapping[str, Tensor]) -> None:
+    """Gives `quantizer` the codebooks of an `RQBottleneck`'s state dict. ValueError where they do not fit."""
+    names = sum((_names(depth) for depth in range(quantizer.depth)), ())
+    tensors = taken(state, names)
+    started = torch.tensor(True)
+    found = [tensors[first : first + 3] for first in range(0, len(tensors), 3)]
+    set_codebook_states(quantizer, [CodebookState(weight[:-1], size, total, started) for weight, size, total in found])
+
+
+def _names(depth: int) -> tuple[str, ...]:
+    return tuple(f"codebooks.{depth}.{name}" for name in ("weight", "cluster_size_ema", "embed_ema"))
 
 
 @torch.no_grad()
