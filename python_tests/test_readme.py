@@ -27,7 +27,7 @@ def test_links_lead_somewhere(document):
 
 
 def test_there_are_snippets_for_all_python_uses():
-    assert len(SNIPPETS) == 3
+    assert len(SNIPPETS) == 4
 
 
 def test_tables_are_made_from_the_stored_results():
