@@ -8,8 +8,15 @@ from torch import nn
 from vector_quantize_pytorch import ResidualVQ
 from vector_quantize_pytorch import VectorQuantize as VQ
 
-from visgen_fast.interop import from_rqvae, from_vector_quantize_pytorch, to_rqvae, to_vector_quantize_pytorch
-from visgen_fast.nn import ResidualQuantizer, VectorQuantizer
+from visgen_fast.interop import (
+    from_rqvae,
+    from_var,
+    from_vector_quantize_pytorch,
+    to_rqvae,
+    to_var,
+    to_vector_quantize_pytorch,
+)
+from visgen_fast.nn import MultiscaleQuantizer, ResidualQuantizer, VectorQuantizer
 
 X = torch.randn(4, 50, 8, generator=torch.Generator().manual_seed(0))
 
@@ -95,6 +102,39 @@ def test_the_layout_of_rq_vae_has_a_row_for_padding():
     weight = state["codebooks.1.weight"]
     assert weight.shape == (17, 8) and not weight[-1].any()
     torch.testing.assert_close(weight[:-1], ours.codebook.embedding, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("phis", "names"),
+    [
+        (0, []),
+        (1, ["qresi"]),
+        (2, ["qresi_ls.0", "qresi_ls.1"]),
+        (3, ["0", "1", "2"]),
+    ],
+)
+def test_var_has_our_multiscale_state_under_its_names(phis, names):
+    options = {"patch_numbers": (1, 2, 4), "phi_count": phis}
+    ours, other = MultiscaleQuantizer(16, 8, **options), MultiscaleQuantizer(16, 8, **options)
+    ours(torch.randn(2, 8, 4, 4))
+    state = to_var(ours)
+    phi = [f"quant_resi.{name}.{kind}" for name in names for kind in ("weight", "bias")]
+    assert list(state) == ["embedding.weight", "ema_vocab_hit_SV", *phi]
+    assert state["embedding.weight"].shape == (16, 8) and state["ema_vocab_hit_SV"].shape == (3, 16)
+    from_var(other, state)
+    picture = torch.randn(2, 8, 4, 4)
+    assert torch.equal(other.eval()(picture).codes, ours.eval()(picture).codes)
+    torch.testing.assert_close(to_var(other), state, rtol=0, atol=0)
+
+
+def test_a_multiscale_state_that_does_not_fit_is_refused_with_the_reason():
+    state = to_var(MultiscaleQuantizer(16, 8, (1, 2, 4)))
+    with pytest.raises(ValueError, match=r"codebook.embedding \[12, 8\], got \[16, 8\]"):
+        from_var(MultiscaleQuantizer(12, 8, (1, 2, 4)), state)
+    with pytest.raises(ValueError, match="it lacks .*quant_resi.qresi.weight"):
+        from_var(MultiscaleQuantizer(16, 8, (1, 2, 4), phi_count=1), state)
+    with pytest.raises(ValueError, match='learning="gradient"'):
+        from_var(MultiscaleQuantizer(16, 8, (1, 2, 4), learning="ema"), state)
 
 
 @pytest.mark.parametrize(

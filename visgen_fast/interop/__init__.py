@@ -7,7 +7,7 @@ an outside package until it is asked for.
 
 from ._replacement import Replacement
 from .rqvae import apply_visgen_to_rqvae, from_rqvae, to_rqvae
-from .var import apply_visgen_to_var
+from .var import apply_visgen_to_var, from_var, to_var
 from .vector_quantize_pytorch import (
     apply_visgen_to_vector_quantize_pytorch,
     from_vector_quantize_pytorch,
@@ -20,7 +20,9 @@ __all__ = [
     "apply_visgen_to_var",
     "apply_visgen_to_vector_quantize_pytorch",
     "from_rqvae",
+    "from_var",
     "from_vector_quantize_pytorch",
     "to_rqvae",
+    "to_var",
     "to_vector_quantize_pytorch",
 ]

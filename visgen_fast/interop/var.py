@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops
+from ..nn import MultiscaleQuantizer
 from ._replacement import Replacement, find_classes
+from ._states import taken
 
-__all__ = ["apply_visgen_to_var"]
+__all__ = ["apply_visgen_to_var", "from_var", "to_var"]
 
 _QUANTIZER = ("f_to_idxBl_or_fhat", "idxBl_to_var_input", "embed_to_fhat")
 
@@ -38,6 +40,43 @@ def apply_visgen_to_var(model: nn.Module | None = None) -> Replacement:
         replacement.replace(owner, "forward", _forward)
         replacement.replace(owner, "f_to_idxBl_or_fhat", _f_to_codes_or_maps)
     return replacement
+
+
+def to_var(quantizer: MultiscaleQuantizer) -> dict[str, Tensor]:
+    """A quantizer's state as the state dict of a `VectorQuantizer2` of the same size, C and patch numbers; a copy.
+
+    There `share_quant_resi` is 1 where all scales share one φ, 0 where each has its own, else the number of φ, and
+    `quant_resi` is the φ's share, 0 without φ.
+    """
+    tensors = [quantizer.codebook.vectors(), quantizer.hits, *quantizer.phi.state_dict().values()]
+    return {name: tensor.detach().clone() for name, tensor in zip(_names(quantizer), tensors, strict=True)}
+
+
+def from_var(quantizer: MultiscaleQuantizer, state: Mapping[str, Tensor]) -> None:
+    """Gives `quantizer` the codebook, φ and hits of a `VectorQuantizer2`'s state dict.
+
+    ValueError where they do not fit, or where the codebook learns by moving averages, of which that has none.
+    """
+    if quantizer.codebook.learning != "gradient":
+        raise ValueError(f'quantizer must have learning="gradient" as VAR has, got {quantizer.codebook.learning!r}')
+    embedding, hits, *phi = taken(state, _names(quantizer))
+    found = {"codebook.embedding": embedding, "hits": hits, "codebook.initialized": torch.tensor(True)}
+    for number in range(len(quantizer.phi)):
+        found[f"phi.{number}.weight"], found[f"phi.{number}.bias"] = phi[2 * number : 2 * number + 2]
+    own = quantizer.state_dict()
+    for name, tensor in found.items():
+        if tensor.shape != own[name].shape:
+            raise ValueError(f"state must have a {name} {list(own[name].shape)}, got {list(tensor.shape)}")
+    quantizer.load_state_dict({**own, **found})
+
+
+def _names(quantizer: MultiscaleQuantizer) -> list[str]:
+    """The names in the state dict of a `VectorQuantizer2`: embedding, hits, weight and bias of each φ."""
+    count = len(quantizer.phi)
+    shared, own = count == 1, count == quantizer.scales
+    prefixes = ["qresi"] if shared else [str(n) if own else f"qresi_ls.{n}" for n in range(count)]
+    phi = [f"quant_resi.{prefix}.{kind}" for prefix in prefixes for kind in ("weight", "bias")]
+    return ["embedding.weight", "ema_vocab_hit_SV", *phi]
 
 
 def _forward(original: Any, self: Any, f_BChw: Tensor, ret_usages: bool = False) -> tuple[Tensor, Any, Tensor]:
