@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +29,9 @@ from .machine import describe, provenance
 ROOT = Path(__file__).resolve().parent.parent
 DATASETS = ("fashion-mnist", "photographs")
 DEPTHS = (4, 8, 16)
+
+# The command lines at work, which end with the study.
+_running: list[subprocess.Popen] = []
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{time.monotonic() - began:6.0f} s  {task}: {complaint or _line(task, options)}", flush=True)
                 failed += [task] if complaint else []
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", flush=True)
+        _stop(pool)
         failed += tasks
     finally:
         pool.shutdown(cancel_futures=True)
         _report(tasks, options)
     return 1 if failed else 0
+
+
+def _stop(pool: ThreadPoolExecutor) -> None:
+    """Ends the work that is going on and begins no more."""
+    print("interrupted: the same command goes on from here", flush=True)
+    for number in (signal.SIGINT, signal.SIGTERM):  # one that comes twice must not end the report
+        signal.signal(number, signal.SIG_IGN)
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in list(_running):
+        process.terminate()
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -169,7 +183,10 @@ def _visgen(arguments: list[str], log: Path) -> tuple[float, str | None]:
     began = time.monotonic()
     with log.open("a") as file:
         command = [sys.executable, "-m", "visgen_fast", *arguments]
-        code = subprocess.call(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        _running.append(process)
+        code = process.wait()
+        _running.remove(process)
     lines = log.read_text().strip().splitlines() or ["no message"]
     return time.monotonic() - began, f"failed ({lines[-1]}), see {log}" if code else None
 
@@ -208,4 +225,5 @@ def _report(tasks: list[Task], options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())
