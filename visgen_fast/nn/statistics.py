@@ -70,15 +70,16 @@ def _candidates(
         which = torch.div(hashed, total, rounding_mode="floor").remainder(depth)
         found, valid = found[which, code][None], valid[which, code][None]
     offered = valid & ours
-    return torch.where(offered[..., None], found, 0), offered.to(embedding.dtype)
+    return found.masked_fill_(~offered[..., None], 0), offered.to(embedding.dtype)
 
 
 def _residuals(x: Tensor, codes: Tensor, embedding: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """(r_q of some rows [Q, len(rows), D], whether they are finite and have that depth [Q, len(rows)])."""
-    residual, found, valid = x[rows].to(embedding.dtype), [], []
-    for q, code in enumerate(codes[rows].unbind(-1)):
+    residual, codes = x[rows].to(embedding.dtype), codes[rows].T
+    found, valid = residual.new_empty(len(codes), *residual.shape), codes >= 0
+    for q, code in enumerate(codes):
         codebook = embedding if embedding.dim() == 2 else embedding[q]
-        found.append(residual)
-        valid.append((code >= 0) & residual.isfinite().all(-1))
+        found[q] = residual
+        valid[q] &= residual.isfinite().all(-1)
         residual = residual - torch.where(code[:, None] >= 0, codebook[code.clamp_min(0)], 0)
-    return torch.stack(found), torch.stack(valid)
+    return found, valid
