@@ -198,21 +198,22 @@ class Codebook(nn.Module):
     def _follow_averages(self, moved: Tensor) -> None:
         assert self.average_sum is not None
         if self.cosine:
-            embedding = F.normalize(self.average_sum, dim=-1)
+            divisor = self.average_sum.norm(dim=-1).clamp_min(torch.finfo(self.average_sum.dtype).tiny)
         else:
             total = self.average_size.sum(-1, keepdim=True)
-            smoothed = (self.average_size + self.epsilon) * (total / (total + self.size * self.epsilon))
-            embedding = self.average_sum / smoothed[..., None]
-        self.embedding.copy_(torch.where(moved[..., None], embedding, self.embedding))
+            divisor = (self.average_size + self.epsilon) * (total / (total + self.size * self.epsilon))
+        # In place, since codebooks are large. What did not move is multiplied by 1 and has 0, m over infinity, added.
+        divisor = torch.where(moved, divisor, torch.inf)
+        self.embedding.mul_(~moved[..., None]).addcdiv_(self.average_sum, divisor[..., None])
 
     def _revive(self, candidates: Tensor, offered: Tensor) -> None:
         """Embedding, sum and size together, so that the next update does not bring the dead code back."""
         replaced = (self.average_size < self.dead_below) & (offered > 0)
-        self.embedding.copy_(torch.where(replaced[..., None], candidates, self.embedding))
         self.average_size.masked_fill_(replaced, self.dead_below)
+        replaced = replaced[..., None]
+        torch.where(replaced, candidates, self.embedding, out=self.embedding)
         if self.average_sum is not None:
-            revived = candidates * self.dead_below
-            self.average_sum.copy_(torch.where(replaced[..., None], revived, self.average_sum))
+            torch.where(replaced, candidates.mul_(self.dead_below), self.average_sum, out=self.average_sum)
 
 
 def _look_again(codebook: Codebook, _: object) -> None:

@@ -65,21 +65,21 @@ def _candidates(
     total = rows if earlier is None else earlier + rows
     chosen = hashed.remainder(total)
     ours = (chosen < rows) & ((code + batch) % world == rank)
-    found, valid = _residuals(x, codes, embedding, chosen.clamp_max(rows - 1))
+    found, offered = _residuals(x, codes, embedding, chosen.clamp_max(rows - 1), ours)
     if shared:  # of any depth
         which = torch.div(hashed, total, rounding_mode="floor").remainder(depth)
-        found, valid = found[which, code][None], valid[which, code][None]
-    offered = valid & ours
-    return found.masked_fill_(~offered[..., None], 0), offered.to(embedding.dtype)
+        found, offered = found[which, code][None], offered[which, code][None]
+    return found, offered.to(embedding.dtype)
 
 
-def _residuals(x: Tensor, codes: Tensor, embedding: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(r_q of some rows [Q, len(rows), D], whether they are finite and have that depth [Q, len(rows)])."""
-    residual, codes = x[rows].to(embedding.dtype), codes[rows].T
-    found, valid = residual.new_empty(len(codes), *residual.shape), codes >= 0
+def _residuals(x: Tensor, codes: Tensor, embedding: Tensor, rows: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """(r_q of some rows [Q, K, D], whether they are there [Q, K]): 0 where not wanted [K], not finite, or dropped."""
+    residual, codes = x.index_select(0, rows).to(embedding.dtype), codes.index_select(0, rows).T
+    found = residual.new_empty(len(codes), *residual.shape)
+    there = (codes >= 0) & wanted
     for q, code in enumerate(codes):
         codebook = embedding if embedding.dim() == 2 else embedding[q]
-        found[q] = residual
-        valid[q] &= residual.isfinite().all(-1)
-        residual = residual - torch.where(code[:, None] >= 0, codebook[code.clamp_min(0)], 0)
-    return found, valid
+        there[q] &= residual.sum(-1).isfinite()
+        found[q] = torch.where(there[q, :, None], residual, 0)
+        residual.sub_(torch.where(code[:, None] >= 0, codebook.index_select(0, code.clamp_min(0)), 0))
+    return found, there
