@@ -53,7 +53,7 @@ class LossSettings(PictureSettings):
 class TokenizerSettings(LossSettings):
     """A convolutional tokenizer."""
 
-    LEAST: ClassVar[dict[str, float]] = {**LossSettings.LEAST, **{"patch_size": 1, "blocks": 0, "dimensions": 1}}
+    LEAST: ClassVar[dict[str, float]] = {**LossSettings.LEAST, "patch_size": 1, "blocks": 0}
 
     widths: tuple[int, ...] = (32, 64)
     """Features at each level of encoder and decoder; each level has half the resolution of the one before."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..tokenizers import Autoencoder
 from ..training.data.pictures import PictureFormat
@@ -16,6 +17,8 @@ __all__ = ["Settings", "held_out", "pictures", "system"]
 @dataclass(frozen=True, kw_only=True)
 class Settings(TokenizerSettings):
     """An autoencoder on a grid of latent vectors."""
+
+    LEAST: ClassVar[dict[str, float]] = {**TokenizerSettings.LEAST, "dimensions": 1}
 
     dimensions: int = 32
     """Features of a latent."""

@@ -25,7 +25,7 @@ class Settings(TokenizerSettings):
 
     LEAST: ClassVar[dict[str, float]] = {
         **TokenizerSettings.LEAST,
-        **{"depth": 1, "codes": 2, "dropout_multiple_of": 1, "beam": 1},
+        **{"dimensions": 1, "depth": 1, "codes": 2, "dropout_multiple_of": 1, "beam": 1},
     }
 
     depth: int = 4

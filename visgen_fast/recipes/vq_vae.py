@@ -22,7 +22,7 @@ __all__ = ["Settings", "held_out", "pictures", "system"]
 class Settings(TokenizerSettings):
     """A vector-quantized variational autoencoder."""
 
-    LEAST: ClassVar[dict[str, float]] = {**TokenizerSettings.LEAST, "codes": 2}
+    LEAST: ClassVar[dict[str, float]] = {**TokenizerSettings.LEAST, "dimensions": 1, "codes": 2}
 
     codes: int = 512
     """Codes in the codebook."""
