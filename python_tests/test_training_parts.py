@@ -85,6 +85,13 @@ def test_a_resumed_run_may_be_longer_but_not_another_one():
         require_same(saved, TrainingSettings(seed=1, learning_rate=0.5))
 
 
+def test_losses_below_zero_have_a_curve_too(tmp_path):
+    (tmp_path / "losses.csv").write_text("step,loss\n1,0.5\n2,-0.5\n3,-1.5\n")
+    loss_curve(tmp_path / "losses.csv", tmp_path / "loss.png")
+    with Image.open(tmp_path / "loss.png") as curve:
+        assert curve.size == (840, 480)
+
+
 def test_settings_that_are_tuples_survive_being_written_as_json():
     given = VQVAESettings(widths=(8, 16))
     saved = json.loads(json.dumps(asdict(given)))

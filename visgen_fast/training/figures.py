@@ -45,12 +45,15 @@ def picture_grid(pictures: Tensor, names: Sequence[str] = ()) -> Image.Image:
 
 
 def loss_curve(losses: Path, out: Path) -> None:
-    """Draws the column `loss` of the CSV file `losses` over its column `step`, as a PNG file."""
+    """Draws the column `loss` of the CSV file `losses` over its column `step`, as a PNG file.
+
+    The loss is drawn on a logarithmic scale, unless some of it is not positive, as an entropy to be maximised makes it.
+    """
     with losses.open(newline="") as file:
         rows = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
     steps, values = np.array(rows).T
     figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel="loss", yscale="log")
+    axes = figure.add_subplot(xlabel="step", ylabel="loss", yscale="log" if values.min() > 0 else "linear")
     axes.plot(steps, values, linewidth=0.6, alpha=0.4, label="between two rows")
     half = max(len(values) // 40, 1)
     smooth = [values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))]
