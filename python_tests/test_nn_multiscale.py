@@ -266,6 +266,17 @@ def test_works_under_autocast_and_in_bfloat16_with_the_arithmetic_of_float32() -
     assert torch.equal(result.quantized, expected.quantized.bfloat16())
 
 
+@torch.no_grad()
+def test_one_graph_quantizes_and_learns() -> None:
+    eager, compiled = (small(patch_numbers=(1, 2), phi_count=1, dead_below=1.0) for _ in range(2))
+    f = maps(eager)
+    expected, result = eager(f), torch.compile(compiled, fullgraph=True, backend="aot_eager")(f)
+    assert torch.equal(result.codes, expected.codes)
+    torch.testing.assert_close(result.quantized, expected.quantized)
+    for name, value in compiled.state_dict().items():
+        torch.testing.assert_close(value, eager.state_dict()[name])
+
+
 def test_the_state_is_that_of_vars_checkpoints_under_other_names() -> None:
     quantizer = small(size=16, dimensions=32, patch_numbers=PATCH_NUMBERS)
     shapes = {name: tuple(value.shape) for name, value in quantizer.state_dict().items()}

@@ -13,7 +13,7 @@ import torch
 from torch import distributed as dist
 
 import visgen_fast
-from visgen_fast.nn import ResidualQuantizer
+from visgen_fast.nn import MultiscaleQuantizer, Quantizer, ResidualQuantizer
 
 STEPS, DEPTH = 3, 3
 OPTIONS = {
@@ -26,19 +26,31 @@ OPTIONS = {
     "k-means": {"kmeans_iterations": 4, "dead_below": 5.0},
     "shared k-means": {"kmeans_iterations": 4, "dead_below": 5.0, "shared": True},
     "gradient": {"learning": "gradient", "dead_below": 5.0},
+    "multiscale": {"learning": "ema", "dead_below": 0},
 }
 ALIKE = [name for name, options in OPTIONS.items() if options["dead_below"] == 0]  # whatever the number of ranks
 
 
+COLLECTIVES = {"sequential": DEPTH, "multiscale": 2}  # the latter's second one counts codes by scale
+
+
+def quantizer(name: str) -> Quantizer:
+    torch.manual_seed(0)
+    if name == "multiscale":
+        return MultiscaleQuantizer(16, 8, (1, (2, 1), (5, 1)), phi_count=2, **OPTIONS[name])
+    return ResidualQuantizer(DEPTH, 16, 8, **OPTIONS[name])
+
+
 def train(name: str, rank: int, world: int) -> dict[str, torch.Tensor]:
     """The state after a few steps, the first with a not-a-number, and how many collectives the last step took."""
-    torch.manual_seed(0)
-    made = ResidualQuantizer(DEPTH, 16, 8, **OPTIONS[name])
+    made = quantizer(name)
     generator = torch.Generator().manual_seed(1)
     for _ in range(STEPS):
         collectives = 0
         x = torch.randn(24, 5, 8, generator=generator)
         x[0, 0, 0] = torch.nan
+        if name == "multiscale":
+            x = x.transpose(1, 2)[..., None]  # as maps of 5×1
         all_reduce = dist.all_reduce
 
         def counted(*arguments, all_reduce=all_reduce):
@@ -82,7 +94,7 @@ def test_two_ranks_teach_what_one_does(ranks, name):
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_commit_takes_one_collective_and_a_sequential_one_as_many_as_depths(ranks, name):
-    assert ranks[0][name]["collectives"] == (DEPTH if name == "sequential" else 1)
+    assert ranks[0][name]["collectives"] == COLLECTIVES.get(name, 1)
 
 
 @pytest.mark.parametrize("name", ["revival", "shared revival"])

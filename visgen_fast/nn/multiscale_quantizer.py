@@ -51,7 +51,7 @@ class MultiscaleQuantizer(Quantizer):
         dropout: the share of samples that use their first scales only while training, at random how many.
 
     Besides the codebook's, its state has `hits` [S, size]: how often a step uses each code at each scale on all ranks,
-    an average over the last hundred steps of training. `usage` is by scale too.
+    an average over the last hundred steps of training, by a collective a forward. `usage` is by scale too.
 
     ValueError where an argument does not fit the above.
     """
