@@ -84,6 +84,11 @@ def networks(settings: TokenizerSettings, pictures: PictureFormat, dimensions: i
     return encoder, Decoder(**sizes)
 
 
+def dead_below(settings: LossSettings, vectors: int, codes: int) -> float:
+    """How few vectors of a step make a code a dead one, where each picture has `vectors`: a tenth of an equal share."""
+    return 0.1 * settings.batch_size * vectors / codes
+
+
 def tokenizer_system(tokenizer: Reconstructor, settings: LossSettings, pictures: PictureFormat) -> TokenizerSystem:
     """`tokenizer` with the losses that the settings describe, for pictures of this format."""
     if settings.perceptual and not settings.features:

@@ -18,7 +18,7 @@ from ..training.data.pictures import PictureFormat
 from ..training.errors import UserError
 from ..training.tokenizer_system import TokenizerSystem
 from ._pictures import held_out, pictures
-from ._tokenizer import LossSettings, tokenizer_system
+from ._tokenizer import LossSettings, dead_below, tokenizer_system
 
 __all__ = ["Settings", "held_out", "pictures", "system"]
 
@@ -40,9 +40,9 @@ class Settings(LossSettings):
     """Features of a code, whose length is 1."""
     patch_size: int = 4
     """Side of the square of pixels that the transformers see as one patch."""
-    width: int = 128
+    width: int = 64
     """Features of the transformers; 512, 768 and 1024 are the paper's S, B and L."""
-    depth: int = 4
+    depth: int = 3
     """Blocks of each transformer; 8, 12 and 24 are the paper's."""
     heads: int = 4
     """Attention heads of a block; 8, 12 and 16 are the paper's."""
@@ -50,6 +50,7 @@ class Settings(LossSettings):
     """Weight of the tokens' distance to their codes."""
     learning: Literal["ema", "gradient"] = "ema"
     """Codes follow a moving average of the tokens they stand for, or the gradient of their distance to them."""
+    steps: int = 5000
     decoder_of: str = ""
     """A run of this recipe, of the same sizes, whose encoder and codes are kept while the decoder learns on."""
 
@@ -72,6 +73,7 @@ def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
         metric="cosine",
         commitment_weight=settings.commitment,
         learning=settings.learning,
+        dead_below=dead_below(settings, settings.tokens, settings.codes),
         commit="manual",
     )
     tokenizer = TiTok(TiTokEncoder(**sizes), quantizer, TiTokDecoder(**sizes), decoder_only=bool(settings.decoder_of))

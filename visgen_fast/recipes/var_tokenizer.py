@@ -13,7 +13,7 @@ from ..tokenizers import MultiscaleTokenizer
 from ..training.data.pictures import PictureFormat
 from ..training.tokenizer_system import TokenizerSystem
 from ._pictures import held_out, pictures
-from ._tokenizer import TokenizerSettings, networks, tokenizer_system
+from ._tokenizer import TokenizerSettings, dead_below, networks, tokenizer_system
 
 __all__ = ["Settings", "held_out", "pictures", "system"]
 
@@ -57,6 +57,7 @@ def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
         commitment_weight=settings.commitment,
         phi_count=min(settings.phis, len(scales)),
         learning=settings.learning,
+        dead_below=dead_below(settings, sum(number**2 for number in scales), settings.codes),
         commit="manual",
         dropout=settings.quantizer_dropout,
     )

@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from ..models.autoencoder import reduction
 from ..nn.residual_quantizer import VectorQuantizer
 from ..tokenizers import VQVAE2
 from ..training.data.pictures import PictureFormat
 from ..training.tokenizer_system import TokenizerSystem
 from ._pictures import held_out, pictures
-from ._tokenizer import TokenizerSettings, tokenizer_system
+from ._tokenizer import TokenizerSettings, dead_below, tokenizer_system
 
 __all__ = ["Settings", "held_out", "pictures", "system"]
 
@@ -37,15 +38,17 @@ class Settings(TokenizerSettings):
 
 def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
     """The system these settings describe, for pictures of this format."""
+    side = pictures.size // reduction(settings.widths, settings.patch_size)
     top, bottom = (
         VectorQuantizer(
             settings.codes,
             settings.dimensions,
             commitment_weight=settings.commitment,
             decay=settings.codebook_decay,
+            dead_below=dead_below(settings, vectors, settings.codes),
             commit="manual",
         )
-        for _ in range(2)
+        for vectors in ((side // 2) ** 2, side**2)
     )
     tokenizer = VQVAE2(
         size=pictures.size,
