@@ -22,7 +22,7 @@ __all__ = ["Settings", "held_out", "pictures", "system"]
 class Settings(TokenizerSettings):
     """A tokenizer for next-scale prediction."""
 
-    LEAST: ClassVar[dict[str, float]] = {**TokenizerSettings.LEAST, "codes": 2, "phis": 0}
+    LEAST: ClassVar[dict[str, float]] = {**TokenizerSettings.LEAST, "codes": 2, "dimensions": 1, "phis": 0}
 
     patch_numbers: tuple[int, ...] = ()
     """Patches along a side at each scale; by default VAR's numbers below the feature map's own, and then that."""

@@ -23,7 +23,7 @@ __all__ = ["Settings", "held_out", "pictures", "system"]
 class Settings(TokenizerSettings):
     """A hierarchy of two vector-quantized autoencoders; the networks' settings are the bottom's."""
 
-    LEAST: ClassVar[dict[str, float]] = {**TokenizerSettings.LEAST, "codes": 2}
+    LEAST: ClassVar[dict[str, float]] = {**TokenizerSettings.LEAST, "codes": 2, "dimensions": 1}
 
     dataset: Literal["fashion-mnist", "digits", "photographs", "folder"] = "photographs"
     codes: int = 512
