@@ -35,6 +35,23 @@ VISGEN_SCHEMAS(m) {
 
   // codebook
   m.def("codebook_statistics(Tensor x, Tensor codes, Tensor codebooks) -> (Tensor counts, Tensor sums)");
+
+  // scalar_quantize: bound is 0 for atanh, 1 for tan, 2 for symmetric
+  m.def("finite_scalar_quantize(Tensor x, SymInt[] levels, SymInt bound) -> (Tensor quantized, Tensor codes)");
+  m.def(
+      "finite_scalar_quantize_backward(Tensor grad_quantized, Tensor x, SymInt[] levels, SymInt bound) -> Tensor "
+      "grad_x");
+  m.def("finite_scalar_decode(Tensor codes, SymInt[] levels, SymInt bound, ScalarType dtype) -> Tensor");
+  // surprisal, for the backward: -ln of the mean probability of each code of each group
+  m.def(
+      "binary_quantize(Tensor x, float scale, float inverse_temperature, SymInt group_size, bool spherical, "
+      "bool entropy) -> (Tensor quantized, Tensor codes, Tensor per_sample_entropy, Tensor batch_entropy, "
+      "Tensor surprisal)");
+  m.def(
+      "binary_quantize_backward(Tensor? grad_quantized, Tensor? grad_per_sample_entropy, Tensor? grad_batch_entropy, "
+      "Tensor x, Tensor surprisal, float scale, float inverse_temperature, SymInt group_size, bool spherical) -> "
+      "Tensor grad_x");
+  m.def("binary_decode(Tensor codes, SymInt bits, float scale, ScalarType dtype) -> Tensor");
 }
 
 // The CUDA version that the CUDA library beside this one was built with, as 1000·major + 10·minor; 0 where there is

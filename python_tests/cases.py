@@ -266,4 +266,83 @@ QUANTIZE = [
     ),
 ]
 
-CASES = NOISE + DIFFUSE + QUANTIZE
+
+def finite_scalar_case(
+    label: str,
+    shape: tuple[int, ...],
+    levels: tuple[int, ...],
+    *,
+    bound: str = "atanh",
+    layout: str = "contiguous",
+    small: bool = False,
+) -> Case:
+    def arguments(dtype: torch.dtype, device: torch.device) -> Arguments:
+        return {"x": lay_out(2 * random(shape, dtype, device, 30), layout), "levels": levels, "bound": bound}
+
+    return Case("finite_scalar_quantize", label, arguments, ("x",), small, straight_through=True)
+
+
+LOOKUP_FREE, SPHERICAL = ("lookup_free_quantize",), ("binary_spherical_quantize",)
+
+
+def binary_case(
+    label: str,
+    shape: tuple[int, ...],
+    *,
+    layout: str = "contiguous",
+    small: bool = False,
+    operations: tuple[str, ...] = LOOKUP_FREE + SPHERICAL,
+    **options: Any,
+) -> list[Case]:
+    def arguments(dtype: torch.dtype, device: torch.device) -> Arguments:
+        x = lay_out(random(shape, dtype, device, 31), layout)
+        return {"x": x, **{"inverse_temperature": 0.7, "scale": 0.8, **options}}
+
+    return [Case(operation, label, arguments, ("x",), small, straight_through=True) for operation in operations]
+
+
+def decode_case(label: str, shape: tuple[int, ...], *, transposed: bool = False) -> list[Case]:
+    """Codes of 3·8·5 levels, and of 7 bits."""
+
+    def arguments(most: int, dtype: torch.dtype, device: torch.device) -> Arguments:
+        generator = torch.Generator().manual_seed(32)
+        codes = torch.randint(most, shape, generator=generator)
+        return {"codes": (codes.mT.contiguous().mT if transposed else codes).to(device), "dtype": dtype}
+
+    return [
+        Case("finite_scalar_decode", label, lambda *to: {**arguments(120, *to), "levels": (3, 8, 5)}),
+        Case("binary_decode", label, lambda *to: {**arguments(128, *to), "bits": 7, "scale": 0.3}),
+    ]
+
+
+SCALAR_QUANTIZE = [
+    finite_scalar_case("one_row", (4,), (8, 5, 5, 3), small=True),
+    finite_scalar_case("primes", (3, 7, 3), (8, 6, 5), small=True),
+    finite_scalar_case("tan", (5, 4), (2, 8, 3, 1000), bound="tan", small=True),
+    finite_scalar_case("symmetric", (5, 4), (2, 8, 3, 1000), bound="symmetric", small=True),
+    finite_scalar_case("many_columns", (5, 61), (2,) * 61, bound="symmetric"),
+    finite_scalar_case("tokens", (2, 32, 32, 6), (8, 8, 8, 5, 5, 5)),
+    finite_scalar_case("channels_first", (2, 9, 7, 4), (8, 5, 5, 5), layout="transposed"),
+    finite_scalar_case("strided", (3, 21, 4), (8, 5, 5, 5), layout="strided"),
+    finite_scalar_case("unaligned", (129, 4), (8, 5, 5, 5), layout="offset"),
+    finite_scalar_case("no_rows", (0, 4), (8, 5, 5, 5)),
+    *binary_case("one_row", (5,), small=True),
+    *binary_case("primes", (3, 7, 2), small=True),
+    *binary_case("groups", (2, 3, 8), group_size=3, small=True),
+    *binary_case("one_bit", (67, 1)),
+    *binary_case("bits_by_themselves", (33, 6), group_size=1, operations=LOOKUP_FREE),
+    *binary_case("sharp", (70, 6), inverse_temperature=3.0, operations=LOOKUP_FREE),
+    *binary_case("tokens", (2, 8, 8, 18), group_size=9),
+    *binary_case("many_units", (600, 5), group_size=3),
+    *binary_case("one_large_group", (40, 13), group_size=13, operations=LOOKUP_FREE),
+    *binary_case("many_columns", (5, 62), group_size=9, operations=SPHERICAL),
+    *binary_case("channels_first", (2, 9, 7, 10), layout="transposed", group_size=5, operations=SPHERICAL),
+    *binary_case("unaligned", (129, 4), layout="offset", operations=LOOKUP_FREE),
+    *binary_case("no_rows", (0, 6)),
+    *decode_case("primes", (13, 11)),
+    *decode_case("transposed", (13, 11), transposed=True),
+    *decode_case("one_code", ()),
+    *decode_case("no_codes", (0, 3)),
+]
+
+CASES = NOISE + DIFFUSE + QUANTIZE + SCALAR_QUANTIZE

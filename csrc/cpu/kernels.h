@@ -13,6 +13,9 @@ struct QuantizeBackwardParameters;
 struct Search;
 struct Embedding;
 struct CodeSums;
+template <class Real>
+struct FiniteScalarRows;
+struct BinaryParameters;
 
 // Each kernel works through units [first_unit, last_unit) of its parameters' partition.
 struct NoiseKernels {
@@ -41,12 +44,20 @@ struct CodebookKernels {
   SumEdges sum_edges_float, sum_edges_double;
 };
 
+struct ScalarQuantizeKernels {
+  using FiniteScalar = void (*)(const FiniteScalarRows<double>&, int64_t first_unit, int64_t last_unit);
+  using Binary = void (*)(const BinaryParameters&, int64_t first_unit, int64_t last_unit);
+  FiniteScalar finite_float, finite_double, finite_backward_float, finite_backward_double, finite_decode;
+  Binary binary_float, binary_double, binary_backward_float, binary_backward_double, binary_decode;
+};
+
 struct KernelTable {
   const char* name;
   const NoiseKernels& noise;
   const DiffuseKernels& diffuse;
   const QuantizeKernels& quantize;
   const CodebookKernels& codebook;
+  const ScalarQuantizeKernels& scalar_quantize;
 };
 
 // The widest instruction set that the build and the machine have, or what VISGEN_CPU_CAPABILITY names.

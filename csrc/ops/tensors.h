@@ -56,13 +56,15 @@ inline Tensor empty_on(const Tensor& like, std::vector<int64_t> sizes, ScalarTyp
   return torch::stable::new_empty(like, sizes, dtype);
 }
 
-// Collects the operands of one call, all of the same sizes [samples, *sample], and merges adjacent dimensions that are
-// adjacent in every one of them.
+// Collects the operands of one call, all of the same sizes [samples, *sample] (or all of it one sample), and merges
+// adjacent dimensions that are adjacent in every one of them.
 class Batch {
  public:
-  explicit Batch(const Tensor& first) : first_(first) {
-    STD_TORCH_CHECK(first.dim() >= 1 && first.dim() <= kMaxDimensions + 1, "x must have 1 to ", kMaxDimensions + 1,
-                    " dimensions, got ", first.dim());
+  enum Kind { kOneSample = 0, kSamples = 1 };  // how many dimensions number the samples
+
+  explicit Batch(const Tensor& first, Kind kind = kSamples) : first_(first), leading_(kind) {
+    STD_TORCH_CHECK(first.dim() >= 1 && first.dim() <= kMaxDimensions + leading_, "x must have 1 to ",
+                    kMaxDimensions + leading_, " dimensions, got ", first.dim());
   }
 
   void add(const OptionalTensor& tensor, Operand& operand, const char* name) {
@@ -71,25 +73,25 @@ class Batch {
     STD_TORCH_CHECK(tensor->device() == first_.device(), name, " must be on the device of x");
     operand.dtype = dtype_of(tensor->scalar_type(), name);
     operand.data = tensor->data_ptr();
-    operand.sample_stride = tensor->stride(0);
-    for (int64_t d = 1; d < tensor->dim(); ++d) operand.strides[d - 1] = tensor->stride(d);
+    operand.sample_stride = leading_ ? tensor->stride(0) : 0;
+    for (int64_t d = leading_; d < tensor->dim(); ++d) operand.strides[d - leading_] = tensor->stride(d);
     operands_.push_back(&operand);
   }
 
   SampleShape merge() {
     SampleShape shape;
-    shape.samples = first_.size(0);
+    shape.samples = leading_ ? first_.size(0) : 1;
     shape.dimensions = 0;
-    for (int64_t d = 1; d < first_.dim(); ++d) {
+    for (int64_t d = leading_; d < first_.dim(); ++d) {
       const int64_t size = first_.size(d);
       shape.elements *= size;
       if (size == 1) continue;
-      if (shape.dimensions > 0 && adjacent(shape.dimensions - 1, d - 1, size)) {
+      if (shape.dimensions > 0 && adjacent(shape.dimensions - 1, d - leading_, size)) {
         shape.sizes[shape.dimensions - 1] *= size;
       } else {
         shape.sizes[shape.dimensions++] = size;
       }
-      for (Operand* operand : operands_) operand->strides[shape.dimensions - 1] = operand->strides[d - 1];
+      for (Operand* operand : operands_) operand->strides[shape.dimensions - 1] = operand->strides[d - leading_];
     }
     if (shape.dimensions == 0) {  // a sample of one element
       shape.dimensions = 1;
@@ -108,6 +110,7 @@ class Batch {
   }
 
   const Tensor& first_;
+  int leading_;
   std::vector<Operand*> operands_;
 };
 

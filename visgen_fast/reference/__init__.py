@@ -4,15 +4,27 @@ from .codebook import codebook_statistics
 from .diffuse import add_noise, diffuse
 from .noise import Purpose, derive_seeds, gaussian, uniform
 from .quantize import decode_codes, nearest_code, residual_quantize
+from .scalar_quantize import (
+    binary_decode,
+    binary_spherical_quantize,
+    finite_scalar_decode,
+    finite_scalar_quantize,
+    lookup_free_quantize,
+)
 
 __all__ = [
     "Purpose",
     "add_noise",
+    "binary_decode",
+    "binary_spherical_quantize",
     "codebook_statistics",
     "decode_codes",
     "derive_seeds",
     "diffuse",
+    "finite_scalar_decode",
+    "finite_scalar_quantize",
     "gaussian",
+    "lookup_free_quantize",
     "nearest_code",
     "residual_quantize",
     "uniform",

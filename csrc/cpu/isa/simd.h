@@ -74,6 +74,11 @@ struct Lanes<WordVector> {
   }
 };
 
+template <>
+struct WordOfFloat<FloatVector> {
+  using Word = WordVector;
+};
+
 // Several vectors whose instructions alternate: a Philox round is a chain of dependent instructions, and four chains
 // keep the multipliers busy (on Zen 4, a quarter faster than one after the other).
 struct WideVectors {

@@ -1,0 +1,473 @@
+// The family `scalar_quantize` on one instruction set: rows of x become columns in the first-level cache, so that one
+// vector holds one column of several rows.
+//
+// Finite scalar: an element costs a hyperbolic tangent (about 30 vector instructions for a vector of them); binary:
+// with entropies an exponential, a logarithm and two divisions, and for a row and group of g bits two tables of 2^(g/2)
+// products each and 2^g fused multiply-adds. In memory: x read once, the results written once.
+#include "../../ops/scalar_quantize.h"
+
+#include "../kernels.h"
+#include "tile.h"
+
+namespace visgen::VISGEN_ISA {
+namespace {
+
+constexpr int kRows = 64;         // of a tile; a multiple of every kLanes
+constexpr int kTableSize = 1024;  // codes of half a group, at most
+
+// What holds one column of several rows.
+template <class Real>
+struct LaneOf {
+  using Type = FloatVector;
+};
+template <>
+struct LaneOf<double> {
+  using Type = double;
+};
+template <class Real>
+using Lane = typename LaneOf<Real>::Type;
+template <class Real>
+constexpr int kLaneRows = sizeof(Lane<Real>) / sizeof(Real);
+
+template <class Real>
+Lane<Real> load(const Real* from) {
+  Lane<Real> lane;
+  memcpy(&lane, from, sizeof(lane));
+  return lane;
+}
+
+template <class Real>
+void store(Real* to, Lane<Real> lane) {
+  memcpy(to, &lane, sizeof(lane));
+}
+
+// To the nearest integer, halves to even; |value| far below 2^22.
+FloatVector rounded(FloatVector value) { return (value + 12582912.0f) - 12582912.0f; }
+double rounded(double value) { return (value + 6755399441055744.0) - 6755399441055744.0; }
+
+template <class Real>
+struct Columns {
+  alignas(64) Real value[kMaxColumns][kRows];
+};
+
+// Rows [first, first + count) of x; rows behind them are 0.
+template <class Real>
+void load_columns(const CodeRows& p, const Operand& operand, int64_t first, int count, Columns<Real>& out) {
+  alignas(64) Real buffer[kMaxColumns * kRows];
+  const Real* tile = load_tile(operand, p.shape, 0, first * p.columns, static_cast<int64_t>(count) * p.columns, buffer);
+  for (int j = 0; j < p.columns; ++j) {
+    Real* column = out.value[j];
+    for (int t = 0; t < count; ++t) column[t] = tile[t * p.columns + j];
+    for (int t = count; t < kRows; ++t) column[t] = 0;
+  }
+}
+
+template <class Real>
+void store_columns(const CodeRows& p, const Operand& operand, int64_t first, int count, const Columns<Real>& in) {
+  alignas(64) Real buffer[kMaxColumns * kRows];
+  Real* tile = tile_for_output(operand, p.shape, 0, first * p.columns, buffer);
+  for (int j = 0; j < p.columns; ++j) {
+    for (int t = 0; t < count; ++t) tile[t * p.columns + j] = in.value[j][t];
+  }
+  store_tile(operand, p.shape, 0, first * p.columns, static_cast<int64_t>(count) * p.columns, tile);
+}
+
+// Calls body(first row, number of rows) for the tiles of some units.
+template <class Body>
+void for_each_tile(const CodeRows& p, int64_t first_unit, int64_t last_unit, Body body) {
+  const int64_t end = unit_at(p.partition, last_unit - 1).end / p.columns;
+  for (int64_t row = unit_at(p.partition, first_unit).begin / p.columns; row < end; row += kRows) {
+    body(row, static_cast<int>(end - row < kRows ? end - row : kRows));
+  }
+}
+
+// A row with NaN has code 0, and NaN for everything else.
+template <class Real>
+void write_codes(const CodeRows& p, int64_t first, int count, const int64_t* codes, const Real* has_nan,
+                 Columns<Real>& quantized) {
+  for (int t = 0; t < count; ++t) {
+    p.codes[first + t] = has_nan[t] != 0 ? 0 : codes[t];
+    if (has_nan[t] == 0) continue;
+    for (int j = 0; j < p.columns; ++j) quantized.value[j][t] = static_cast<Real>(__builtin_nan(""));
+  }
+}
+
+// --- finite scalar quantization
+
+// One column: its values become those of their levels, and `index` the levels' numbers (0 for NaN, which is noted).
+template <class Real>
+void to_levels(const LevelColumn<double>& column, bool round_half_up, Real* value, Real* index, Real* has_nan) {
+  const Real shift = static_cast<Real>(column.shift), half = static_cast<Real>(column.half);
+  const Real offset = static_cast<Real>(column.offset), lowest = static_cast<Real>(column.lowest);
+  const Real step = static_cast<Real>(column.step), origin = static_cast<Real>(column.origin);
+  for (int t = 0; t < kRows; t += kLaneRows<Real>) {
+    const Lane<Real> x = load(value + t);
+    Lane<Real> bounded = hyperbolic_tangent(x + shift) * half - offset;
+    if (round_half_up) bounded += Real(0.5);
+    Lane<Real> level = rounded(bounded);
+    if (round_half_up) level = level > bounded ? level - Real(1) : level;  // floor
+    level = x == x ? level - lowest : Lane<Real>{};
+    store(has_nan + t, x == x ? load(has_nan + t) : Lane<Real>{} + Real(1));
+    store(index + t, level);
+    store(value + t, (level * step - origin) / origin);
+  }
+}
+
+template <class Real>
+void finite_scalar(const FiniteScalarParameters& p, int64_t first_unit, int64_t last_unit) {
+  Columns<Real> columns;
+  for_each_tile(p, first_unit, last_unit, [&](int64_t first, int count) {
+    load_columns(p, p.x, first, count, columns);
+    alignas(64) Real index[kRows], has_nan[kRows] = {};
+    int64_t codes[kRows] = {};
+    for (int j = p.columns - 1; j >= 0; --j) {  // the first column is the least significant
+      to_levels(p.column[j], p.round_half_up, columns.value[j], index, has_nan);
+      for (int t = 0; t < kRows; ++t) codes[t] = codes[t] * p.column[j].levels + static_cast<int32_t>(index[t]);
+    }
+    write_codes(p, first, count, codes, has_nan, columns);
+    store_columns(p, p.quantized, first, count, columns);
+  });
+}
+
+template <class Real>
+void finite_scalar_backward(const FiniteScalarParameters& p, int64_t first_unit, int64_t last_unit) {
+  Columns<Real> columns, gradients;
+  for_each_tile(p, first_unit, last_unit, [&](int64_t first, int count) {
+    load_columns(p, p.x, first, count, columns);
+    load_columns(p, p.quantized, first, count, gradients);
+    for (int j = 0; j < p.columns; ++j) {
+      const LevelColumn<double>& column = p.column[j];
+      const Real shift = static_cast<Real>(column.shift);
+      const Real slope = static_cast<Real>(column.half * column.step / column.origin);
+      for (int t = 0; t < kRows; t += kLaneRows<Real>) {
+        const Lane<Real> tangent = hyperbolic_tangent(load(columns.value[j] + t) + shift);
+        const Lane<Real> g = load(gradients.value[j] + t);
+        store(gradients.value[j] + t, g * slope * (Real(1) - tangent * tangent));
+      }
+    }
+    store_columns(p, p.grad_x, first, count, gradients);
+  });
+}
+
+template <class Real>
+void finite_scalar_decode(const FiniteScalarParameters& p, int64_t first_unit, int64_t last_unit) {
+  Columns<Real> columns;
+  for_each_tile(p, first_unit, last_unit, [&](int64_t first, int count) {
+    for (int t = 0; t < count; ++t) {
+      int64_t rest = p.codes[first + t];
+      for (int j = 0; j < p.columns; ++j) {
+        const LevelColumn<double>& column = p.column[j];
+        const int64_t level = rest % column.levels;
+        rest /= column.levels;
+        columns.value[j][t] = static_cast<Real>((level * column.step - column.origin) / column.origin);
+      }
+      if (rest == 0 && p.codes[first + t] >= 0) continue;
+      for (int j = 0; j < p.columns; ++j) columns.value[j][t] = static_cast<Real>(__builtin_nan(""));
+    }
+    store_columns(p, p.quantized, first, count, columns);
+  });
+}
+
+// --- binary quantization
+
+// x to u, in place; `inverse` is what each row was multiplied with.
+template <class Real>
+void to_sphere(const BinaryParameters& p, Columns<Real>& x, double* inverse) {
+  if (p.radius == 0) return;
+  double squares[kRows] = {};
+  for (int j = 0; j < p.columns; ++j) {
+    for (int t = 0; t < kRows; ++t) squares[t] += static_cast<double>(x.value[j][t]) * x.value[j][t];
+  }
+  for (int t = 0; t < kRows; ++t) {
+    const double norm = __builtin_sqrt(squares[t]);
+    inverse[t] = p.radius / (norm < 1e-12 ? 1e-12 : norm);
+  }
+  for (int j = 0; j < p.columns; ++j) {
+    for (int t = 0; t < kRows; ++t) x.value[j][t] = static_cast<Real>(x.value[j][t] * inverse[t]);
+  }
+}
+
+// What a bit's soft assignment is: its logit, the probabilities that it is set and not, the entropy.
+template <class Real>
+struct Bit {
+  Lane<Real> logit, set, unset, entropy;
+};
+
+template <class Real>
+Bit<Real> bit_of(Lane<Real> u, Real logit_of_u) {
+  constexpr Real kMost = 1000;  // keeps infinite logits from giving ∞·0
+  Lane<Real> logit = u * logit_of_u;
+  logit = logit > kMost ? Lane<Real>{} + kMost : logit;
+  logit = logit < -kMost ? Lane<Real>{} - kMost : logit;
+  const Lane<Real> magnitude = logit < Real(0) ? -logit : logit;
+  const Lane<Real> decay = exponential(-magnitude);
+  const Lane<Real> likely = Real(1) / (decay + Real(1)), unlikely = decay * likely;
+  return {logit, logit < Real(0) ? unlikely : likely, logit < Real(0) ? likely : unlikely,
+          logarithm_of_one_plus(decay) + magnitude * unlikely};
+}
+
+// The probabilities of all codes of `bits` bits; set and unset are those of the first, most significant one in one row.
+template <class Real>
+void products(const Columns<Real>& set, const Columns<Real>& unset, int first, int bits, int row, Real* table) {
+  table[0] = 1;
+  for (int bit = bits - 1, size = 1; bit >= 0; --bit, size *= 2) {
+    const Real one = set.value[first + bit][row], zero = unset.value[first + bit][row];
+    for (int k = 0; k < size; ++k) {
+      table[size + k] = table[k] * one;
+      table[k] *= zero;
+    }
+  }
+}
+
+template <class Real>
+struct AccumulatorOf {
+  typedef Real Type __attribute__((vector_size(kVectorBytes)));
+};
+
+// Adds the outer products of some rows' probabilities of high and low halves to a group's table of codes.
+template <class Real>
+void add_products(const Group& group, int rows, const Real (*high)[kTableSize], const Real (*low)[kTableSize],
+                  double* sums) {
+  using Vector = typename AccumulatorOf<Real>::Type;
+  constexpr int kWidth = kVectorBytes / sizeof(Real), kHeight = 8;
+  const int high_codes = 1 << group.high, low_codes = 1 << group.low;
+  for (int i = 0; i < high_codes; i += kHeight) {
+    for (int k = 0; k < low_codes; k += kWidth) {
+      Vector sum[kHeight] = {};
+      for (int t = 0; t < rows; ++t) {
+        Vector factor;
+        memcpy(&factor, low[t] + k, sizeof(factor));
+        for (int r = 0; r < kHeight; ++r) sum[r] += factor * high[t][i + r];
+      }
+      for (int r = 0; r < kHeight && i + r < high_codes; ++r) {
+        double* entry = sums + (static_cast<int64_t>(i + r) << group.low) + k;
+        const int count = low_codes - k < kWidth ? low_codes - k : kWidth;
+        for (int lane = 0; lane < count; ++lane) entry[lane] += sum[r][lane];
+      }
+    }
+  }
+}
+
+template <class Real>
+void add_probabilities(const BinaryParameters& p, int count, const Columns<Real>& set, const Columns<Real>& unset,
+                       double* sums) {
+  constexpr int kBlock = 16;  // rows; what is behind a table's end is read, but not used
+  alignas(64) static thread_local Real high[kBlock][kTableSize], low[kBlock][kTableSize];
+  for (int index = 0; index < p.groups; ++index) {
+    const Group group = group_at(p, index);
+    for (int begin = 0; begin < count; begin += kBlock) {
+      const int rows = count - begin < kBlock ? count - begin : kBlock;
+      for (int t = 0; t < rows; ++t) {
+        products(set, unset, group.first, group.high, begin + t, high[t]);
+        products(set, unset, group.first + group.high, group.low, begin + t, low[t]);
+      }
+      add_products(group, rows, high, low, sums + (static_cast<int64_t>(index) << p.group_bits));
+    }
+  }
+}
+
+template <class Real>
+void binary_unit(const BinaryParameters& p, int64_t unit) {
+  Columns<Real> columns, set, unset;
+  double inverse[kRows];
+  const Real corner = static_cast<Real>(p.corner), logit_of_u = static_cast<Real>(p.logit_of_u);
+  for_each_tile(p, unit, unit + 1, [&](int64_t first, int count) {
+    load_columns(p, p.x, first, count, columns);
+    to_sphere(p, columns, inverse);
+    alignas(64) Real entropy[kRows] = {}, lost[kRows] = {}, has_nan[kRows] = {};
+    int64_t codes[kRows] = {};
+    for (int j = 0; j < p.columns; ++j) {
+      Real* column = columns.value[j];
+      for (int t = 0; t < kRows; ++t) codes[t] = codes[t] * 2 + (column[t] > 0);
+      for (int t = 0; t < kRows; t += kLaneRows<Real>) {
+        const Lane<Real> u = load(column + t);
+        if (p.with_entropy) {
+          const Bit<Real> bit = bit_of<Real>(u, logit_of_u);
+          store(set.value[j] + t, bit.set);
+          store(unset.value[j] + t, bit.unset);
+          Lane<Real> sum = load(entropy + t), rest = load(lost + t);
+          add_compensated(bit.entropy, sum, rest);
+          store(entropy + t, sum);
+          store(lost + t, rest);
+        }
+        store(has_nan + t, u == u ? load(has_nan + t) : Lane<Real>{} + Real(1));
+        store(column + t, u > Real(0) ? Lane<Real>{} + corner : Lane<Real>{} - corner);
+      }
+    }
+    write_codes(p, first, count, codes, has_nan, columns);
+    store_columns(p, p.quantized, first, count, columns);
+    if (!p.with_entropy) return;
+    for (int t = 0; t < count; ++t) static_cast<Real*>(p.sample_entropy)[first + t] = entropy[t];
+    add_probabilities(p, count, set, unset, p.probability_sums + unit * p.entries());
+  });
+}
+
+template <class Real>
+void binary(const BinaryParameters& p, int64_t first_unit, int64_t last_unit) {
+  for (int64_t unit = first_unit; unit < last_unit; ++unit) binary_unit<Real>(p, unit);
+}
+
+// out[o] = Σ_m table[o·out_step + m·in_step]·in[m], `width` results at a time; both counts are powers of two.
+template <int width, class Real>
+void contract(const Real* table, int64_t out_step, int64_t in_step, int out_count, int in_count, const Lane<Real>* in,
+              Lane<Real>* out) {
+  for (int o = 0; o < out_count; o += width) {
+    Lane<Real> sum[width] = {};
+    for (int m = 0; m < in_count; ++m) {
+      for (int r = 0; r < width; ++r) sum[r] += in[m] * table[(o + r) * out_step + m * in_step];
+    }
+    for (int r = 0; r < width; ++r) out[o + r] = sum[r];
+  }
+}
+
+// What the mean over codes of a half changes by when one of its bits is set rather than not, for each bit. `mean` has
+// the codes' values and `probability` their probabilities; both are folded bit by bit, the least significant first.
+template <class Real>
+void differences(Lane<Real>* mean, Lane<Real>* probability, const Lane<Real>* set, int bits, Lane<Real>* out) {
+  for (int bit = bits - 1; bit >= 0; --bit) {
+    Lane<Real> sum{};
+    for (int m = 0; m < 1 << bit; ++m) {
+      const Lane<Real> difference = mean[2 * m + 1] - mean[2 * m];
+      probability[m] = probability[2 * m] + probability[2 * m + 1];
+      mean[m] = mean[2 * m] + set[bit] * difference;
+      sum += probability[m] * difference;
+    }
+    out[bit] = sum;
+  }
+}
+
+// The codes' probabilities in several rows, as `products` in one.
+template <class Real>
+void lane_products(const Lane<Real>* set, const Lane<Real>* unset, int bits, Lane<Real>* table) {
+  table[0] = Lane<Real>{} + Real(1);
+  for (int bit = bits - 1, size = 1; bit >= 0; --bit, size *= 2) {
+    for (int k = 0; k < size; ++k) {
+      table[size + k] = table[k] * set[bit];
+      table[k] *= unset[bit];
+    }
+  }
+}
+
+// For each bit of a group: the change of the rows' mean surprisal when the bit is set rather than not.
+template <class Real>
+void surprisal_differences(const Group& group, const Real* surprisal, const Lane<Real>* set, const Lane<Real>* unset,
+                           Lane<Real>* out) {
+  static thread_local Lane<Real> high[kTableSize], low[kTableSize], of_high[kTableSize], of_low[kTableSize];
+  const int high_codes = 1 << group.high, low_codes = 1 << group.low;
+  lane_products<Real>(set, unset, group.high, high);
+  lane_products<Real>(set + group.high, unset + group.high, group.low, low);
+  (high_codes >= 8 ? contract<8, Real> : contract<1, Real>)(surprisal, low_codes, 1, high_codes, low_codes, low,
+                                                            of_high);
+  (low_codes >= 8 ? contract<8, Real> : contract<1, Real>)(surprisal, 1, low_codes, low_codes, high_codes, high,
+                                                           of_low);
+  differences<Real>(of_high, high, set, group.high, out);
+  differences<Real>(of_low, low, set + group.high, group.low, out + group.high);
+}
+
+// The gradient of u in `u`'s place, from the entropies alone; kLaneRows rows from t on.
+template <class Real>
+void entropy_gradient(const BinaryParameters& p, const Real* sample_gradient, Real batch_gradient, int t,
+                      Columns<Real>& u) {
+  Bit<Real> bits[kMaxColumns];
+  Lane<Real> set[kMaxColumns], unset[kMaxColumns], change[kMaxColumns] = {};
+  for (int j = 0; j < p.columns; ++j) {
+    bits[j] = bit_of<Real>(load(u.value[j] + t), static_cast<Real>(p.logit_of_u));
+    set[j] = bits[j].set;
+    unset[j] = bits[j].unset;
+  }
+  for (int index = 0; p.batch_entropy && index < p.groups; ++index) {
+    const Group group = group_at(p, index);
+    const Real* surprisal = static_cast<const Real*>(p.surprisal) + (static_cast<int64_t>(index) << p.group_bits);
+    surprisal_differences<Real>(group, surprisal, set + group.first, unset + group.first, change + group.first);
+  }
+  const Lane<Real> of_sample = load(sample_gradient + t);
+  for (int j = 0; j < p.columns; ++j) {
+    const Lane<Real> of_logit = batch_gradient * change[j] - of_sample * bits[j].logit;
+    store(u.value[j] + t, of_logit * (set[j] * unset[j]) * static_cast<Real>(p.logit_of_u));
+  }
+}
+
+// From gradients of u to those of x: what points away from the sphere is lost.
+template <class Real>
+void from_sphere(const BinaryParameters& p, const Columns<Real>& x, const double* inverse, Columns<Real>& gradients) {
+  if (p.radius == 0) return;
+  double along[kRows] = {};
+  for (int j = 0; j < p.columns; ++j) {
+    for (int t = 0; t < kRows; ++t) along[t] += static_cast<double>(gradients.value[j][t]) * x.value[j][t];
+  }
+  for (int t = 0; t < kRows; ++t) {  // where the norm is below its bound, it is no function of x
+    const double unit = inverse[t] / p.radius;
+    along[t] = unit < 1e12 ? along[t] * unit * unit : 0;
+  }
+  for (int j = 0; j < p.columns; ++j) {
+    for (int t = 0; t < kRows; ++t) {
+      gradients.value[j][t] = static_cast<Real>((gradients.value[j][t] - along[t] * x.value[j][t]) * inverse[t]);
+    }
+  }
+}
+
+template <class Real>
+void binary_backward(const BinaryParameters& p, int64_t first_unit, int64_t last_unit) {
+  Columns<Real> x, gradients, incoming;
+  double inverse[kRows];
+  const bool from_entropies = p.sample_entropy || p.batch_entropy;
+  const Real batch_gradient =
+      p.batch_entropy ? static_cast<const Real*>(p.batch_entropy)[0] / static_cast<Real>(p.rows) : Real(0);
+  for_each_tile(p, first_unit, last_unit, [&](int64_t first, int count) {
+    load_columns(p, p.x, first, count, x);
+    gradients = x;
+    to_sphere(p, gradients, inverse);
+    alignas(64) Real sample_gradient[kRows] = {};
+    for (int t = 0; p.sample_entropy && t < count; ++t) {
+      sample_gradient[t] = static_cast<const Real*>(p.sample_entropy)[first + t];
+    }
+    if (p.quantized.data) load_columns(p, p.quantized, first, count, incoming);
+    for (int j = 0; p.quantized.data && j < p.columns; ++j) {  // straight through, but for what is not finite
+      for (int t = 0; t < kRows; ++t) {
+        incoming.value[j][t] = __builtin_isfinite(gradients.value[j][t]) ? incoming.value[j][t] : Real(0);
+      }
+    }
+    for (int t = 0; from_entropies && t < count; t += kLaneRows<Real>) {
+      entropy_gradient(p, sample_gradient, batch_gradient, t, gradients);
+    }
+    for (int j = 0; j < p.columns; ++j) {
+      for (int t = 0; t < kRows; ++t) {
+        const Real of_entropies = from_entropies ? gradients.value[j][t] : Real(0);
+        gradients.value[j][t] = p.quantized.data ? of_entropies + incoming.value[j][t] : of_entropies;
+      }
+    }
+    from_sphere(p, x, inverse, gradients);
+    store_columns(p, p.grad_x, first, count, gradients);
+  });
+}
+
+template <class Real>
+void binary_decode(const BinaryParameters& p, int64_t first_unit, int64_t last_unit) {
+  Columns<Real> columns;
+  const Real corner = static_cast<Real>(p.corner);
+  for_each_tile(p, first_unit, last_unit, [&](int64_t first, int count) {
+    for (int j = 0; j < p.columns; ++j) {
+      for (int t = 0; t < count; ++t) {
+        const int64_t code = p.codes[first + t];
+        const Real value = code >> (p.columns - 1 - j) & 1 ? corner : -corner;
+        columns.value[j][t] = code >> p.columns ? static_cast<Real>(__builtin_nan("")) : value;
+      }
+    }
+    store_columns(p, p.quantized, first, count, columns);
+  });
+}
+
+}  // namespace
+
+extern const ScalarQuantizeKernels scalar_quantize_kernels = {finite_scalar<float>,
+                                                              finite_scalar<double>,
+                                                              finite_scalar_backward<float>,
+                                                              finite_scalar_backward<double>,
+                                                              finite_scalar_decode<double>,
+                                                              binary<float>,
+                                                              binary<double>,
+                                                              binary_backward<float>,
+                                                              binary_backward<double>,
+                                                              binary_decode<double>};
+
+}  // namespace visgen::VISGEN_ISA

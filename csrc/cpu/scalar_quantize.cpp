@@ -1,0 +1,76 @@
+// The family `scalar_quantize` on the CPU.
+#include "../ops/scalar_quantize_call.h"
+
+#include "kernels.h"
+#include "parallel.h"
+
+namespace visgen {
+namespace {
+
+// From the units' sums of probabilities to −ln of their mean and to the entropy, which is added up chunk by chunk: the
+// order depends on sizes alone.
+template <class Real>
+void add_entropies(const BinaryParameters& p) {
+  constexpr double kSmallest = sizeof(Real) == 4 ? 0x1p-126 : 0x1p-1022;
+  const int64_t entries = p.entries(), units = p.partition.units(), chunks = (entries + kChunk - 1) / kChunk;
+  torch::stable::parallel_for(0, chunks, 16, [&](int64_t first, int64_t last) {
+    for (int64_t chunk = first; chunk < last; ++chunk) {
+      const int64_t begin = chunk * kChunk, count = entries - begin < kChunk ? entries - begin : kChunk;
+      double mean[kChunk] = {}, entropy = 0;
+      for (int64_t unit = 0; unit < units; ++unit) {
+        for (int64_t i = 0; i < count; ++i) mean[i] += p.probability_sums[unit * entries + begin + i];
+      }
+      for (int64_t i = 0; i < count; ++i) {
+        mean[i] /= static_cast<double>(p.rows);
+        const double surprisal = -std::log(mean[i] < kSmallest ? kSmallest : mean[i]);
+        static_cast<Real*>(p.surprisal)[begin + i] = static_cast<Real>(surprisal);
+        entropy += mean[i] * surprisal;
+      }
+      p.entropy_sums[chunk] = entropy;
+    }
+  });
+  double entropy = 0;
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) entropy += p.entropy_sums[chunk];
+  *static_cast<Real*>(p.batch_entropy) = static_cast<Real>(entropy);
+}
+
+template <class Parameters>
+void run(const Parameters& p, void (*in_float)(const Parameters&, int64_t, int64_t),
+         void (*in_double)(const Parameters&, int64_t, int64_t)) {
+  for_units(p.partition, [&](int64_t begin, int64_t end) { (p.in_double ? in_double : in_float)(p, begin, end); });
+}
+
+struct OnCpu {
+  static constexpr bool kNeedsGradLogits = false;
+
+  static void quantize(const FiniteScalarParameters& p, int32_t) {
+    run(p, kernels().scalar_quantize.finite_float, kernels().scalar_quantize.finite_double);
+  }
+
+  static void backward(const FiniteScalarParameters& p, int32_t) {
+    run(p, kernels().scalar_quantize.finite_backward_float, kernels().scalar_quantize.finite_backward_double);
+  }
+
+  static void decode(const FiniteScalarParameters& p, int32_t) {
+    run(p, kernels().scalar_quantize.finite_decode, kernels().scalar_quantize.finite_decode);
+  }
+
+  static void quantize(const BinaryParameters& p, int32_t) {
+    run(p, kernels().scalar_quantize.binary_float, kernels().scalar_quantize.binary_double);
+    if (p.with_entropy) p.in_double ? add_entropies<double>(p) : add_entropies<float>(p);
+  }
+
+  static void backward(const BinaryParameters& p, int32_t) {
+    run(p, kernels().scalar_quantize.binary_backward_float, kernels().scalar_quantize.binary_backward_double);
+  }
+
+  static void decode(const BinaryParameters& p, int32_t) {
+    run(p, kernels().scalar_quantize.binary_decode, kernels().scalar_quantize.binary_decode);
+  }
+};
+
+}  // namespace
+
+VISGEN_REGISTER(CPU, m) { ScalarQuantizeOperations<OnCpu>::add_to(m); }
+
+}  // namespace visgen
