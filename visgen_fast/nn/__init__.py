@@ -1,21 +1,29 @@
 """Modules over the operations: quantizers."""
 
 from .beam import beam_search
+from .bsq import BSQ
 from .codebook import Codebook
 from .dropout import draw_active_depths
+from .fsq import FSQ
+from .lookup_free import LookupFree
 from .multiscale_quantizer import MultiscaleQuantizer
 from .quantized import Quantized
 from .quantizer import Quantizer
 from .quantizer_sequence import QuantizerSequence
 from .residual_quantizer import ResidualQuantizer, VectorQuantizer
+from .scalar_quantizer import ScalarQuantizer
 
 __all__ = [
+    "BSQ",
+    "FSQ",
     "Codebook",
+    "LookupFree",
     "MultiscaleQuantizer",
     "Quantized",
     "Quantizer",
     "QuantizerSequence",
     "ResidualQuantizer",
+    "ScalarQuantizer",
     "VectorQuantizer",
     "beam_search",
     "draw_active_depths",
