@@ -115,7 +115,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
     add("--depths", nargs="+", type=int, default=DEPTHS)
     add("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    add("--steps", type=int, default=600, help="of each training; default: 600")
+    add("--steps", type=int, default=800, help="of each training; default: 800")
     add("--codes", type=int, default=256, help="in a codebook; default: 256")
     add("--widths", nargs="+", type=int, default=(16, 32), help="of the networks' levels; default: 16 32")
     add("--pictures", type=int, default=1000, help="held out and measured; default: 1000")

@@ -123,7 +123,7 @@ def test_a_run_is_measured_from_the_command_line(runs, tmp_path, capsys):
     command = ["evaluate", run, f"--features={runs / 'classifier'}", "--pictures=50", f"--out={tmp_path}"]
     assert cli.main(command) == 0
     printed = capsys.readouterr().out
-    assert all(name in printed for name in ("PSNR", "rFID", "usage by depth", "invalid (pixel)", str(tmp_path)))
+    assert all(name in printed for name in ("PSNR", "rFID", "usage", "invalid (pixel)", str(tmp_path)))
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert found["pictures"] == 50 and found["rfid"] > 0 and len(found["usage"]) == 3
     assert len(found["invalid_codes"]["pixel"]["mean"]) == 4

@@ -26,7 +26,7 @@ def as_text(found: TokenizerEvaluation) -> str:
         rows |= {"rFID": f"{found.rfid:.4g}", "kernel distance": f"{found.kernel_distance:.3g}"}
     if found.usage:
         rows |= {
-            "usage by depth": " ".join(f"{share:.0%}" for share in found.usage),
+            "usage": " ".join(f"{share:.0%}" for share in found.usage),
             "perplexity": " ".join(f"{number:.0f}" for number in found.perplexity),
         }
     for space, summary in found.invalid_codes.items():

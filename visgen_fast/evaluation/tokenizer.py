@@ -77,7 +77,8 @@ def evaluate_tokenizer(
 
 
 def _has_prefixes(tokenizer: Reconstructor) -> bool:
-    return isinstance(tokenizer, Tokenizer) and tokenizer.quantizer.depth > 1 and hasattr(tokenizer, "pictures_of")
+    opens = all(hasattr(tokenizer, part) for part in ("latents", "pictures_of"))
+    return isinstance(tokenizer, Tokenizer) and tokenizer.quantizer.depth > 1 and opens
 
 
 def _distances(features: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
