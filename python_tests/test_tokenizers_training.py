@@ -207,10 +207,18 @@ def test_a_tokenizer_s_checkpoint_draws_no_samples_and_says_so(runs, capsys):
     assert complaint.count("\n") == 1 and "rq-vae" in complaint and "reconstructions.png" in complaint
 
 
-@pytest.mark.parametrize("recipe", ["vq-vae", "autoencoder"])
-def test_every_recipe_trains(recipe, tmp_path):
-    options = [option for option in TINY if recipe != "autoencoder" or not option.startswith("--codes")]
-    assert cli.main(["train", recipe, *options, "--steps=2", f"--out={tmp_path / 'run'}"]) == 0
+@pytest.mark.parametrize(
+    ("recipe", "own"),
+    [
+        ("vq-vae", ["--codes=32", "--dimensions=4"]),
+        ("autoencoder", ["--dimensions=4"]),
+        ("fsq", ["--levels", "5", "3"]),
+        ("lfq", ["--bits=4"]),
+    ],
+)
+def test_every_recipe_trains(recipe, own, tmp_path):
+    shared = [option for option in TINY if not option.startswith(("--codes", "--dimensions"))]
+    assert cli.main(["train", recipe, *shared, *own, "--steps=2", f"--out={tmp_path / 'run'}"]) == 0
     assert (tmp_path / "run" / "reconstructions.png").exists()
 
 

@@ -1,0 +1,49 @@
+"""LFQ: pictures as a grid of codes that are signs, without a codebook; Fashion-MNIST on two CPU cores.
+
+Yu et al., "Language model beats diffusion: tokenizer is key to visual generation", 2023 (MAGVIT-v2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..nn.lookup_free import LookupFree
+from ..tokenizers import GridTokenizer
+from ..training.data.pictures import PictureFormat
+from ..training.tokenizer_system import TokenizerSystem
+from ._pictures import held_out, pictures
+from ._tokenizer import TokenizerSettings, networks, tokenizer_system
+
+__all__ = ["Settings", "held_out", "pictures", "system"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(TokenizerSettings):
+    """A tokenizer by lookup-free quantization."""
+
+    LEAST: ClassVar[dict[str, float]] = {**TokenizerSettings.LEAST, "bits": 1}
+
+    bits: int = 10
+    """Signs that make a code; there are 2^bits codes."""
+    entropy: float = 0.1
+    """Weight of the entropy of each latent's code, less that of the batch's codes."""
+    diversity: float = 1.0
+    """Weight of the batch's entropy within that."""
+    inverse_temperature: float = 100.0
+    """Sharpness of the distribution over codes that the entropies are of."""
+    commitment: float = 0.25
+    """Weight of the latents' distance to their codes."""
+
+
+def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
+    """The system these settings describe, for pictures of this format."""
+    encoder, decoder = networks(settings, pictures, settings.bits)
+    quantizer = LookupFree(
+        settings.bits,
+        entropy_weight=settings.entropy,
+        diversity=settings.diversity,
+        inverse_temperature=settings.inverse_temperature,
+        commitment_weight=settings.commitment,
+    )
+    return tokenizer_system(GridTokenizer(encoder, quantizer, decoder), settings, pictures)
