@@ -89,15 +89,15 @@ def plot_dataset(dataset: str, entries: Sequence[Mapping[str, Any]], variants: S
         column, colour = depths.index(entry["depth"]), _COLOURS[variants.index(entry["variant"]) % len(_COLOURS)]
         for row, space in enumerate(("pixel", "latent")):
             mean = entry["evaluation"]["invalid_codes"][space]["mean"]
-            # Latents have no scale of their own: that of nothing is 1.
-            values = [error / mean[0] for error in mean] if space == "latent" else mean
+            # Latents have no scale of their own: that of no code is 1. It would hide what differs, so it isn't drawn.
+            values = [error / mean[0] for error in mean[1:]] if space == "latent" else mean[1:]
             line = {"color": colour, "linewidth": 1.4, "label": entry["variant"]}
-            axes[row, column].plot(range(len(values)), values, marker="o", markersize=3, **line)
+            axes[row, column].plot(range(1, len(mean)), values, marker="o", markersize=3, **line)
     for row, label in enumerate(("mean square error of pixels", "of latents, over that of no code")):
         axes[row, 0].set_ylabel(label)
         for column, depth in enumerate(depths):
             axes[row, column].set(yscale="log", xlabel="codes in the prefix", title=f"depth {depth}")
-            axes[row, column].set_xticks(range(0, depth + 1, max(1, depth // 8)))
+            axes[row, column].set_xticks(range(1, depth + 1, max(1, depth // 8)))
     columns = 4 if len(depths) > 1 else 2
     figure.legend(*axes[0, 0].get_legend_handles_labels(), ncols=columns, loc="outside lower center", frameon=False)
     figure.suptitle(f"{dataset}: what each depth of an RQ-VAE is worth")
