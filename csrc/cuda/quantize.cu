@@ -194,7 +194,9 @@ void choose_real(bool in_double, bool wide, Call call) {
 }
 
 struct OnCuda {
-  static void search(const QuantizeParameters& p, const Tensor& like) { search_by_scan(p, like); }
+  static void search(const QuantizeParameters& p, const Tensor& like) {
+    if (!search_by_filter(p, like)) search_by_scan(p, like);
+  }
 
   static void backward(const QuantizeBackwardParameters& p, const Tensor& like) {
     const OnDevice guard(like.get_device_index());

@@ -1,0 +1,405 @@
+// The search that scores all codes on the tensor cores, and looks in double only at those that they cannot rule out.
+//
+// A block takes up to 128 rows through all depths. Their residuals stay in shared memory in 4 bytes an element: the
+// upper half is the operand A of the tensor cores, the lower half makes the float whole. Codes stream through three
+// stages of 16 KB, each copied while the two before are multiplied. A warp multiplies 64 rows with 64 codes.
+//
+// Per row, depth and 16 dimensions of a code: 2·16 operations, and with 128 rows 16/64 bytes from the L2 cache and
+// 2·16·2/64 = 1 byte from shared memory. For 65536 rows, 256 dimensions, 16384 codes, 4 depths that is 2.2·10¹⁵
+// operations (2.2 ms at an H100's dense 990·10¹²/s), 17 GB from L2 (3 ms at 5.5 TB/s) and 69 TB from shared memory,
+// 128 bytes for every instruction mma: one a cycle, where mma.sync takes 1.6 at its known best of 62 % of that peak.
+// The scores' epilogue is 4 instructions for 4096 multiply-adds of a lane's warp. Expected: 40 to 55 % of the peak, not measured.
+// Memory beyond inputs and outputs: half the codebooks' size. A row's list has room for 4 times `capacity` codes, and a
+// row that outgrows it is scanned: every code in double, by the whole block.
+#include "quantize_filter.cuh"
+
+#include <algorithm>
+
+#include "mma.cuh"
+#include "quantize_search.h"
+
+namespace visgen {
+namespace {
+
+constexpr int kNarrow = 8;         // 8-column fragments of a warp's codes
+constexpr uint32_t kOverflow = 15;  // instead of a list's count, in 4 bits
+static_assert(kGroupCodes == kNarrow * 8);
+
+// Starts copying one chunk of one tile to a stage.
+__device__ __forceinline__ void copy_stage(const PreparedCodes& prepared, int64_t tile, int64_t chunk, Stage& stage) {
+  constexpr int kPieces = kTileCodes * kChunk / kPiece, kTerms = kWideBytes / sizeof(CodeTerm);
+  const uint16_t* codes = prepared.codes + (tile * prepared.chunks + chunk) * kTileCodes * kChunk;
+  for (int i = thread_in_block(); i < kPieces; i += blockDim.x) {
+    copy_async(stage.codes + i * kPiece, codes + i * kPiece);
+  }
+  if (chunk + 1 < prepared.chunks) return;
+  const CodeTerm* terms = prepared.terms + tile * kTileCodes;
+  for (int i = thread_in_block() * kTerms; i < kTileCodes; i += blockDim.x * kTerms) {
+    copy_async(stage.terms + i, terms + i);
+  }
+}
+
+// Adds the products of a chunk: of the warp's rows, from `high` on, with the codes of its group.
+template <int row_tiles>
+__device__ __forceinline__ void multiply_chunk(float (&sums)[row_tiles][kNarrow][4], const uint16_t* high, int stride,
+                                               const Stage& stage, int group) {
+  const int lane = lane_index();
+  const uint16_t* row = high + lane % 16 * stride + lane / 16 * kPiece;
+  const int code = group * kGroupCodes + lane / 16 * 8 + lane % 8;
+#pragma unroll
+  for (int k = 0; k < kChunk; k += 16) {
+    uint32_t a[row_tiles][4];
+#pragma unroll
+    for (int m = 0; m < row_tiles; ++m) load_matrices(a[m], row + m * 16 * stride + k);
+#pragma unroll
+    for (int n = 0; n < kNarrow; n += 2) {
+      uint32_t b[4];
+      load_matrices(b, stage.codes + place_in_chunk(code + n * 8, k + lane / 8 % 2 * kPiece));
+      const uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
+#pragma unroll
+      for (int m = 0; m < row_tiles; ++m) {
+        multiply_bf16(sums[m][n], a[m], left);
+        multiply_bf16(sums[m][n + 1], a[m], right);
+      }
+    }
+  }
+}
+
+__device__ __forceinline__ float largest(const Vec<float, kGroups>& values) {
+  return fmaxf(fmaxf(values[0], values[1]), fmaxf(values[2], values[3]));
+}
+
+// Appends the codes of one row in one tile that may be the nearest: those of the quad's 4 lanes with an upper end of at
+// least `threshold`. upper_of(column) is this lane's column 0 … 15. Called by whole warps; quads with nothing to append
+// change nothing.
+template <class UpperOf>
+__device__ __forceinline__ uint32_t append(Listed* list, int capacity, uint32_t count, float threshold, int first_code,
+                                           UpperOf upper_of) {
+  const int lane = lane_index(), quad = lane & ~3;
+  int mine = 0, before = 0, total = 0;
+#pragma unroll
+  for (int column = 0; column < 2 * kNarrow; ++column) mine += upper_of(column) >= threshold;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int other = shuffle(mine, quad + i);
+    before += quad + i < lane ? other : 0;
+    total += other;
+  }
+  const bool full = count != kOverflow && static_cast<int>(count) + total > capacity;
+  if (any_lane(full)) {  // what was listed under lower thresholds makes room
+    sync_warp();
+    if (full && lane == quad) {
+      uint32_t kept = 0;
+      for (uint32_t i = 0; i < count; ++i) {
+        if (list[i].upper >= threshold) list[kept++] = list[i];
+      }
+      count = kept;
+    }
+    sync_warp();
+    count = shuffle(count, quad);
+  }
+  if (static_cast<int>(count) + total > capacity) return kOverflow;
+#pragma unroll
+  for (int column = 0; column < 2 * kNarrow; ++column) {
+    const float upper = upper_of(column);
+    if (upper >= threshold) list[count + before++] = {upper, first_code + column / 2 * 8 + column % 2};
+  }
+  return count + total;
+}
+
+// Turns a tile's sums into upper ends, raises the rows' lower ends, and lists the codes that may be the nearest.
+template <int row_tiles>
+__device__ __forceinline__ void keep_candidates(float (&sums)[row_tiles][kNarrow][4], const FilterMemory& memory,
+                                                const Stage& stage, int first_row, int group, int64_t tile,
+                                                uint32_t& counts) {
+  constexpr int slots = 2 * row_tiles;  // rows of a lane: first_row + 8·slot
+  const int column = group * kGroupCodes + lane_index() % 4 * 2;
+  first_row += lane_index() / 4;
+  float alpha[slots], highest[slots];
+#pragma unroll
+  for (int slot = 0; slot < slots; ++slot) {
+    alpha[slot] = memory.alpha[first_row + 8 * slot];
+    highest[slot] = kNoScore;
+  }
+#pragma unroll
+  for (int n = 0; n < kNarrow; ++n) {
+    const auto terms = load_vec<4>(&stage.terms[column + n * 8].half_square);  // of two codes
+#pragma unroll
+    for (int slot = 0; slot < slots; ++slot) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        float& sum = sums[slot / 2][n][slot % 2 * 2 + j];
+        sum = fmaf(alpha[slot], terms[2 * j + 1], sum - terms[2 * j]);
+        highest[slot] = sum > highest[slot] ? sum : highest[slot];
+      }
+    }
+  }
+#pragma unroll
+  for (int slot = 0; slot < slots; ++slot) {
+    const int row = first_row + 8 * slot;
+    const auto before = load_vec<kGroups>(memory.lower_of(tile + 1, row));
+    float threshold = largest(before), own = memory.lower_of(tile + 1, row)[group];
+    if (any_lane(highest[slot] >= threshold)) {
+      const auto upper_of = [&](int i) { return sums[slot / 2][i / 2][slot % 2 * 2 + i % 2]; };
+      float best = kNoScore;
+#pragma unroll
+      for (int i = 0; i < 2 * kNarrow; ++i) {
+        const float lower = fmaf(-2 * alpha[slot], stage.terms[column + i / 2 * 8 + i % 2].norm, upper_of(i));
+        best = lower > best ? lower : best;
+      }
+      best = warp_max<4>(best);
+      own = fmaxf(own, best);
+      threshold = fmaxf(threshold, own);
+      const uint32_t count =
+          append(memory.lists + (row * kGroups + group) * memory.capacity, memory.capacity, counts >> 4 * slot & 15u,
+                 threshold, static_cast<int>(tile) * kTileCodes + column, upper_of);
+      counts = (counts & ~(15u << 4 * slot)) | count << 4 * slot;
+    }
+    if (lane_index() % 4 == 0) memory.lower_of(tile, row)[group] = own;
+  }
+}
+
+// Lists, for every row of the block, the codes of a depth that may be the nearest.
+template <int row_tiles>
+__device__ void filter_codes(const PreparedCodes& prepared, int64_t depth, const FilterMemory& memory) {
+  const int group = warp_index() % kGroups, first_row = warp_index() / kGroups * row_tiles * 16;
+  const int64_t first_tile = prepared.book(depth) * prepared.tiles, steps = prepared.tiles * prepared.chunks;
+  int64_t copied = 0, copied_tile = 0, copied_chunk = 0;
+  const auto copy_next = [&] {
+    if (copied < steps) {
+      copy_stage(prepared, first_tile + copied_tile, copied_chunk, memory.stages[copied % kStages]);
+      if (++copied_chunk == prepared.chunks) copied_chunk = 0, ++copied_tile;
+    }
+    ++copied;
+    commit_copies();  // an empty group at the end, so that the count below holds
+  };
+  for (int i = 0; i < kStages - 1; ++i) copy_next();
+  uint32_t counts = 0;
+  float sums[row_tiles][kNarrow][4] = {};
+  int64_t step = 0;
+  for (int64_t tile = 0; tile < prepared.tiles; ++tile) {
+    for (int64_t chunk = 0; chunk < prepared.chunks; ++chunk, ++step) {
+      wait_copies<kStages - 2>();
+      sync_block();  // the stage is there, and the one before may be overwritten
+      copy_next();
+      multiply_chunk(sums, memory.high + first_row * memory.high_stride + chunk * kChunk, memory.high_stride,
+                     memory.stages[step % kStages], group);
+    }
+    keep_candidates(sums, memory, memory.stages[(step - 1) % kStages], first_row, group, tile, counts);
+#pragma unroll
+    for (int m = 0; m < row_tiles; ++m) {
+#pragma unroll
+      for (int n = 0; n < kNarrow; ++n) sums[m][n][0] = sums[m][n][1] = sums[m][n][2] = sums[m][n][3] = 0.0f;
+    }
+  }
+  if (lane_index() % 4 == 0) {
+    for (int slot = 0; slot < 2 * row_tiles; ++slot) {
+      const int row = first_row + lane_index() / 4 + 8 * slot;
+      memory.counts[row * kGroups + group] = static_cast<uint8_t>(counts >> 4 * slot & 15u);
+    }
+  }
+}
+
+// The candidate that a code is for a row, in double; none where the code has NaN or infinity. Called by whole warps.
+template <bool wide>
+__device__ __forceinline__ Candidate look_at(const QuantizeParameters& p, int64_t q, int64_t code,
+                                             const SplitResidual& residual) {
+  CodeTerms terms;
+  double sum = 0;
+  for_each_tile(p.codebooks.dimensions, [&](int64_t begin) {
+    float r[kSpan], e[kSpan];
+    residual.load(begin, r);
+    load_embedding<wide>(p.codebooks, q, code, begin, e);
+    terms.add(e);
+    sum += partial_score(p.metric, r, e);
+  });
+  if (!all_lanes(terms.finite)) return {};
+  const double square = p.metric == Metric::cosine ? warp_sum(terms.square) : 0.0;
+  return {score_of(p.metric, warp_sum(sum), square), code};
+}
+
+// The nearest of the codes listed for a row; none where the lists do not tell. Called by whole warps.
+template <bool wide>
+__device__ __forceinline__ Candidate nearest_listed(const QuantizeParameters& p, int64_t q, const FilterMemory& memory,
+                                                    int row, int64_t tiles) {
+  constexpr int kLanesOfGroup = kWarpSize / kGroups;
+  const int group = lane_index() / kLanesOfGroup, index = lane_index() % kLanesOfGroup;
+  const uint32_t count = memory.counts[row * kGroups + group];
+  if (any_lane(count == kOverflow)) return {};
+  const float threshold = largest(load_vec<kGroups>(memory.lower_of(tiles - 1, row)));
+  Listed listed{-INFINITY, 0};
+  if (index < static_cast<int>(count)) listed = memory.lists[(row * kGroups + group) * memory.capacity + index];
+  uint32_t survivors = ballot(listed.upper >= threshold);
+  Candidate best;
+  const bool alone = (survivors & (survivors - 1)) == 0;
+  for (int lane = 0; survivors != 0; ++lane, survivors >>= 1) {
+    if ((survivors & 1) == 0) continue;
+    const int64_t code = shuffle(listed.code, lane);
+    best = nearer(best, alone ? Candidate{0, code} : look_at<wide>(p, q, code, SplitResidual(memory, row)));
+  }
+  return best;
+}
+
+// The nearest of all codes to one row, found by the whole block.
+template <bool wide>
+__device__ Candidate nearest_of_all(const QuantizeParameters& p, int64_t q, const FilterMemory& memory, int row) {
+  VISGEN_SHARED(Candidate, found, kWarpSize);
+  Candidate best;
+  for (int64_t code = warp_index(); code < p.codebooks.codes; code += warps_per_block()) {
+    best = nearer(best, look_at<wide>(p, q, code, SplitResidual(memory, row)));
+  }
+  if (lane_index() == 0) found[warp_index()] = best;
+  sync_block();
+  for (int warp = 0; warp < warps_per_block(); ++warp) best = nearer(best, found[warp]);
+  sync_block();  // the next row may overwrite `found`
+  return best;
+}
+
+// The rows of a warp: row_of(0), row_of(1), …, below the block's; bit i of `finite` and `poisoned` tells of row_of(i).
+struct RowsOfWarp {
+  uint32_t finite = 0, poisoned = 0;
+
+  __device__ __forceinline__ RowState state(const QuantizeParameters& p, int64_t row, int i) const {
+    return {active_depths_of(p, row), (finite >> i & 1) != 0, (poisoned >> i & 1) != 0};
+  }
+  __device__ __forceinline__ void set(int i, const RowState& state) {
+    finite = (finite & ~(1u << i)) | static_cast<uint32_t>(state.finite) << i;
+    poisoned = (poisoned & ~(1u << i)) | static_cast<uint32_t>(state.poisoned) << i;
+  }
+};
+
+template <int row_tiles, int row_groups, bool wide>
+__global__ void __launch_bounds__(row_groups* kGroups* kWarpSize, 1)
+    filter(QuantizeParameters p, PreparedCodes prepared, int capacity) {
+  constexpr int rows = row_groups * row_tiles * 16, warps = row_groups * kGroups;
+  static_assert(rows / warps <= 32);
+  const int64_t D = p.codebooks.dimensions, first = static_cast<int64_t>(blockIdx.x) * rows;
+  const FilterMemory memory(rows, static_cast<int>(prepared.chunks) * kChunk, capacity);
+  RowsOfWarp own;
+  const auto for_each_row = [&](auto body) {  // of the warp: body(i, row of the block, row)
+    for (int i = 0; i < rows / warps; ++i) {
+      const int row = i * warps + warp_index();
+      body(i, row, first + row);
+    }
+  };
+  for_each_row([&](int i, int row, int64_t global) {
+    bool finite = true;
+    for_each_tile(memory.padded, [&](int64_t begin) {
+      float x[kSpan] = {0, 0, 0, 0};
+      if (global < p.rows && begin < D) load_row<wide>(p.x, p.dtype, D, global, begin, x);
+      for (int j = 0; j < kSpan; ++j) finite &= is_finite(x[j]);
+      SplitResidual(memory, row).store(begin, x);
+    });
+    own.finite |= static_cast<uint32_t>(all_lanes(finite)) << i;
+  });
+  for (int64_t q = 0; q < p.depth; ++q) {
+    Worst worst{0, 0};
+    for (int64_t i = thread_in_block(); i < prepared.groups; i += blockDim.x) {
+      worst = Larger()(worst, prepared.worst[prepared.book(q) * prepared.groups + i]);
+    }
+    worst = block_reduce(worst, Larger(), Worst{0, 0});
+    sync_warp();  // for the residuals that the warp has stored
+    for_each_row([&](int i, int row, int64_t global) {
+      const bool looks = global < p.rows && (own.finite >> i & 1) != 0 && q < active_depths_of(p, global);
+      const float alpha = looks ? measure_row(memory, row, worst) : NAN;
+      if (lane_index() != 0) return;
+      memory.alpha[row] = alpha;
+      memory.scanned[row] = 0;
+      for (int group = 0; group < kGroups; ++group) memory.lower_of(1, row)[group] = kNoScore;
+    });
+    filter_codes<row_tiles>(prepared, q, memory);
+    sync_block();
+    for_each_row([&](int i, int row, int64_t global) {
+      if (global >= p.rows) return;
+      RowState state = own.state(p, global, i);
+      Candidate nearest;
+      if (state.finite && q < state.active) {
+        nearest = nearest_listed<wide>(p, q, memory, row, prepared.tiles);
+        if (nearest.code < 0) {
+          if (lane_index() == 0) memory.scanned[row] = 1;
+          return;
+        }
+      }
+      take_code<float, wide>(p, global, q, nearest.code, SplitResidual(memory, row), state);
+      own.set(i, state);
+    });
+    sync_block();
+    for (int row = 0; row < rows; ++row) {
+      if (!memory.scanned[row]) continue;
+      const Candidate nearest = nearest_of_all<wide>(p, q, memory, row);
+      if (row % warps != warp_index()) continue;
+      RowState state = own.state(p, first + row, row / warps);
+      take_code<float, wide>(p, first + row, q, nearest.code < 0 ? 0 : nearest.code, SplitResidual(memory, row), state);
+      own.set(row / warps, state);
+    }
+  }
+  for_each_row([&](int i, int, int64_t global) {
+    if (global < p.rows) write_quantized<float, wide>(p, global, own.state(p, global, i));
+  });
+}
+
+// The capacity of a row's lists with that many rows in a block, or 0 where they do not fit.
+int capacity_of(int rows, int64_t dimensions, size_t limit) {
+  const int64_t padded = (dimensions + kChunk - 1) / kChunk * kChunk;
+  for (const int capacity : {8, 4}) {
+    if (FilterMemory::bytes(rows, padded, capacity) + 1024 <= limit) return capacity;  // 1024: static shared memory
+  }
+  return 0;
+}
+
+template <int row_tiles, int row_groups>
+void run_filter(const QuantizeParameters& p, const PreparedCodes& prepared, int capacity, Stream stream) {
+  constexpr int rows = row_groups * row_tiles * 16;
+  const LaunchShape shape{dim3(static_cast<unsigned>((p.rows + rows - 1) / rows)),
+                          dim3(row_groups * kGroups * kWarpSize),
+                          FilterMemory::bytes(rows, prepared.chunks * kChunk, capacity)};
+  const int64_t D = p.codebooks.dimensions;
+  if (has_wide_rows(p.x, p.dtype, D) && has_wide_rows(p.quantized, p.dtype, D) &&
+      has_wide_rows(p.codebooks.data, DType::float32, D)) {
+    launch<filter<row_tiles, row_groups, true>>(shape, stream, p, prepared, capacity);
+  } else {
+    launch<filter<row_tiles, row_groups, false>>(shape, stream, p, prepared, capacity);
+  }
+}
+
+// The most rows to a block that fit shared memory and still give every multiprocessor a block.
+int rows_of_block(const QuantizeParameters& p, int device) {
+  const size_t limit = shared_memory_limit(device);
+  int chosen = 0;
+  for (const int rows : {16, 32, 64, 128}) {
+    if (capacity_of(rows, p.codebooks.dimensions, limit) == 0) break;
+    if (chosen == 0 || (p.rows + rows - 1) / rows >= multiprocessor_count(device)) chosen = rows;
+  }
+  return chosen;
+}
+
+}  // namespace
+
+bool search_by_filter(const QuantizeParameters& p, const Tensor& like) {
+  constexpr int64_t kMostBooks = 65535;  // of gridDim.y
+  if (p.in_double || p.depth == 0 || p.codebooks.dimensions == 0 || p.depth > kMostBooks) return false;
+  const int32_t device = like.get_device_index();
+  const OnDevice guard(device);
+  const int rows = rows_of_block(p, device);
+  if (rows == 0) return false;
+  PreparedCodes prepared;
+  const auto scratch = prepare_codes(p, like, prepared);
+  const int capacity = capacity_of(rows, p.codebooks.dimensions, shared_memory_limit(device));
+  const Stream stream = current_stream(device);
+  switch (rows) {
+    case 128:
+      run_filter<4, 2>(p, prepared, capacity, stream);
+      break;
+    case 64:
+      run_filter<4, 1>(p, prepared, capacity, stream);
+      break;
+    case 32:
+      run_filter<2, 1>(p, prepared, capacity, stream);
+      break;
+    default:
+      run_filter<1, 1>(p, prepared, capacity, stream);
+  }
+  return true;
+}
+
+}  // namespace visgen

@@ -1,0 +1,55 @@
+// Codebooks as the tensor cores read them: bfloat16, in the order in which tiles are consumed, with what the filter's
+// bound needs to know of each code.
+//
+// A tile is kTileCodes codes, a chunk of it kChunk of their dimensions: 16 KB, copied to shared memory as they lie. In a
+// chunk a code has 64 bytes, four pieces of 16; piece j is stored in place j ^ (code / 2 % 4), so that the eight codes
+// that a load of matrices reads together lie in different banks. Missing codes, and codes with NaN or infinity, are
+// zeros that no score can reach.
+#pragma once
+
+#include "../ops/quantize.h"
+#include "../ops/tensors.h"
+#include "launch.cuh"
+
+namespace visgen {
+
+constexpr int kTileCodes = 256, kChunk = 32, kPiece = 8;  // kPiece elements are 16 bytes
+
+struct CodeTerm {
+  float half_square;  // ½‖c‖² for l2, else 0; +infinity where the code cannot be chosen
+  float norm;         // ‖c‖, the unit of its bound, at least kSmallestNorm; 0 where c is rounded without an error
+};
+
+// The largest of some codes: ‖c − ĉ‖ / norm, and norm.
+struct Worst {
+  float error, norm;
+};
+
+struct Larger {
+  __device__ __forceinline__ Worst operator()(const Worst& a, const Worst& b) const {
+    return {a.error < b.error ? b.error : a.error, a.norm < b.norm ? b.norm : a.norm};
+  }
+};
+
+constexpr float kSmallestNorm = 0x1p-80f, kLargestNorm = 0x1p60f;
+
+// What c is: the code as it is, or its direction for the cosine.
+struct PreparedCodes {
+  uint16_t* codes = nullptr;  // [books, tiles, chunks, kTileCodes, kChunk]
+  CodeTerm* terms = nullptr;  // [books, tiles, kTileCodes]
+  Worst* worst = nullptr;     // [books, groups], of kRowsPerBlock codes each
+  int64_t tiles = 0, chunks = 0, groups = 0;
+  bool shared = false;  // one book for all depths
+
+  __host__ __device__ __forceinline__ int64_t book(int64_t depth) const { return shared ? 0 : depth; }
+};
+
+// Where dimension d of a code lies in its chunk.
+__host__ __device__ __forceinline__ int place_in_chunk(int code, int d) {
+  return code * kChunk + ((d / kPiece) ^ (code / 2 % 4)) * kPiece + d % kPiece;
+}
+
+// Fills `prepared`, whose memory lives as long as the tensors returned.
+std::vector<Tensor> prepare_codes(const QuantizeParameters& p, const Tensor& like, PreparedCodes& prepared);
+
+}  // namespace visgen
