@@ -1,73 +1,180 @@
+// Vectors are sorted by code, and the sorted row of them is cut into units of kUnit: a warp adds up what lies in a
+// unit, code after code, in double. Codes that lie within one unit are done with that; of the others each unit keeps
+// its part, and a second kernel adds up the parts. Neither the cut nor any order depends on anything but sizes and
+// codes, and a code that every vector has costs no more than one for each.
+//
+// A vector's residual is made again from its row and the embeddings before it: D elements of the row, and up to q + 1
+// times as many of codebooks that mostly lie in cache. Beside the sort (sort.cu), memory for N·depth·(16/kUnit·D + 16)
+// bytes.
 #include "code_sums.h"
 
+#include <limits>
+
 #include "rows.cuh"
+#include "sort.h"
 
 namespace visgen {
 namespace {
 
-// Whether no residual up to depth q has NaN or infinity. Called by whole warps.
+constexpr int kUnit = 64;
+constexpr int kTile = kWarpSize * kSpan;  // dimensions of a warp
+
+struct Sorted {
+  const uint32_t *keys, *places;  // of vectors depth · rows + row, by (book, code)
+  int64_t count;
+  uint32_t none;  // the key of vectors without a code; after all others
+  double* parts;  // [units, 2, dimensions]: of a unit's first code and of its last, where they go on outside
+};
+
+// The first depth at which the row's residual has NaN or infinity.
 template <class Real, bool wide>
-__device__ bool is_counted(const CodeSums& p, int64_t row, int64_t q) {
-  bool finite = true;
+__device__ __forceinline__ int64_t first_infinite(const CodeSums& p, int64_t row) {
+  int64_t first = p.depth;
   for_each_tile(p.codebooks.dimensions, [&](int64_t begin) {
     Real r[kSpan], e[kSpan];
     load_row<wide>(p.base, p.dtype, p.codebooks.dimensions, row, begin, r);
-    for (int64_t j = 0; j < q; ++j) {
-      load_embedding<wide>(p.codebooks, j, p.codes[row * p.depth + j], begin, e);
+    for (int64_t q = 0; q < first; ++q) {
+      for (int i = 0; i < kSpan; ++i) first = is_finite(r[i]) ? first : q;
+      if (first == q) return;
+      load_embedding<wide>(p.codebooks, q, p.codes[row * p.depth + q], begin, e);
       for (int i = 0; i < kSpan; ++i) r[i] -= e[i];
     }
-    for (int i = 0; i < kSpan; ++i) finite &= is_finite(r[i]);
   });
-  return all_lanes(finite);
+  return warp_min(first);
+}
+
+// A warp a row.
+template <class Real, bool wide>
+__global__ void __launch_bounds__(kRowThreads) make_keys(CodeSums p, uint32_t none, uint32_t* keys) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + warp_index();
+  if (row >= p.rows) return;
+  const int64_t depth = p.finite_only ? first_infinite<Real, wide>(p, row) : p.depth;
+  for (int64_t q = lane_index(); q < p.depth; q += kWarpSize) {
+    const int64_t code = p.codes[row * p.depth + q], book = p.shared ? 0 : q;
+    const bool counted = q < depth && code >= 0 && code < p.codebooks.codes;
+    keys[q * p.rows + row] = counted ? static_cast<uint32_t>(book * p.codebooks.codes + code) : none;
+  }
+}
+
+// Adds a vector's tile, weighted.
+template <class Real, bool wide>
+__device__ __forceinline__ void add_vector(const CodeSums& p, uint32_t place, int64_t begin, double (&sums)[kSpan]) {
+  const int64_t q = place / p.rows, row = place % p.rows;
+  Real r[kSpan], e[kSpan];
+  load_row<wide>(p.base, p.dtype, p.codebooks.dimensions, row, begin, r);
+  const int64_t subtracted = p.codebooks.data ? q + p.subtracts_own : 0;
+  for (int64_t j = 0; j < subtracted; ++j) {
+    load_embedding<wide>(p.codebooks, j, p.codes[row * p.depth + j], begin, e);
+    for (int i = 0; i < kSpan; ++i) r[i] -= e[i];
+  }
+  const double weight =
+      p.weights ? p.scale * static_cast<double>(static_cast<const Real*>(p.weights)[row * p.depth + q]) : p.scale;
+  for (int i = 0; i < kSpan; ++i) sums[i] += weight * r[i];
 }
 
 template <class Real, bool wide>
-__global__ void __launch_bounds__(kRowThreads) sum_rows(CodeSums p, int64_t books) {
-  const int64_t key = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + warp_index();
-  const int64_t K = p.codebooks.codes, D = p.codebooks.dimensions;
-  if (key >= books * K) return;
-  const int64_t first = p.shared ? 0 : key / K, last = p.shared ? p.depth : first + 1, code = key % K;
-  double count = 0;
-  for (int64_t tile = 0; tile == 0 || tile < D; tile += kWarpSize * kSpan) {
-    const int64_t begin = tile + lane_index() * kSpan;
-    double sums[kSpan] = {0, 0, 0, 0};
-    count = 0;
-    for (int64_t q = first; q < last; ++q) {
-      for (int64_t row = 0; row < p.rows; ++row) {
-        if (p.codes[row * p.depth + q] != code || (p.finite_only && !is_counted<Real, wide>(p, row, q))) continue;
-        count += 1;
-        if (begin >= D) continue;
-        Real r[kSpan], e[kSpan];
-        load_row<wide>(p.base, p.dtype, D, row, begin, r);
-        for (int64_t j = 0; p.codebooks.data && j < q + p.subtracts_own; ++j) {
-          load_embedding<wide>(p.codebooks, j, p.codes[row * p.depth + j], begin, e);
-          for (int i = 0; i < kSpan; ++i) r[i] -= e[i];
-        }
-        const double weight =
-            p.scale * (p.weights ? static_cast<double>(static_cast<const Real*>(p.weights)[row * p.depth + q]) : 1.0);
-        for (int i = 0; i < kSpan; ++i) sums[i] += weight * r[i];
-      }
+__device__ __forceinline__ void write_sums(const CodeSums& p, uint32_t key, int64_t begin,
+                                           const double (&sums)[kSpan]) {
+  Real rounded[kSpan];
+  for (int i = 0; i < kSpan; ++i) rounded[i] = static_cast<Real>(sums[i]);
+  store_row_as<wide, Real>(p.sums, p.codebooks.dimensions, key, begin, rounded);
+}
+
+__device__ __forceinline__ void store_part(double* part, const double (&sums)[kSpan]) {
+  for (int i = 0; i < kSpan; ++i) part[i] = sums[i];
+}
+
+// A warp a unit and a tile of dimensions.
+template <class Real, bool wide>
+__global__ void __launch_bounds__(kRowThreads) sum_units(CodeSums p, Sorted sorted, int64_t stride) {
+  const int64_t D = p.codebooks.dimensions, unit = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + warp_index();
+  const int64_t first = unit * kUnit, last = first + kUnit < sorted.count ? first + kUnit : sorted.count;
+  const int64_t begin = static_cast<int64_t>(blockIdx.y) * kTile + lane_index() * kSpan;
+  if (first >= sorted.count) return;
+  const bool continued = first > 0 && sorted.keys[first - 1] == sorted.keys[first];
+  double sums[kSpan] = {0, 0, 0, 0};
+  int64_t run = first;  // where the present code begins
+  for (int64_t i = first; i < last; ++i) {
+    const uint32_t key = sorted.keys[i];
+    if (key == sorted.none) return;
+    if (begin < D) add_vector<Real, wide>(p, sorted.places[i], begin, sums);
+    const bool ends = i + 1 == sorted.count || sorted.keys[i + 1] != key;
+    if (!ends && i + 1 < last) continue;
+    const bool is_part = !ends || (run == first && continued);
+    if (begin < D) {
+      double* part = sorted.parts + (2 * unit + (run == first && continued ? 0 : 1)) * stride + begin;
+      is_part ? store_part(part, sums) : write_sums<Real, wide>(p, key, begin, sums);
     }
-    if (begin < D) store_row_as<wide, Real>(p.sums, D, key, begin, sums);
+    if (!is_part && p.counts && blockIdx.y == 0 && lane_index() == 0) {
+      static_cast<Real*>(p.counts)[key] = static_cast<Real>(i + 1 - run);
+    }
+    run = i + 1;
+    for (int j = 0; j < kSpan; ++j) sums[j] = 0;
   }
-  if (p.counts && lane_index() == 0) static_cast<Real*>(p.counts)[key] = static_cast<Real>(count);
+}
+
+// A warp a unit and a tile of dimensions: if the unit's last code begins in it and goes on, adds up the code's parts.
+template <class Real, bool wide>
+__global__ void __launch_bounds__(kRowThreads) sum_parts(CodeSums p, Sorted sorted, int64_t stride) {
+  const int64_t D = p.codebooks.dimensions, unit = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + warp_index();
+  const int64_t first = unit * kUnit;
+  int64_t end = first + kUnit;  // of what has been added up
+  const int64_t begin = static_cast<int64_t>(blockIdx.y) * kTile + lane_index() * kSpan;
+  if (end >= sorted.count) return;
+  const uint32_t key = sorted.keys[end - 1];
+  const bool begins_here = first == 0 || sorted.keys[first - 1] != key;
+  if (key == sorted.none || sorted.keys[end] != key || !begins_here) return;
+  double sums[kSpan] = {0, 0, 0, 0};
+  const auto add_part = [&](int64_t index) {
+    for (int i = 0; begin < D && i < kSpan; ++i) sums[i] += sorted.parts[index * stride + begin + i];
+  };
+  add_part(2 * unit + 1);
+  for (; end < sorted.count && sorted.keys[end] == key; end += kUnit) add_part(2 * (end / kUnit));
+  if (begin < D) write_sums<Real, wide>(p, key, begin, sums);
+  if (!p.counts || blockIdx.y != 0 || lane_index() != 0) return;
+  int64_t from = end - kUnit, to = end < sorted.count ? end : sorted.count;  // the last of the code lies in between
+  while (to - from > 1) {
+    const int64_t middle = from + (to - from) / 2;
+    (sorted.keys[middle] == key ? from : to) = middle;
+  }
+  int64_t run = first + kUnit - 1;
+  while (run > first && sorted.keys[run - 1] == key) --run;
+  static_cast<Real*>(p.counts)[key] = static_cast<Real>(to - run);
+}
+
+template <class Real, bool wide>
+void run(const CodeSums& p, const Tensor& like) {
+  const Stream stream = current_stream(like.get_device_index());
+  const int64_t D = p.codebooks.dimensions, count = p.rows * p.depth;
+  const int64_t none = (p.shared ? 1 : p.depth) * p.codebooks.codes;
+  STD_TORCH_CHECK(none <= std::numeric_limits<uint32_t>::max() && count <= std::numeric_limits<uint32_t>::max(),
+                  "codes must be fewer than 2^32, and so must be those of all codebooks together");
+  const Tensor keys = empty_on(like, {count}, ScalarType::Int);
+  uint32_t* key_data = static_cast<uint32_t*>(keys.mutable_data_ptr());
+  launch<make_keys<Real, wide>>(warp_a_row(p.rows), stream, p, static_cast<uint32_t>(none), key_data);
+  const SortedKeys by_code = sort_keys(key_data, count, static_cast<uint32_t>(none), like);
+  const int64_t units = (count + kUnit - 1) / kUnit, tiles = D > 0 ? (D + kTile - 1) / kTile : 1;
+  const int64_t stride = tiles * kTile;
+  const Tensor parts = empty_on(like, {units * 2 * stride}, ScalarType::Double);
+  const Sorted sorted{by_code.keys, by_code.places, count, static_cast<uint32_t>(none),
+                      static_cast<double*>(parts.mutable_data_ptr())};
+  LaunchShape shape = warp_a_row(units);
+  shape.grid.y = static_cast<unsigned>(tiles);
+  launch<sum_units<Real, wide>>(shape, stream, p, sorted, stride);
+  launch<sum_parts<Real, wide>>(shape, stream, p, sorted, stride);
 }
 
 }  // namespace
 
 void sum_by_code(const CodeSums& p, const Tensor& like) {
+  if (p.rows * p.depth == 0) return;
   const OnDevice guard(like.get_device_index());
-  const Stream stream = current_stream(like.get_device_index());
-  const int64_t D = p.codebooks.dimensions, books = p.shared ? 1 : p.depth;
+  const int64_t D = p.codebooks.dimensions;
   const DType real = real_type(p.in_double);
   const bool wide =
       has_wide_rows(p.base, p.dtype, D) && has_wide_rows(p.codebooks.data, real, D) && has_wide_rows(p.sums, real, D);
-  const auto run = [&]<class Real, bool is_wide>() {
-    launch<sum_rows<Real, is_wide>>(warp_a_row(books * p.codebooks.codes), stream, p, books);
-  };
-  if (p.in_double) return run.template operator()<double, false>();
-  if (wide) return run.template operator()<float, true>();
-  run.template operator()<float, false>();
+  if (p.in_double) return wide ? run<double, true>(p, like) : run<double, false>(p, like);
+  wide ? run<float, true>(p, like) : run<float, false>(p, like);
 }
 
 }  // namespace visgen

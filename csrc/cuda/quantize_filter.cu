@@ -8,9 +8,9 @@
 // 2·16·2/64 = 1 byte from shared memory. For 65536 rows, 256 dimensions, 16384 codes, 4 depths that is 2.2·10¹⁵
 // operations (2.2 ms at an H100's dense 990·10¹²/s), 17 GB from L2 (3 ms at 5.5 TB/s) and 69 TB from shared memory,
 // 128 bytes for every instruction mma: one a cycle, where mma.sync takes 1.6 at its known best of 62 % of that peak.
-// The scores' epilogue is 4 instructions for 4096 multiply-adds of a lane's warp. Expected: 40 to 55 % of the peak, not measured.
-// Memory beyond inputs and outputs: half the codebooks' size. A row's list has room for 4 times `capacity` codes, and a
-// row that outgrows it is scanned: every code in double, by the whole block.
+// The scores' epilogue is 4 instructions for 4096 multiply-adds of a lane's warp. Expected: 40 to 55 % of the peak, not
+// measured. Memory beyond inputs and outputs: half the codebooks' size. A row's list has room for 4 times `capacity`
+// codes, and a row that outgrows it is scanned: every code in double, by the whole block.
 #include "quantize_filter.cuh"
 
 #include <algorithm>
@@ -21,21 +21,21 @@
 namespace visgen {
 namespace {
 
-constexpr int kNarrow = 8;         // 8-column fragments of a warp's codes
+constexpr int kNarrow = 8;          // 8-column fragments of a warp's codes
 constexpr uint32_t kOverflow = 15;  // instead of a list's count, in 4 bits
 static_assert(kGroupCodes == kNarrow * 8);
+static_assert(kWideBytes / sizeof(CodeTerm) * kGroups * kWarpSize >= kTileCodes);  // each thread copies one at most
 
 // Starts copying one chunk of one tile to a stage.
+template <int threads>
 __device__ __forceinline__ void copy_stage(const PreparedCodes& prepared, int64_t tile, int64_t chunk, Stage& stage) {
-  constexpr int kPieces = kTileCodes * kChunk / kPiece, kTerms = kWideBytes / sizeof(CodeTerm);
-  const uint16_t* codes = prepared.codes + (tile * prepared.chunks + chunk) * kTileCodes * kChunk;
-  for (int i = thread_in_block(); i < kPieces; i += blockDim.x) {
-    copy_async(stage.codes + i * kPiece, codes + i * kPiece);
-  }
-  if (chunk + 1 < prepared.chunks) return;
-  const CodeTerm* terms = prepared.terms + tile * kTileCodes;
-  for (int i = thread_in_block() * kTerms; i < kTileCodes; i += blockDim.x * kTerms) {
-    copy_async(stage.terms + i, terms + i);
+  constexpr int kElements = kTileCodes * kChunk, kTerms = kWideBytes / sizeof(CodeTerm);
+  const int first = thread_in_block() * kPiece, first_term = thread_in_block() * kTerms;
+  const uint16_t* from = prepared.codes + (tile * prepared.chunks + chunk) * kElements + first;
+#pragma unroll
+  for (int i = 0; i < kElements; i += threads * kPiece) copy_async(stage.codes + first + i, from + i);
+  if (chunk + 1 == prepared.chunks && first_term < kTileCodes) {
+    copy_async(stage.terms + first_term, prepared.terms + tile * kTileCodes + first_term);
   }
 }
 
@@ -119,7 +119,7 @@ __device__ __forceinline__ void keep_candidates(float (&sums)[row_tiles][kNarrow
 #pragma unroll
   for (int slot = 0; slot < slots; ++slot) {
     alpha[slot] = memory.alpha[first_row + 8 * slot];
-    highest[slot] = kNoScore;
+    highest[slot] = -INFINITY;
   }
 #pragma unroll
   for (int n = 0; n < kNarrow; ++n) {
@@ -130,7 +130,7 @@ __device__ __forceinline__ void keep_candidates(float (&sums)[row_tiles][kNarrow
       for (int j = 0; j < 2; ++j) {
         float& sum = sums[slot / 2][n][slot % 2 * 2 + j];
         sum = fmaf(alpha[slot], terms[2 * j + 1], sum - terms[2 * j]);
-        highest[slot] = sum > highest[slot] ? sum : highest[slot];
+        highest[slot] = fmaxf(highest[slot], sum);
       }
     }
   }
@@ -145,7 +145,7 @@ __device__ __forceinline__ void keep_candidates(float (&sums)[row_tiles][kNarrow
 #pragma unroll
       for (int i = 0; i < 2 * kNarrow; ++i) {
         const float lower = fmaf(-2 * alpha[slot], stage.terms[column + i / 2 * 8 + i % 2].norm, upper_of(i));
-        best = lower > best ? lower : best;
+        best = fmaxf(best, lower);
       }
       best = warp_max<4>(best);
       own = fmaxf(own, best);
@@ -160,14 +160,15 @@ __device__ __forceinline__ void keep_candidates(float (&sums)[row_tiles][kNarrow
 }
 
 // Lists, for every row of the block, the codes of a depth that may be the nearest.
-template <int row_tiles>
-__device__ void filter_codes(const PreparedCodes& prepared, int64_t depth, const FilterMemory& memory) {
+template <int row_tiles, int row_groups>
+__device__ __forceinline__ void filter_codes(const PreparedCodes& prepared, int64_t depth, const FilterMemory& memory) {
   const int group = warp_index() % kGroups, first_row = warp_index() / kGroups * row_tiles * 16;
   const int64_t first_tile = prepared.book(depth) * prepared.tiles, steps = prepared.tiles * prepared.chunks;
   int64_t copied = 0, copied_tile = 0, copied_chunk = 0;
   const auto copy_next = [&] {
     if (copied < steps) {
-      copy_stage(prepared, first_tile + copied_tile, copied_chunk, memory.stages[copied % kStages]);
+      copy_stage<row_groups * kGroups * kWarpSize>(prepared, first_tile + copied_tile, copied_chunk,
+                                                   memory.stages[copied % kStages]);
       if (++copied_chunk == prepared.chunks) copied_chunk = 0, ++copied_tile;
     }
     ++copied;
@@ -269,7 +270,7 @@ struct RowsOfWarp {
 };
 
 template <int row_tiles, int row_groups, bool wide>
-__global__ void __launch_bounds__(row_groups* kGroups* kWarpSize, 1)
+__global__ void __launch_bounds__(row_groups * kGroups * kWarpSize, 1)
     filter(QuantizeParameters p, PreparedCodes prepared, int capacity) {
   constexpr int rows = row_groups * row_tiles * 16, warps = row_groups * kGroups;
   static_assert(rows / warps <= 32);
@@ -307,7 +308,7 @@ __global__ void __launch_bounds__(row_groups* kGroups* kWarpSize, 1)
       memory.scanned[row] = 0;
       for (int group = 0; group < kGroups; ++group) memory.lower_of(1, row)[group] = kNoScore;
     });
-    filter_codes<row_tiles>(prepared, q, memory);
+    filter_codes<row_tiles, row_groups>(prepared, q, memory);
     sync_block();
     for_each_row([&](int i, int row, int64_t global) {
       if (global >= p.rows) return;

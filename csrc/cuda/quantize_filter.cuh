@@ -7,11 +7,11 @@
 // Products of bfloat16 are exact in float. A tensor core adds them in an order of its own, and may cut off instead of
 // rounding: each of D additions errs by at most 2⁻²² of Σ|r̂ᵢĉᵢ| ≤ (1 + ρ)n‖r̂‖ (measured by Fasi et al., "Numerical
 // behavior of NVIDIA tensor cores", 2021: at most 2⁻²³ of the largest term), so together by n·D·2⁻²¹·‖r̂‖. What follows
-// in float, ½‖c‖² ≤ ½nC itself included, is less than ten roundings of numbers below n(2‖r̂‖ + C + 2α): n·2⁻²⁰·(‖r̂‖ + C).
-// Numbers below 2⁻¹²⁶ may be lost: at most D·2⁻¹²⁵, which n ≥ 2⁻⁸⁰ turns into n·D·2⁻⁴⁴. Hence
+// in float, ½‖c‖² ≤ ½nC itself included, is less than ten roundings of numbers below n(2‖r̂‖ + C + 2α): n·2⁻²⁰·(‖r̂‖ +
+// C). Numbers below 2⁻¹²⁶ may be lost: at most D·2⁻¹²⁵, which n ≥ 2⁻⁸⁰ turns into n·D·2⁻⁴⁴. Hence
 //   α = (1 + 2⁻⁸)·(‖r − r̂‖ + (ρ + D·2⁻²¹)‖r̂‖ + 2⁻²⁰(‖r̂‖ + C) + D·2⁻⁴⁴),     |s − computed s| ≤ α·n,
-// where 2⁻⁸ covers the rounding of the norms and of α itself. A code survives if its upper end, computed s + α·n, is not
-// below the largest lower end of any code. All codes that tie with the nearest one survive. Beyond 2⁶⁰ floats might
+// where 2⁻⁸ covers the rounding of the norms and of α itself. A code survives if its upper end, computed s + α·n, is
+// not below the largest lower end of any code. All codes that tie with the nearest one survive. Beyond 2⁶⁰ floats might
 // overflow: there is no bound (α is NaN) and the row is scanned.
 #pragma once
 
@@ -44,8 +44,8 @@ constexpr float kNoScore = -3.402823466e38f;  // below every score, but above th
 __device__ __forceinline__ float bound_of(double rounding, double norm, const Worst& worst, int64_t dimensions) {
   if (!(norm <= kLargestNorm && worst.norm <= kLargestNorm)) return NAN;
   const double D = static_cast<double>(dimensions);
-  return static_cast<float>((1 + 0x1p-8) * (rounding + (worst.error + D * 0x1p-21) * norm +
-                                            0x1p-20 * (norm + worst.norm) + D * 0x1p-44));
+  return static_cast<float>(
+      (1 + 0x1p-8) * (rounding + (worst.error + D * 0x1p-21) * norm + 0x1p-20 * (norm + worst.norm) + D * 0x1p-44));
 }
 
 // Sections of the dynamic shared memory. Rows of `high` are 16 bytes longer than their elements, so that the eight rows

@@ -1,10 +1,10 @@
 // Codebooks as the tensor cores read them: bfloat16, in the order in which tiles are consumed, with what the filter's
 // bound needs to know of each code.
 //
-// A tile is kTileCodes codes, a chunk of it kChunk of their dimensions: 16 KB, copied to shared memory as they lie. In a
-// chunk a code has 64 bytes, four pieces of 16; piece j is stored in place j ^ (code / 2 % 4), so that the eight codes
-// that a load of matrices reads together lie in different banks. Missing codes, and codes with NaN or infinity, are
-// zeros that no score can reach.
+// A tile is kTileCodes codes, a chunk of it kChunk of their dimensions: 16 KB, copied to shared memory as they lie. In
+// a chunk a code has 64 bytes, four pieces of 16; piece j is stored in place j ^ (code / 2 % 4), so that the eight
+// codes that a load of matrices reads together lie in different banks. Missing codes, and codes with NaN or infinity,
+// are zeros that no score can reach.
 #pragma once
 
 #include "../ops/quantize.h"
