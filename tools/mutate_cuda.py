@@ -18,6 +18,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = ["python_tests/test_contract.py", "-k", "cuda-on-host and (equals_the_reference or gradients_equal)"]
 HEADERS = ["python_tests/test_cuda_on_host.py"]
+SEARCH = ["python_tests/test_quantize_search.py", "-k", "cuda-on-host"]
 
 
 class Mutation(NamedTuple):
@@ -117,6 +118,131 @@ MUTATIONS = [
         "",
         HEADERS,
     ),
+    Mutation(
+        "the bound forgets that the residual was rounded",
+        "csrc/cuda/quantize_filter.cuh",
+        "(1 + 0x1p-8) * (rounding +",
+        "(1 + 0x1p-8) * (0 * rounding +",
+        SEARCH,
+    ),
+    Mutation(
+        "the bound forgets that the codes were rounded",
+        "csrc/cuda/quantize_filter.cuh",
+        "(worst.error + D",
+        "(D",
+        SEARCH,
+    ),
+    Mutation(
+        "the bound is believed where floats overflow",
+        "csrc/cuda/quantize_filter.cuh",
+        "if (!(norm <= kLargestNorm && worst.norm <= kLargestNorm)) return NAN;",
+        "",
+        SEARCH,
+    ),
+    Mutation(
+        "a residual's lower half is joined to the rounded upper half",
+        "csrc/cuda/quantize_filter.cuh",
+        "upper[i] - (static_cast<uint32_t>(rest[i]) >> 15)",
+        "upper[i]",
+        SEARCH,
+    ),
+    Mutation(
+        "equally near codes yield to the last",
+        "csrc/cuda/quantize_row.cuh",
+        "b.code < a.code)",
+        "b.code > a.code)",
+        SEARCH,
+    ),
+    Mutation(
+        "codes that do not fit a list are forgotten",
+        "csrc/cuda/quantize_filter.cu",
+        "if (static_cast<int>(count) + total > capacity) return kOverflow;",
+        "if (static_cast<int>(count) + total > capacity) return count;",
+        SEARCH,
+    ),
+    Mutation(
+        "a full list makes room by dropping the best",
+        "csrc/cuda/quantize_filter.cu",
+        "if (list[i].upper >= threshold) list[kept++]",
+        "if (list[i].upper < threshold) list[kept++]",
+        SEARCH,
+    ),
+    Mutation(
+        "no barrier before a stage is read and the one before is overwritten",
+        "csrc/cuda/quantize_filter.cu",
+        "      sync_block();  // the stage is there, and the one before may be overwritten\n",
+        "",
+        SEARCH,
+    ),
+    Mutation(
+        "a stage is read before its copies are done",
+        "csrc/cuda/quantize_filter.cu",
+        "wait_copies<kStages - 2>();",
+        "wait_copies<kStages - 1>();",
+        SEARCH,
+    ),
+    Mutation(
+        "the last row of a ragged block is left out",
+        "csrc/cuda/quantize_filter.cu",
+        "if (global < p.rows && begin < D) load_row",
+        "if (global + 1 < p.rows && begin < D) load_row",
+        SEARCH,
+    ),
+    Mutation(
+        "the last code of a ragged tile is left out",
+        "csrc/cuda/quantize_prepare.cu",
+        "const bool exists = code < books.codes;",
+        "const bool exists = code + 1 < books.codes;",
+        SEARCH,
+    ),
+    Mutation(
+        "the last dimensions of the codes are left out",
+        "csrc/cuda/quantize_prepare.cu",
+        "if (usable && begin < D) load",
+        "if (usable && begin + kSpan < D) load",
+        SEARCH,
+    ),
+    Mutation(
+        "what the codes have in common is not taken from their squares",
+        "csrc/cuda/quantize_prepare.cu",
+        "half_square += 0.5 * value * (e[i] + mu);",
+        "half_square += 0.5 * value * value;",
+        SEARCH,
+    ),
+    Mutation(
+        "a scan leaves out the last code",
+        "csrc/cuda/quantize_scan.cu",
+        "code < p.codebooks.codes; code += kRowsPerBlock",
+        "code + 1 < p.codebooks.codes; code += kRowsPerBlock",
+        SEARCH,
+    ),
+    Mutation(
+        "equal keys of one round are sorted to the same place",
+        "csrc/cuda/sort.cu",
+        "to[warp_index()][bin] + before;",
+        "to[warp_index()][bin];",
+        SEARCH,
+    ),
+    Mutation(
+        "a bin begins anew in every round",
+        "csrc/cuda/sort.cu",
+        "begin += of_warp[warp][threadIdx.x];",
+        "",
+        SEARCH,
+    ),
+    Mutation(
+        "a code that goes on in the next unit is taken for done",
+        "csrc/cuda/code_sums.cu",
+        "const bool is_part = !ends || (run == first && continued);",
+        "const bool is_part = run == first && continued;",
+        SEARCH,
+    ),
+    Mutation(
+        "the gradient keeps the part along the mirror's axis",
+        "csrc/cuda/quantize.cu",
+        "g[i] + along_u * u + along_source * s[i]",
+        "g[i] + along_source * s[i]",
+    ),
 ]
 
 
@@ -162,7 +288,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="visgen_fast-mutations-") as folder:
         tree = Path(folder)
         copy_tree(tree)
-        for tests in (KERNELS, HEADERS):
+        for tests in (KERNELS, HEADERS, SEARCH):
             report = notice(tree, tests)
             if report:
                 sys.exit(f"the tests fail without any mutation: {report}")

@@ -1,14 +1,15 @@
 // What a block of the filtering search keeps in shared memory, and the bound of its scores.
 //
 // The bound. Score s of a code c for a residual r: r·c − ½‖c‖² (l2), r·c (dot), or r·c with c the code's direction
-// (cosine); the nearest code has the largest. The tensor cores compute a = r̂·ĉ, r̂ and ĉ in bfloat16. With n = ‖c‖,
-// ρ the largest ‖c − ĉ‖/n, and C the largest n of the codebook,
-//   |r·c − r̂·ĉ| = |(r − r̂)·c + r̂·(c − ĉ)| ≤ n·(‖r − r̂‖ + ρ‖r̂‖).
+// (cosine); the nearest code has the largest. With any μ, r·μ − ½‖μ‖² taken from every score of a row, r·d − h remains:
+// d = c − μ, h = ½‖c‖² − ½‖μ‖² = ½d·(c + μ) (for l2). The tensor cores compute r̂·d̂, r̂ and d̂ in bfloat16. With n = ‖d‖,
+// ρ the largest ‖d − d̂‖/n, and C the largest n + 2‖μ‖ of the codebook,
+//   |r·d − r̂·d̂| = |(r − r̂)·d + r̂·(d − d̂)| ≤ n·(‖r − r̂‖ + ρ‖r̂‖).
 // Products of bfloat16 are exact in float. A tensor core adds them in an order of its own, and may cut off instead of
-// rounding: each of D additions errs by at most 2⁻²² of Σ|r̂ᵢĉᵢ| ≤ (1 + ρ)n‖r̂‖ (measured by Fasi et al., "Numerical
-// behavior of NVIDIA tensor cores", 2021: at most 2⁻²³ of the largest term), so together by n·D·2⁻²¹·‖r̂‖. What follows
-// in float, ½‖c‖² ≤ ½nC itself included, is less than ten roundings of numbers below n(2‖r̂‖ + C + 2α): n·2⁻²⁰·(‖r̂‖ +
-// C). Numbers below 2⁻¹²⁶ may be lost: at most D·2⁻¹²⁵, which n ≥ 2⁻⁸⁰ turns into n·D·2⁻⁴⁴. Hence
+// rounding: each of D additions errs by at most 2⁻²² of Σ|r̂ᵢd̂ᵢ| ≤ (1 + ρ)n‖r̂‖ (Fasi et al., "Numerical behavior of
+// NVIDIA tensor cores", 2021, found at most 2⁻²³ of the largest term), so together by n·D·2⁻²¹·‖r̂‖. What follows in
+// float, with |h| ≤ ½nC, is less than ten roundings of numbers below n(2‖r̂‖ + C + 2α): n·2⁻²⁰·(‖r̂‖ + C). Numbers below
+// 2⁻¹²⁶ may be lost: at most D·2⁻¹²⁵, which n ≥ 2⁻⁸⁰ turns into n·D·2⁻⁴⁴. Hence
 //   α = (1 + 2⁻⁸)·(‖r − r̂‖ + (ρ + D·2⁻²¹)‖r̂‖ + 2⁻²⁰(‖r̂‖ + C) + D·2⁻⁴⁴),     |s − computed s| ≤ α·n,
 // where 2⁻⁸ covers the rounding of the norms and of α itself. A code survives if its upper end, computed s + α·n, is
 // not below the largest lower end of any code. All codes that tie with the nearest one survive. Beyond 2⁶⁰ floats might

@@ -15,12 +15,14 @@ namespace visgen {
 
 constexpr int kTileCodes = 256, kChunk = 32, kPiece = 8;  // kPiece elements are 16 bytes
 
+// The codes are prepared without what they have in common: c − μ, μ near their mean (for the cosine c/‖c‖, and μ = 0).
+// That takes the same number from every score of a row, and leaves smaller numbers to round.
 struct CodeTerm {
-  float half_square;  // ½‖c‖² for l2, else 0; +infinity where the code cannot be chosen
-  float norm;         // ‖c‖, the unit of its bound, at least kSmallestNorm; 0 where c is rounded without an error
+  float half_square;  // ½‖c‖² − ½‖μ‖² for l2, else 0; +infinity where the code cannot be chosen
+  float norm;         // ‖c − μ‖, the unit of its bound, at least kSmallestNorm; 0 where c is rounded without an error
 };
 
-// The largest of some codes: ‖c − ĉ‖ / norm, and norm.
+// The largest of some codes: the error of c − μ in bfloat16 over its norm, and norm + 2‖μ‖.
 struct Worst {
   float error, norm;
 };
@@ -33,11 +35,11 @@ struct Larger {
 
 constexpr float kSmallestNorm = 0x1p-80f, kLargestNorm = 0x1p60f;
 
-// What c is: the code as it is, or its direction for the cosine.
 struct PreparedCodes {
   uint16_t* codes = nullptr;  // [books, tiles, chunks, kTileCodes, kChunk]
   CodeTerm* terms = nullptr;  // [books, tiles, kTileCodes]
   Worst* worst = nullptr;     // [books, groups], of kRowsPerBlock codes each
+  float* center = nullptr;    // [books, chunks · kChunk]: μ
   int64_t tiles = 0, chunks = 0, groups = 0;
   bool shared = false;  // one book for all depths
 
