@@ -24,15 +24,15 @@ LARGE = 30_000  # elements of an output, from which on one data type and one sch
 
 
 def results_of(case: Case, dtype: torch.dtype) -> list[torch.Tensor]:
-    """What the operation gives, and the gradients of all its outputs' sum."""
+    """What the operation gives, and the gradients of the sum of those outputs that have any."""
     arguments = case.arguments(dtype, torch.device("cpu"))
     for name in case.differentiable:
         arguments[name] = arguments[name].detach().requires_grad_()
     result = getattr(ops, case.operation)(**arguments)
     outputs = [result] if isinstance(result, torch.Tensor) else list(result)
-    if not case.differentiable:
+    real = [output for output in outputs if output.requires_grad]
+    if not real:
         return outputs
-    real = [output for output in outputs if output.is_floating_point()]
     inputs = [arguments[name] for name in case.differentiable]
     return [*outputs, *torch.autograd.grad(real, inputs, [torch.ones_like(output) for output in real])]
 
