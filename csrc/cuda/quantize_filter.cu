@@ -4,13 +4,18 @@
 // upper half is the operand A of the tensor cores, the lower half makes the float whole. Codes stream through three
 // stages of 16 KB, each copied while the two before are multiplied. A warp multiplies 64 rows with 64 codes.
 //
-// Per row, depth and 16 dimensions of a code: 2·16 operations, and with 128 rows 16/64 bytes from the L2 cache and
-// 2·16·2/64 = 1 byte from shared memory. For 65536 rows, 256 dimensions, 16384 codes, 4 depths that is 2.2·10¹⁵
-// operations (2.2 ms at an H100's dense 990·10¹²/s), 17 GB from L2 (3 ms at 5.5 TB/s) and 69 TB from shared memory,
-// 128 bytes for every instruction mma: one a cycle, where mma.sync takes 1.6 at its known best of 62 % of that peak.
-// The scores' epilogue is 4 instructions for 4096 multiply-adds of a lane's warp. Expected: 40 to 55 % of the peak, not
-// measured. Memory beyond inputs and outputs: half the codebooks' size. A row's list has room for 4 times `capacity`
-// codes, and a row that outgrows it is scanned: every code in double, by the whole block.
+// 65536 rows, 256 dimensions, 16384 codes and 4 depths are 2.2·10¹² operations: 2.2 ms at the 990·10¹²/s that an H100's
+// tensor cores do in bfloat16, and 3.6 ms at the 62 % of it that the instruction mma.sync is known to reach. Of shared
+// memory a warp's step of 16 dimensions reads 2 KB of residuals and 2 KB of codes for 32 instructions, 128 bytes each:
+// one a cycle, where the tensor cores do one in 1.6. From the L2 cache each block reads the codes of a depth once, 17
+// GB in all: 3.2 ms at 5.5·10¹²/s, beside the multiplying. A score takes three instructions of its lane after its
+// D/16/4 mma, and finding one survivor, 1.2 on normal data, costs a row some microseconds a depth: less than a tenth at
+// this size, but half of the time where codes · dimensions are below 2¹⁶. Expected in all: 5 ms, 40 to 45 % of the
+// peak. Not measured. Registers: 128 of a thread's 255 hold sums. Shared memory for 256 dimensions: 54 KB of stages,
+// 130 KB of residuals, 36 KB of lists. Global memory beyond inputs and outputs: half of the codebooks' size.
+//
+// A row's list has room for `capacity` codes of each of four groups. A row that outgrows it, which takes dozens of
+// codes within the bound of bfloat16, is scanned by the whole block: every code in double.
 #include "quantize_filter.cuh"
 
 #include <algorithm>
@@ -300,15 +305,17 @@ __global__ void __launch_bounds__(row_groups * kGroups * kWarpSize, 1)
     }
     worst = block_reduce(worst, Larger(), Worst{0, 0});
     sync_warp();  // for the residuals that the warp has stored
+    bool searches = false;
     for_each_row([&](int i, int row, int64_t global) {
       const bool looks = global < p.rows && (own.finite >> i & 1) != 0 && q < active_depths_of(p, global);
+      searches |= looks;
       const float alpha = looks ? measure_row(memory, row, worst) : NAN;
       if (lane_index() != 0) return;
       memory.alpha[row] = alpha;
       memory.scanned[row] = 0;
       for (int group = 0; group < kGroups; ++group) memory.lower_of(1, row)[group] = kNoScore;
     });
-    filter_codes<row_tiles, row_groups>(prepared, q, memory);
+    if (block_max<int>(searches, 0) != 0) filter_codes<row_tiles, row_groups>(prepared, q, memory);
     sync_block();
     for_each_row([&](int i, int row, int64_t global) {
       if (global >= p.rows) return;
