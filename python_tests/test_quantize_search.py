@@ -75,6 +75,20 @@ def test_codes_closer_than_low_precision_tells_apart(closeness, metric, backend,
         assert (codes == 0).all()
 
 
+@pytest.mark.parametrize("metric", ["l2", "dot"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_vector_whose_rounding_hides_its_nearest_code(seed, metric, backend, device):
+    """Every element is rounded away from it, by nearly half a unit of bfloat16; what is left is nearer another code."""
+    signs = torch.ones(40)
+    signs[torch.randperm(40, generator=torch.Generator().manual_seed(seed))[:20]] = -1
+    other = -signs
+    other[0] += 1 / 16
+    x = (320 + 0.9 * signs)[None].to(device)
+    assert torch.equal(x.bfloat16().float(), torch.full_like(x, 320))
+    codebook = torch.stack((other, signs)).to(device)
+    assert ops.nearest_code(x, codebook, metric=metric).tolist() == [1]
+
+
 @pytest.mark.parametrize("few", [2, 6, 14, 40])
 def test_a_few_rivals_of_the_nearest_code(few, backend, device):
     """Each vector has that many rivals at almost its nearest code's distance, strewn over the codebook."""
