@@ -77,7 +77,7 @@ def from_codes(
     elif gradient == "rotation":
         passed = rotate(exact, total)
     # The value is the codes' sum; `passed` adds its gradient and the number 0.
-    quantized = torch.where(valid, total + torch.where(valid, passed - passed.detach(), 0), torch.nan)
+    quantized = torch.where(valid, total, torch.nan) + (passed - passed.detach())
     return quantized.to(x.dtype), _stacked(commitment, exact), _stacked(codebook_error, exact)
 
 
