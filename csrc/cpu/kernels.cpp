@@ -32,14 +32,20 @@ VISGEN_TABLE(avx2);
 VISGEN_DECLARE(avx512)
 VISGEN_TABLE(avx512);
 #endif
+#ifdef VISGEN_HAVE_AVX512VNNI
+VISGEN_DECLARE(avx512vnni)
+VISGEN_TABLE(avx512vnni);
+#endif
 
 // The table of that name, or null if this build or this machine lacks it.
 static const KernelTable* find(const char* name) {
 #ifdef VISGEN_HAVE_AVX512
-  if (!strcmp(name, "avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return &avx512_table;
-  }
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (!strcmp(name, "avx512") && avx512) return &avx512_table;
+#endif
+#ifdef VISGEN_HAVE_AVX512VNNI
+  if (!strcmp(name, "avx512vnni") && avx512 && __builtin_cpu_supports("avx512vnni")) return &avx512vnni_table;
 #endif
 #ifdef VISGEN_HAVE_AVX2
   if (!strcmp(name, "avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &avx2_table;
@@ -51,11 +57,11 @@ static const KernelTable* choose() {
   if (const char* wanted = getenv("VISGEN_CPU_CAPABILITY")) {
     if (const KernelTable* table = find(wanted)) return table;
     fprintf(stderr,
-            "visgen_fast: VISGEN_CPU_CAPABILITY must be baseline, avx2 or avx512 and supported by this machine, got "
+            "visgen_fast: VISGEN_CPU_CAPABILITY must be baseline, avx2, avx512 or avx512vnni and supported by this machine, got "
             "%s; ignored\n",
             wanted);
   }
-  for (const char* name : {"avx512", "avx2"}) {
+  for (const char* name : {"avx512vnni", "avx512", "avx2"}) {
     if (const KernelTable* table = find(name)) return table;
   }
   return &baseline_table;

@@ -11,6 +11,10 @@ struct NoiseParameters;
 struct DiffuseParameters;
 struct QuantizeBackwardParameters;
 struct Search;
+struct Extent;
+struct Deviation;
+struct PackedCodebook;
+struct FilteredSearch;
 struct Embedding;
 struct CodeSums;
 template <class Real>
@@ -28,10 +32,22 @@ struct DiffuseKernels {
   Kernel forward_float, forward_double, backward_float, backward_double;
 };
 
-struct QuantizeKernels {  // each works through a range of rows
+struct FilterKernels {  // of one filter and arithmetic type; null where the instruction set has no such filter
+  using Pack = Deviation (*)(const PackedCodebook&, int64_t first_block, int64_t last_block);
+  using SearchTiles = void (*)(FilteredSearch&, int64_t first_tile, int64_t last_tile);
+  Pack pack = nullptr;
+  SearchTiles search_tiles = nullptr;
+  int64_t lanes = 0, accumulators = 0;
+};
+
+struct QuantizeKernels {
+  using Measure = Extent (*)(const Search&, double* scales, int64_t first_code, int64_t last_code);
   using SearchKernel = void (*)(const Search&, int64_t first_row, int64_t last_row);
   using EmbedKernel = void (*)(const Embedding&, int64_t first_row, int64_t last_row);
   using BackwardKernel = void (*)(const QuantizeBackwardParameters&, int64_t first_row, int64_t last_row);
+  const FilterKernels (&filters_float)[3];
+  const FilterKernels (&filters_double)[3];
+  Measure measure_float, measure_double;
   SearchKernel search_exactly_float, search_exactly_double;
   EmbedKernel embed_float, embed_double;
   BackwardKernel backward_float, backward_double;

@@ -2,27 +2,16 @@
 #include "../ops/quantize_call.h"
 
 #include "code_sums.h"
+#include "search_depth.h"
 
 namespace visgen {
 namespace {
-
-constexpr int64_t kThreadShare = 65536;  // multiplications below which another thread costs more than it saves
-
-int64_t rows_of_share(int64_t work_of_row) { return kThreadShare / (work_of_row + 1) + 1; }
 
 void embed(const Embedding& p) {
   const QuantizeKernels& table = kernels().quantize;
   const auto kernel = p.in_double ? table.embed_double : table.embed_float;
   torch::stable::parallel_for(0, p.rows, rows_of_share(p.depth * p.codebooks.dimensions),
                               [&](int64_t begin, int64_t end) { kernel(p, begin, end); });
-}
-
-void search_depth(const Search& search) {
-  const QuantizeParameters& p = *search.call;
-  const QuantizeKernels& table = kernels().quantize;
-  const auto kernel = p.in_double ? table.search_exactly_double : table.search_exactly_float;
-  torch::stable::parallel_for(0, p.rows, rows_of_share(p.codebooks.codes * p.codebooks.dimensions),
-                              [&](int64_t begin, int64_t end) { kernel(search, begin, end); });
 }
 
 struct Cpu {
@@ -34,7 +23,7 @@ struct Cpu {
     Search search{&p, 0, nullptr, residuals.mutable_data_ptr(), broken.data()};
     for (; search.depth < p.depth; ++search.depth) {
       search.codebook = static_cast<const char*>(p.codebooks.data) + search.depth * p.codebooks.stride * size;
-      search_depth(search);
+      search_depth(search, like);
     }
     if (!p.quantized) return;
     embed({p.rows, p.depth, p.codebooks, p.in_double, p.codes, broken.data(), p.quantized, p.dtype});

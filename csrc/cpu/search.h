@@ -14,6 +14,46 @@ struct Search {
   uint8_t* broken = nullptr;       // [rows]: 1 from the depth on that finds NaN or infinity in the residual
 };
 
+// The arithmetic that looks at every code, before the few that may be the nearest are scored in double.
+enum class Filter : uint8_t { int8, int16, float32, exact };
+
+// What measuring a range of codes finds: the largest |value| and the largest ‖code‖ among codes without NaN or infinity.
+struct Extent {
+  double value = -1, norm = 0;  // value −1: there is no such code
+};
+
+// What packing a block of codes finds: the largest ‖c − ĉ‖ and the largest ½‖ĉ‖², in units of step and step².
+struct Deviation {
+  double error = 0, half_square = 0;
+};
+
+// A codebook as a filter reads it: for the cosine its codes at length 1; rounded to multiples ĉ of `step` by the
+// integer filters. Codes lie in blocks of `group` vectors of 32-bit words: [block][step][vector][lane], a word holding a
+// step's 4 (int8, offset by 128), 2 (int16) or 1 (float32) dimensions. Vector v and lane l of block b are the code
+// (b · lanes + l) · group + v, so that a lane's codes are neighbours.
+struct PackedCodebook {
+  const Search* search = nullptr;
+  Filter filter = Filter::exact;
+  int64_t lanes = 0, group = 0, blocks = 0, steps = 0;
+  double step = 1, inverse_step = 1;
+  Extent extent;
+  Deviation deviation;
+  const double* scales = nullptr;  // [codes]: what a code is multiplied by; −1 where it has NaN or infinity
+  void* words = nullptr;
+  float* half_squares = nullptr;  // [blocks][group][lanes]: ½‖ĉ‖² in units of step², 0 unless l2; +inf: no code
+};
+
+// Tiles of rows that a filter searches, over torch's threads. A filter that lets too many codes through gives up, and
+// the next one does the tiles that are left.
+struct FilteredSearch {
+  PackedCodebook packed;
+  int64_t rows_of_tile = 0;
+  bool may_give_up = false;
+  uint8_t* done = nullptr;          // [tiles]
+  int64_t rows = 0, candidates = 0;  // searched so far, and how many codes they had scored in double
+  bool gave_up = false;
+};
+
 // Sums of embeddings: decoding, and what quantizing puts out.
 struct Embedding {
   int64_t rows = 0, depth = 0;

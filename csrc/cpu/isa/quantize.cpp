@@ -2,7 +2,7 @@
 #include "../../ops/quantize.h"
 
 #include "../kernels.h"
-#include "rows.h"
+#include "scan.h"
 
 namespace visgen::VISGEN_ISA {
 namespace {
@@ -131,9 +131,34 @@ void backward(const QuantizeBackwardParameters& p, int64_t first_row, int64_t la
   }
 }
 
+template <class F, class Real>
+constexpr FilterKernels filter() {
+  return {pack_blocks<F, Real>, search_tiles<F, Real>, kLanes, kAccumulators};
+}
+
+#if defined(VISGEN_INT8_FILTER)
+template <class Real>
+constexpr FilterKernels kInt8 = filter<Int8, Real>();
+#else
+template <class Real>
+constexpr FilterKernels kInt8 = {};
+#endif
+#if defined(VISGEN_INT16_FILTER)
+template <class Real>
+constexpr FilterKernels kInt16 = filter<Int16, Real>();
+#else
+template <class Real>
+constexpr FilterKernels kInt16 = {};
+#endif
+
+// In the order of Filter.
+constexpr FilterKernels filters_float[3] = {kInt8<float>, kInt16<float>, filter<Float32, float>()};
+constexpr FilterKernels filters_double[3] = {kInt8<double>, kInt16<double>, {}};
+
 }  // namespace
 
-extern const QuantizeKernels quantize_kernels = {search_exactly<float>, search_exactly<double>, embed<float>,
-                                                 embed<double>,         backward<float>,        backward<double>};
+extern const QuantizeKernels quantize_kernels = {
+    filters_float, filters_double, measure<float>,  measure<double>, search_exactly<float>, search_exactly<double>,
+    embed<float>,  embed<double>,  backward<float>, backward<double>};
 
 }  // namespace visgen::VISGEN_ISA

@@ -1,0 +1,145 @@
+// The inner loop of a filter: inner products of a few rows with a block of codes, and their largest in each lane.
+//
+// The accumulators, 24 with AVX-512's registers and 12 otherwise, stay in registers: rows × vectors of a block. A step
+// costs one multiply-add instruction each (two for int16 without VNNI), and loads a word of every row and a block's
+// vectors: 6 to 14 loads for 24 accumulators. gcc 12 spills accumulators of VNNI intrinsics, hence the assembly.
+#pragma once
+
+#include "rows.h"
+
+namespace visgen::VISGEN_ISA {
+
+constexpr int kAccumulators = kVectorBytes == 64 ? 24 : 12;
+
+VISGEN_HOST_DEVICE IntVector larger(IntVector a, IntVector b) { return a > b ? a : b; }
+VISGEN_HOST_DEVICE FloatVector larger(FloatVector a, FloatVector b) { return a > b ? a : b; }
+
+// Bit l: lane l of `value` is at least `least`.
+VISGEN_HOST_DEVICE uint32_t lanes_at_least(IntVector value, int32_t least) {
+#if defined(__AVX512F__)
+  return _mm512_cmpge_epi32_mask((__m512i)value, _mm512_set1_epi32(least));
+#elif defined(__AVX2__)
+  return ~_mm256_movemask_ps((__m256)(value < least)) & 0xFFu;
+#elif defined(__SSE2__)
+  return ~_mm_movemask_ps((__m128)(value < least)) & 0xFu;
+#else
+  uint32_t lanes = 0;
+  for (int lane = 0; lane < kLanes; ++lane) lanes |= static_cast<uint32_t>(value[lane] >= least) << lane;
+  return lanes;
+#endif
+}
+VISGEN_HOST_DEVICE uint32_t lanes_at_least(FloatVector value, float least) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask((__m512)value, _mm512_set1_ps(least), _CMP_GE_OQ);
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps((__m256)(value >= least));
+#elif defined(__SSE2__)
+  return _mm_movemask_ps((__m128)(value >= least));
+#else
+  uint32_t lanes = 0;
+  for (int lane = 0; lane < kLanes; ++lane) lanes |= static_cast<uint32_t>(value[lane] >= least) << lane;
+  return lanes;
+#endif
+}
+
+struct Float32 {
+  static constexpr Filter kFilter = Filter::float32;
+  static constexpr int kDimensionsOfWord = 1;
+  using Vector = FloatVector;
+  using Sum = float;
+  static VISGEN_HOST_DEVICE void add(FloatVector& sum, FloatVector code, FloatVector row) {
+#if defined(__AVX512F__)
+    sum = (FloatVector)_mm512_fmadd_ps((__m512)code, (__m512)row, (__m512)sum);
+#elif defined(__FMA__)
+    sum = (FloatVector)_mm256_fmadd_ps((__m256)code, (__m256)row, (__m256)sum);
+#else
+    sum += code * row;
+#endif
+  }
+};
+
+#if defined(__SSE2__)
+#define VISGEN_INT16_FILTER 1
+struct Int16 {
+  static constexpr Filter kFilter = Filter::int16;
+  static constexpr int kDimensionsOfWord = 2;
+  using Vector = IntVector;
+  using Sum = int32_t;
+  using Element = int16_t;
+  static constexpr int kOffset = 0;
+  static VISGEN_HOST_DEVICE void add(IntVector& sum, IntVector code, IntVector row) {
+#if defined(__AVX512VNNI__)
+    asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(code), "v"(row));
+#elif defined(__AVX512F__)
+    sum += (IntVector)_mm512_madd_epi16((__m512i)code, (__m512i)row);
+#elif defined(__AVX2__)
+    sum += (IntVector)_mm256_madd_epi16((__m256i)code, (__m256i)row);
+#else
+    sum += (IntVector)_mm_madd_epi16((__m128i)code, (__m128i)row);
+#endif
+  }
+};
+#endif
+
+#if defined(__AVX512VNNI__)
+#define VISGEN_INT8_FILTER 1
+struct Int8 {  // codes are unsigned, offset by 128; rows are signed
+  static constexpr Filter kFilter = Filter::int8;
+  static constexpr int kDimensionsOfWord = 4;
+  using Vector = IntVector;
+  using Sum = int32_t;
+  using Element = int8_t;
+  static constexpr int kOffset = 128;
+  static VISGEN_HOST_DEVICE void add(IntVector& sum, IntVector code, IntVector row) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(code), "v"(row));
+  }
+};
+#endif
+
+// Rows' words lie interleaved, [step][row]. `start` holds the V vectors that sums start from; maxima[r · stride + lane]
+// becomes the largest sum of row r with the codes of a lane.
+template <class F, int V>
+VISGEN_HOST_DEVICE void scan_block(const typename F::Vector* codes, const typename F::Sum* rows, int64_t steps,
+                                   const typename F::Vector* start, typename F::Sum* maxima, int64_t stride) {
+  using Vector = typename F::Vector;
+  constexpr int R = kAccumulators / V;
+  Vector sum[R][V];
+  VISGEN_UNROLL
+  for (int r = 0; r < R; ++r) {
+    VISGEN_UNROLL
+    for (int v = 0; v < V; ++v) sum[r][v] = start[v];
+  }
+  VISGEN_NO_UNROLL
+  for (int64_t step = 0; step < steps; ++step, codes += V, rows += R) {
+    if constexpr (R >= V) {
+      Vector code[V];
+      VISGEN_UNROLL
+      for (int v = 0; v < V; ++v) code[v] = codes[v];
+      VISGEN_UNROLL
+      for (int r = 0; r < R; ++r) {
+        const Vector row = Vector{} + rows[r];
+        VISGEN_UNROLL
+        for (int v = 0; v < V; ++v) F::add(sum[r][v], code[v], row);
+      }
+    } else {
+      Vector row[R];
+      VISGEN_UNROLL
+      for (int r = 0; r < R; ++r) row[r] = Vector{} + rows[r];
+      VISGEN_UNROLL
+      for (int v = 0; v < V; ++v) {
+        const Vector code = codes[v];
+        VISGEN_UNROLL
+        for (int r = 0; r < R; ++r) F::add(sum[r][v], code, row[r]);
+      }
+    }
+  }
+  VISGEN_UNROLL
+  for (int r = 0; r < R; ++r) {
+    Vector largest = sum[r][0];
+    VISGEN_UNROLL
+    for (int v = 1; v < V; ++v) largest = larger(largest, sum[r][v]);
+    memcpy(maxima + r * stride, &largest, sizeof(largest));
+  }
+}
+
+}  // namespace visgen::VISGEN_ISA

@@ -1,0 +1,188 @@
+// From codebooks and rows to the words that a filter multiplies.
+#pragma once
+
+#include "filter.h"
+
+namespace visgen::VISGEN_ISA {
+
+constexpr double kLargestInverse = 0x1p+119;  // of a step: a float, also after multiplying by the smallest normal one
+
+// The largest integer of a filter. Sums of `dimensions` products stay within 2^29.
+template <class F>
+inline double largest_integer(int64_t dimensions) {
+  if (F::kDimensionsOfWord == 4) return 127;
+  const double largest = __builtin_floor(__builtin_sqrt(0x1p+29 / static_cast<double>(dimensions)));
+  return largest < 32767 ? largest : 32767;
+}
+
+// The largest |value|; infinity where there is NaN or infinity.
+template <class Real>
+inline double magnitude(const Real* in, int64_t count) {
+  typedef typename RealVectorOf<Real>::Type RealVector;
+  RealVector largest = {}, strange = {};
+  int64_t i = 0;
+  for (; i + kDoubles <= count; i += kDoubles) {
+    RealVector value;
+    memcpy(&value, in + i, sizeof(value));
+    value = value < 0 ? -value : value;
+    largest = value > largest ? value : largest;
+    strange += value - value;  // NaN where a value is not finite
+  }
+  Real result = 0, sum = 0;
+  for (int lane = 0; lane < kDoubles; ++lane) {
+    result = largest[lane] > result ? largest[lane] : result;
+    sum += strange[lane];
+  }
+  for (; i < count; ++i) {
+    const Real value = in[i] < 0 ? -in[i] : in[i];
+    result = value > result ? value : result;
+    sum += value - value;
+  }
+  return sum == 0 ? result : HUGE_VAL;
+}
+
+// Up to kLanes values times a factor, then zeros.
+template <class Real>
+VISGEN_HOST_DEVICE FloatVector scaled_floats(const Real* in, int64_t count, Real factor) {
+  typedef Real RealVector __attribute__((vector_size(kLanes * sizeof(Real))));
+  RealVector value = {};
+  if (count >= kLanes) {
+    memcpy(&value, in, sizeof(value));
+#if defined(__AVX512F__)
+  } else if constexpr (sizeof(Real) == 4) {
+    value = (RealVector)_mm512_maskz_loadu_ps((1u << count) - 1, in);
+#endif
+  } else {
+    for (int64_t i = 0; i < count; ++i) value[i] = in[i];
+  }
+  return __builtin_convertvector(value * factor, FloatVector);
+}
+
+// A row rounded to q = in/step: Σ(in/step − q)² as floats find it, Σq² and Σq.
+struct Rounding {
+  double squared_error;
+  int32_t squares, sum;
+};
+
+// Writes q + offset for whole vectors, the places after `count` as for 0.
+template <class F, class Real>
+inline Rounding round_row(const Real* in, int64_t count, Real inverse, typename F::Element* out, int offset) {
+  typedef typename F::Element ElementVector __attribute__((vector_size(kLanes * sizeof(typename F::Element))));
+  constexpr float kMagic = 0x1.8p+23f;  // added and subtracted, it rounds to an integer
+  FloatVector squared_error = {};
+  IntVector squares = {}, sum = {};
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const FloatVector scaled = scaled_floats(in + i, count - i, inverse);
+    const FloatVector rounded = scaled + kMagic - kMagic;
+    const FloatVector difference = scaled - rounded;
+    const IntVector q = __builtin_convertvector(rounded, IntVector);
+    squared_error += difference * difference;
+    squares += q * q;
+    sum += q;
+    const ElementVector stored = __builtin_convertvector(q + offset, ElementVector);
+    memcpy(out + i, &stored, sizeof(stored));
+  }
+  Rounding result = {0, 0, 0};
+  for (int lane = 0; lane < kLanes; ++lane) {
+    result.squared_error += squared_error[lane];
+    result.squares += squares[lane];
+    result.sum += sum[lane];
+  }
+  return result;
+}
+
+// At least ‖in/step − q‖. With t = float(in/step), |t| ≤ L = largest_integer up to one rounding, |t − in/step| is at most
+// 2^-24·(L + 1); t − q is exact, since |t − q| ≤ |t| and both are multiples of t's last place. The sum of D squares, each
+// at most ¼, is right up to the factor 1 ± (D + 2)·2^-24, and up to D·2^-126 for squares below the normal numbers.
+template <class F>
+class RoundingError {
+ public:
+  explicit RoundingError(int64_t dimensions)
+      : factor_(1 + static_cast<double>(dimensions + 2) * 0x1p-23),
+        of_scaling_(__builtin_sqrt(static_cast<double>(dimensions)) * 0x1p-24 * (largest_integer<F>(dimensions) + 2)) {}
+
+  double operator()(const Rounding& rounding) const {
+    return __builtin_sqrt(rounding.squared_error * factor_) + of_scaling_;
+  }
+
+ private:
+  double factor_, of_scaling_;
+};
+
+// Scales and extent of codes [first, last).
+template <class Real>
+Extent measure(const Search& search, double* scales, int64_t first, int64_t last) {
+  const Codebooks& codebooks = search.call->codebooks;
+  Extent extent;
+  for (int64_t k = first; k < last; ++k) {
+    const Real* code = static_cast<const Real*>(search.codebook) + k * codebooks.dimensions;
+    const double largest = magnitude(code, codebooks.dimensions);
+    scales[k] = -1;
+    if (largest == HUGE_VAL) continue;
+    const double norm = __builtin_sqrt(-score<Metric::dot>(code, code, codebooks.dimensions));
+    scales[k] = search.call->metric != Metric::cosine ? 1 : norm > 0 ? 1 / norm : 0;
+    extent.value = largest * scales[k] > extent.value ? largest * scales[k] : extent.value;
+    extent.norm = norm * scales[k] > extent.norm ? norm * scales[k] : extent.norm;
+  }
+  return extent;
+}
+
+// A code as the filter sees it before rounding: itself, or in `buffer` at length 1.
+template <class Real>
+inline const Real* scaled_code(const PackedCodebook& packed, int64_t k, Real* buffer) {
+  const int64_t dimensions = packed.search->call->codebooks.dimensions;
+  const Real* code = static_cast<const Real*>(packed.search->codebook) + k * dimensions;
+  if (packed.search->call->metric != Metric::cosine) return code;
+  const double scale = packed.scales[k];
+  for (int64_t i = 0; i < dimensions; ++i) buffer[i] = static_cast<Real>(code[i] * scale);
+  return buffer;
+}
+
+// The words of one code, in `words`; its ½‖ĉ‖² is returned.
+template <class F, class Real>
+inline double code_words(const PackedCodebook& packed, const Real* code, typename F::Sum* words, Deviation& deviation) {
+  const int64_t dimensions = packed.search->call->codebooks.dimensions;
+  double half_square;
+  if constexpr (F::kFilter == Filter::float32) {
+    for (int64_t i = 0; i < dimensions; ++i) words[i] = static_cast<float>(code[i]);
+    half_square = -score<Metric::dot>(code, code, dimensions) / 2;
+  } else {
+    const Rounding rounding = round_row<F>(code, dimensions, static_cast<Real>(packed.inverse_step),
+                                           reinterpret_cast<typename F::Element*>(words), F::kOffset);
+    const double error = RoundingError<F>(dimensions)(rounding);
+    if (error > deviation.error) deviation.error = error;
+    half_square = 0.5 * rounding.squares;
+  }
+  if (packed.search->call->metric != Metric::l2) return 0;
+  if (half_square > deviation.half_square) deviation.half_square = half_square;
+  return half_square;
+}
+
+template <class F, class Real>
+Deviation pack_blocks(const PackedCodebook& packed, int64_t first, int64_t last) {
+  const Codebooks& codebooks = packed.search->call->codebooks;
+  const int64_t dimensions = codebooks.dimensions, width = packed.group * kLanes;
+  const Scratch scaled(sizeof(Real) * dimensions), code(sizeof(typename F::Sum) * (packed.steps + 2 * kLanes));
+  Deviation deviation;
+  uint32_t* words = code.as<uint32_t>();
+  for (int64_t block = first; block < last; ++block) {
+    uint32_t* out = static_cast<uint32_t*>(packed.words) + block * packed.steps * width;
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      for (int64_t v = 0; v < packed.group; ++v) {
+        const int64_t k = (block * kLanes + lane) * packed.group + v, at = v * kLanes + lane;
+        float& half_square = packed.half_squares[block * width + at];
+        if (k < codebooks.codes && packed.scales[k] >= 0) {
+          half_square = static_cast<float>(code_words<F>(packed, scaled_code(packed, k, scaled.as<Real>()),
+                                                         reinterpret_cast<typename F::Sum*>(words), deviation));
+        } else {
+          memset(words, F::kFilter == Filter::int8 ? 128 : 0, sizeof(uint32_t) * packed.steps);
+          half_square = HUGE_VALF;
+        }
+        for (int64_t step = 0; step < packed.steps; ++step) out[step * width + at] = words[step];
+      }
+    }
+  }
+  return deviation;
+}
+
+}  // namespace visgen::VISGEN_ISA

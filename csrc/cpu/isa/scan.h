@@ -1,0 +1,276 @@
+// The filtered search of one depth: a tile of rows after the other.
+//
+// A tile's rows are rounded, multiplied with all codes, and what is kept is the largest sum of each lane (of `group`
+// neighbouring codes), without a branch. Then, row by row: the lane with the largest sum of all is scored in double, the
+// bound (bound.h) says how large the sum of a nearer code would be, and every lane that reaches it is scored in double.
+#pragma once
+
+#include "bound.h"
+
+namespace visgen::VISGEN_ISA {
+
+// Everything a tile needs besides its rows.
+template <class F, class Real>
+struct TileBuffers {
+  explicit TileBuffers(const FilteredSearch& filtered)
+      : steps(filtered.packed.steps),
+        lanes(filtered.packed.blocks * kLanes),
+        rows(sizeof(Real) * filtered.rows_of_tile * filtered.packed.search->call->codebooks.dimensions),
+        words(sizeof(uint32_t) * filtered.rows_of_tile * steps),
+        row_words(sizeof(uint32_t) * (steps + 2 * kLanes)),
+        maxima(sizeof(uint32_t) * filtered.rows_of_tile * lanes),
+        starts(sizeof(uint32_t) * lanes * filtered.packed.group),
+        numbers(sizeof(int64_t) * filtered.rows_of_tile),
+        pointers(sizeof(Real*) * filtered.rows_of_tile),
+        rounded(sizeof(RoundedRow) * filtered.rows_of_tile) {}
+
+  int64_t steps, lanes;  // lanes: of all blocks together
+  Scratch rows, words, row_words, maxima, starts, numbers, pointers, rounded;
+};
+
+template <class F, Metric metric, class Real>
+class Tile {
+ public:
+  Tile(FilteredSearch& filtered, const TileBuffers<F, Real>& buffers)
+      : filtered_(filtered),
+        packed_(filtered.packed),
+        search_(*packed_.search),
+        call_(*search_.call),
+        dimensions_(call_.codebooks.dimensions),
+        buffers_(buffers),
+        numbers_(buffers.numbers.template as<int64_t>()),
+        pointers_(buffers.pointers.template as<const Real*>()),
+        rounded_(buffers.rounded.template as<RoundedRow>()) {}
+
+  void run(int64_t tile) {
+    const int64_t begin = tile * filtered_.rows_of_tile, limit = begin + filtered_.rows_of_tile;
+    collect(begin, limit < call_.rows ? limit : call_.rows);
+    if (count_ == 0) return;
+    round_rows();
+    scan();
+    const Bound<metric> bound(packed_, row_step_);
+    int64_t candidates = 0;
+    for (int64_t i = 0; i < count_; ++i) {
+      Nearest nearest;
+      candidates += choose(i, bound, nearest);
+      finish_row(search_, numbers_[i], pointers_[i], nearest.code < 0 ? 0 : nearest.code, true);
+    }
+    __atomic_fetch_add(&filtered_.rows, count_, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&filtered_.candidates, candidates, __ATOMIC_RELAXED);
+  }
+
+ private:
+  // The active rows; those with NaN or infinity, and those that the filter cannot take, are done with here.
+  void collect(int64_t begin, int64_t end) {
+    count_ = 0;
+    largest_ = 0;
+    for (int64_t row = begin; row < end; ++row) {
+      if (!active(call_, row, search_.depth)) {
+        skip_row<Real>(search_, row);
+        continue;
+      }
+      const Real* r = residual(search_, row, buffers_.rows.template as<Real>() + count_ * dimensions_);
+      const double largest = magnitude(r, dimensions_);
+      if (largest == HUGE_VAL) {
+        finish_row(search_, row, r, 0, false);
+        continue;
+      }
+      if (!fits(largest)) {
+        Nearest nearest;
+        consider_codes<metric>(nearest, r, codebook(), 0, call_.codebooks.codes, dimensions_);
+        finish_row(search_, row, r, nearest.code < 0 ? 0 : nearest.code, true);
+        continue;
+      }
+      if (largest > largest_) largest_ = largest;
+      numbers_[count_] = row;
+      pointers_[count_++] = r;
+    }
+  }
+
+  bool fits(double largest) const {
+    if constexpr (F::kFilter == Filter::float32) {
+      return Bound<metric>::float_fits(packed_, largest * __builtin_sqrt(static_cast<double>(dimensions_)));
+    } else {
+      return sizeof(Real) == 4 || largest == 0 || (largest > 0x1p-100 && largest < 0x1p+100);
+    }
+  }
+
+  // One step for all rows of the tile, no smaller than what keeps ½‖q_c‖²·(codebook's step / step) within 2^29.
+  void round_rows() {
+    constexpr int kRows = kAccumulators;  // of all groups a multiple
+    const int64_t rows_together = kRows / packed_.group, padded = (count_ + kRows - 1) / kRows * kRows;
+    uint32_t *words = buffers_.words.template as<uint32_t>(), *one = buffers_.row_words.template as<uint32_t>();
+    Real inverse = 1;
+    if constexpr (F::kFilter != Filter::float32) {
+      constexpr bool kSquares = metric == Metric::l2;
+      const double most = kSquares ? 0x1p+29 / (packed_.step * (packed_.deviation.half_square + 1)) : HUGE_VAL;
+      double wanted = largest_integer<F>(dimensions_) / largest_;
+      wanted = wanted < most ? wanted : most;
+      inverse = static_cast<Real>(wanted < kLargestInverse ? wanted : kLargestInverse);
+      row_step_ = 1 / static_cast<double>(inverse);
+      make_starts();
+    }
+    for (int64_t i = 0; i < padded; ++i) {
+      if (i < count_) {
+        round_one(i, inverse, one);
+      } else {
+        memset(one, 0, sizeof(uint32_t) * buffers_.steps);
+      }
+      uint32_t* out = words + i / rows_together * rows_together * buffers_.steps + i % rows_together;
+      for (int64_t step = 0; step < buffers_.steps; ++step) out[step * rows_together] = one[step];
+    }
+  }
+
+  void round_one(int64_t i, Real inverse, uint32_t* words) {
+    if constexpr (F::kFilter == Filter::float32) {
+      for (int64_t d = 0; d < dimensions_; ++d) reinterpret_cast<float*>(words)[d] = static_cast<float>(pointers_[i][d]);
+      rounded_[i] = {-score<Metric::dot>(pointers_[i], pointers_[i], dimensions_), 0, 0};
+    } else {
+      const Rounding rounding = round_row<F>(pointers_[i], dimensions_, inverse,
+                                             reinterpret_cast<typename F::Element*>(words), 0);
+      rounded_[i] = {row_step_ * row_step_ * rounding.squares, row_step_ * error_(rounding),
+                     F::kOffset * rounding.sum};
+    }
+  }
+
+  // −½‖ĉ‖² in units of sums.
+  void make_starts() {
+    const float ratio = metric == Metric::l2 ? static_cast<float>(packed_.step / row_step_) : 1.0f, none = static_cast<float>(kNoCode);
+    int32_t* starts = buffers_.starts.template as<int32_t>();
+    for (int64_t i = 0; i < buffers_.lanes * packed_.group; i += kLanes) {
+      FloatVector value;
+      memcpy(&value, packed_.half_squares + i, sizeof(value));
+      value = value * ratio + 0.5f;
+      value = value < none ? value : FloatVector{} + none;
+      const IntVector start = -__builtin_convertvector(value, IntVector);
+      memcpy(starts + i, &start, sizeof(start));
+    }
+  }
+
+  void scan() {
+    switch (packed_.group) {
+      case 2:
+        return scan<2>();
+      case 4:
+        return scan<4>();
+      case 8:
+        if constexpr (kAccumulators == 24) return scan<8>();
+    }
+  }
+
+  // Blocks outermost: a block stays in the first-level cache for all rows of the tile.
+  template <int V>
+  void scan() {
+    using Vector = typename F::Vector;
+    using Sum = typename F::Sum;
+    constexpr int R = kAccumulators / V;
+    const Sum* starts = F::kFilter == Filter::float32 ? reinterpret_cast<const Sum*>(packed_.half_squares)
+                                                      : buffers_.starts.template as<Sum>();
+    for (int64_t block = 0; block < packed_.blocks; ++block) {
+      const Vector* codes = static_cast<const Vector*>(packed_.words) + block * buffers_.steps * V;
+      Vector start[V];
+      memcpy(start, starts + block * V * kLanes, sizeof(start));
+      if constexpr (F::kFilter == Filter::float32) {
+        for (int v = 0; v < V; ++v) start[v] = -start[v];
+      }
+      for (int64_t i = 0; i < count_; i += R) {
+        scan_block<F, V>(codes, buffers_.words.template as<Sum>() + i * buffers_.steps, buffers_.steps, start,
+                         buffers_.maxima.template as<Sum>() + i * buffers_.lanes + block * kLanes, buffers_.lanes);
+      }
+    }
+  }
+
+  // Returns how many codes were scored.
+  int64_t choose(int64_t i, const Bound<metric>& bound, Nearest& nearest) const {
+    using Vector = typename F::Vector;
+    using Sum = typename F::Sum;
+    const Sum* maxima = buffers_.maxima.template as<Sum>() + i * buffers_.lanes;
+    const auto at = [&](int64_t lane) __attribute__((always_inline)) {
+      Vector value;
+      memcpy(&value, maxima + lane, sizeof(value));
+      return value;
+    };
+    Vector largest = at(0);
+    for (int64_t lane = kLanes; lane < buffers_.lanes; lane += kLanes) largest = larger(at(lane), largest);
+    Sum most = largest[0];
+    for (int lane = 1; lane < kLanes; ++lane) most = largest[lane] > most ? largest[lane] : most;
+    int64_t first = 0;
+    uint32_t hits;
+    while ((hits = lanes_at_least(at(first), most)) == 0) first += kLanes;
+    first += __builtin_ctz(hits);
+    score_lane(i, first, nearest);
+    if (nearest.code < 0) return 0;
+    const Sum least = F::kFilter == Filter::float32
+                          ? static_cast<Sum>(bound.least_float(rounded_[i], nearest.score))
+                          : static_cast<Sum>(bound.least_integer(rounded_[i], nearest.score));
+    int64_t lanes = 1;
+    for (int64_t lane = 0; lane < buffers_.lanes; lane += kLanes) {
+      for (hits = lanes_at_least(at(lane), least); hits != 0; hits &= hits - 1) {
+        const int64_t hit = lane + __builtin_ctz(hits);
+        if (hit == first) continue;
+        score_lane(i, hit, nearest);
+        ++lanes;
+      }
+    }
+    return lanes * packed_.group;
+  }
+
+  void score_lane(int64_t i, int64_t lane, Nearest& nearest) const {
+    const int64_t begin = lane * packed_.group, end = begin + packed_.group;
+    consider_codes<metric>(nearest, pointers_[i], codebook(), begin,
+                           end < call_.codebooks.codes ? end : call_.codebooks.codes, dimensions_);
+  }
+
+  const Real* codebook() const { return static_cast<const Real*>(search_.codebook); }
+
+  FilteredSearch& filtered_;
+  const PackedCodebook& packed_;
+  const Search& search_;
+  const QuantizeParameters& call_;
+  const int64_t dimensions_;
+  const TileBuffers<F, Real>& buffers_;
+  int64_t* numbers_;
+  const Real** pointers_;
+  RoundedRow* rounded_;
+  const RoundingError<F> error_{dimensions_};
+  int64_t count_ = 0;
+  double largest_ = 0, row_step_ = 1;
+};
+
+// Whether the codes scored in double cost more than a filter of twice the precision would.
+inline bool gives_up(const FilteredSearch& filtered) {
+  const Codebooks& codebooks = filtered.packed.search->call->codebooks;
+  const double rows = static_cast<double>(__atomic_load_n(&filtered.rows, __ATOMIC_RELAXED));
+  const double candidates = static_cast<double>(__atomic_load_n(&filtered.candidates, __ATOMIC_RELAXED));
+  const double cost = 12 + 480 / static_cast<double>(codebooks.dimensions);
+  const double precision = filtered.packed.filter == Filter::int8 ? 2 : 1;
+  return candidates * cost * precision > rows * static_cast<double>(codebooks.codes);
+}
+
+template <class F, Metric metric, class Real>
+void search_tiles(FilteredSearch& filtered, int64_t first, int64_t last) {
+  const TileBuffers<F, Real> buffers(filtered);
+  Tile<F, metric, Real> tile(filtered, buffers);
+  for (int64_t index = first; index < last; ++index) {
+    if (filtered.done[index]) continue;
+    if (filtered.may_give_up && (__atomic_load_n(&filtered.gave_up, __ATOMIC_RELAXED) || gives_up(filtered))) {
+      return __atomic_store_n(&filtered.gave_up, true, __ATOMIC_RELAXED);
+    }
+    tile.run(index);
+    filtered.done[index] = 1;
+  }
+}
+
+template <class F, class Real>
+void search_tiles(FilteredSearch& filtered, int64_t first, int64_t last) {
+  switch (filtered.packed.search->call->metric) {
+    case Metric::l2:
+      return search_tiles<F, Metric::l2, Real>(filtered, first, last);
+    case Metric::cosine:
+      return search_tiles<F, Metric::cosine, Real>(filtered, first, last);
+    case Metric::dot:
+      return search_tiles<F, Metric::dot, Real>(filtered, first, last);
+  }
+}
+
+}  // namespace visgen::VISGEN_ISA
