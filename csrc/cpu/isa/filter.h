@@ -96,50 +96,58 @@ struct Int8 {  // codes are unsigned, offset by 128; rows are signed
 };
 #endif
 
+// The numbers from 0 to N − 1, for pack expansions: gcc 12 leaves the accumulators of unrolled loops in memory.
+template <int... I>
+struct Numbers {};
+#if defined(__clang__)
+template <class, int... I>
+using MadeNumbers = Numbers<I...>;
+template <int N>
+using NumbersUpTo = __make_integer_seq<MadeNumbers, int, N>;
+#else
+template <int N>
+using NumbersUpTo = Numbers<__integer_pack(N)...>;
+#endif
+
 // Rows' words lie interleaved, [step][row]. `start` holds the V vectors that sums start from; maxima[r · stride + lane]
 // becomes the largest sum of row r with the codes of a lane.
+template <class F, int V, int... I, int... Row, int... Code>
+VISGEN_HOST_DEVICE void scan_block(const typename F::Vector* codes, const typename F::Sum* rows, int64_t steps,
+                                   const typename F::Vector* start, typename F::Sum* maxima, int64_t stride,
+                                   Numbers<I...>, Numbers<Row...>, Numbers<Code...>) {
+  using Vector = typename F::Vector;
+  constexpr int R = kAccumulators / V;
+  Vector sum[kAccumulators] = {start[I % V]...};
+  for (int64_t step = 0; step < steps; ++step, codes += V, rows += R) {
+    if constexpr (R >= V) {
+      const Vector code[V] = {codes[Code]...};
+      const auto add_row = [&](int r) __attribute__((always_inline)) {
+        const Vector row = Vector{} + rows[r];
+        (F::add(sum[r * V + Code], code[Code], row), ...);
+      };
+      (add_row(Row), ...);
+    } else {
+      const Vector row[R] = {(Vector{} + rows[Row])...};
+      const auto add_code = [&](int v) __attribute__((always_inline)) {
+        const Vector code = codes[v];
+        (F::add(sum[Row * V + v], code, row[Row]), ...);
+      };
+      (add_code(Code), ...);
+    }
+  }
+  const auto store = [&](int r) __attribute__((always_inline)) {
+    Vector largest = sum[r * V];
+    ((largest = larger(largest, sum[r * V + Code])), ...);
+    memcpy(maxima + r * stride, &largest, sizeof(largest));
+  };
+  (store(Row), ...);
+}
+
 template <class F, int V>
 VISGEN_HOST_DEVICE void scan_block(const typename F::Vector* codes, const typename F::Sum* rows, int64_t steps,
                                    const typename F::Vector* start, typename F::Sum* maxima, int64_t stride) {
-  using Vector = typename F::Vector;
-  constexpr int R = kAccumulators / V;
-  Vector sum[R][V];
-  VISGEN_UNROLL
-  for (int r = 0; r < R; ++r) {
-    VISGEN_UNROLL
-    for (int v = 0; v < V; ++v) sum[r][v] = start[v];
-  }
-  VISGEN_NO_UNROLL
-  for (int64_t step = 0; step < steps; ++step, codes += V, rows += R) {
-    if constexpr (R >= V) {
-      Vector code[V];
-      VISGEN_UNROLL
-      for (int v = 0; v < V; ++v) code[v] = codes[v];
-      VISGEN_UNROLL
-      for (int r = 0; r < R; ++r) {
-        const Vector row = Vector{} + rows[r];
-        VISGEN_UNROLL
-        for (int v = 0; v < V; ++v) F::add(sum[r][v], code[v], row);
-      }
-    } else {
-      Vector row[R];
-      VISGEN_UNROLL
-      for (int r = 0; r < R; ++r) row[r] = Vector{} + rows[r];
-      VISGEN_UNROLL
-      for (int v = 0; v < V; ++v) {
-        const Vector code = codes[v];
-        VISGEN_UNROLL
-        for (int r = 0; r < R; ++r) F::add(sum[r][v], code, row[r]);
-      }
-    }
-  }
-  VISGEN_UNROLL
-  for (int r = 0; r < R; ++r) {
-    Vector largest = sum[r][0];
-    VISGEN_UNROLL
-    for (int v = 1; v < V; ++v) largest = larger(largest, sum[r][v]);
-    memcpy(maxima + r * stride, &largest, sizeof(largest));
-  }
+  scan_block<F, V>(codes, rows, steps, start, maxima, stride, NumbersUpTo<kAccumulators>{},
+                   NumbersUpTo<kAccumulators / V>{}, NumbersUpTo<V>{});
 }
 
 }  // namespace visgen::VISGEN_ISA

@@ -108,8 +108,8 @@ class Tile {
       wanted = wanted < most ? wanted : most;
       inverse = static_cast<Real>(wanted < kLargestInverse ? wanted : kLargestInverse);
       row_step_ = 1 / static_cast<double>(inverse);
-      make_starts();
     }
+    make_starts();
     for (int64_t i = 0; i < padded; ++i) {
       if (i < count_) {
         round_one(i, inverse, one);
@@ -135,15 +135,19 @@ class Tile {
 
   // −½‖ĉ‖² in units of sums.
   void make_starts() {
-    const float ratio = metric == Metric::l2 ? static_cast<float>(packed_.step / row_step_) : 1.0f, none = static_cast<float>(kNoCode);
-    int32_t* starts = buffers_.starts.template as<int32_t>();
+    const float ratio = metric == Metric::l2 ? static_cast<float>(packed_.step / row_step_) : 1.0f;
     for (int64_t i = 0; i < buffers_.lanes * packed_.group; i += kLanes) {
       FloatVector value;
       memcpy(&value, packed_.half_squares + i, sizeof(value));
-      value = value * ratio + 0.5f;
-      value = value < none ? value : FloatVector{} + none;
-      const IntVector start = -__builtin_convertvector(value, IntVector);
-      memcpy(starts + i, &start, sizeof(start));
+      typename F::Vector start;
+      if constexpr (F::kFilter == Filter::float32) {
+        start = -value;
+      } else {
+        constexpr float kNone = static_cast<float>(kNoCode);
+        value = value * ratio + 0.5f;
+        start = -__builtin_convertvector(value < kNone ? value : FloatVector{} + kNone, IntVector);
+      }
+      memcpy(buffers_.starts.template as<typename F::Sum>() + i, &start, sizeof(start));
     }
   }
 
@@ -158,24 +162,19 @@ class Tile {
     }
   }
 
-  // Blocks outermost: a block stays in the first-level cache for all rows of the tile.
+  // Blocks outermost: a block stays in the first-level cache for all rows of the tile. Not inlined: the loop needs every
+  // register.
   template <int V>
-  void scan() {
+  __attribute__((noinline)) void scan() {
     using Vector = typename F::Vector;
     using Sum = typename F::Sum;
     constexpr int R = kAccumulators / V;
-    const Sum* starts = F::kFilter == Filter::float32 ? reinterpret_cast<const Sum*>(packed_.half_squares)
-                                                      : buffers_.starts.template as<Sum>();
-    for (int64_t block = 0; block < packed_.blocks; ++block) {
-      const Vector* codes = static_cast<const Vector*>(packed_.words) + block * buffers_.steps * V;
-      Vector start[V];
-      memcpy(start, starts + block * V * kLanes, sizeof(start));
-      if constexpr (F::kFilter == Filter::float32) {
-        for (int v = 0; v < V; ++v) start[v] = -start[v];
-      }
-      for (int64_t i = 0; i < count_; i += R) {
-        scan_block<F, V>(codes, buffers_.words.template as<Sum>() + i * buffers_.steps, buffers_.steps, start,
-                         buffers_.maxima.template as<Sum>() + i * buffers_.lanes + block * kLanes, buffers_.lanes);
+    const Vector *codes = static_cast<const Vector*>(packed_.words), *starts = buffers_.starts.template as<Vector>();
+    for (int64_t block = 0; block < packed_.blocks; ++block, codes += buffers_.steps * V, starts += V) {
+      const Sum* rows = buffers_.words.template as<Sum>();
+      Sum* maxima = buffers_.maxima.template as<Sum>() + block * kLanes;
+      for (int64_t i = 0; i < count_; i += R, rows += R * buffers_.steps, maxima += R * buffers_.lanes) {
+        scan_block<F, V>(codes, rows, buffers_.steps, starts, maxima, buffers_.lanes);
       }
     }
   }
