@@ -57,7 +57,8 @@ static const KernelTable* choose() {
   if (const char* wanted = getenv("VISGEN_CPU_CAPABILITY")) {
     if (const KernelTable* table = find(wanted)) return table;
     fprintf(stderr,
-            "visgen_fast: VISGEN_CPU_CAPABILITY must be baseline, avx2, avx512 or avx512vnni and supported by this machine, got "
+            "visgen_fast: VISGEN_CPU_CAPABILITY must be baseline, avx2, avx512 or avx512vnni and supported by this "
+            "machine, got "
             "%s; ignored\n",
             wanted);
   }

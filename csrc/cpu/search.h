@@ -17,7 +17,8 @@ struct Search {
 // The arithmetic that looks at every code, before the few that may be the nearest are scored in double.
 enum class Filter : uint8_t { int8, int16, float32, exact };
 
-// What measuring a range of codes finds: the largest |value| and the largest ‖code‖ among codes without NaN or infinity.
+// What measuring a range of codes finds: the largest |value| and the largest ‖code‖ among codes without NaN or
+// infinity.
 struct Extent {
   double value = -1, norm = 0;  // value −1: there is no such code
 };
@@ -28,9 +29,9 @@ struct Deviation {
 };
 
 // A codebook as a filter reads it: for the cosine its codes at length 1; rounded to multiples ĉ of `step` by the
-// integer filters. Codes lie in blocks of `group` vectors of 32-bit words: [block][step][vector][lane], a word holding a
-// step's 4 (int8, offset by 128), 2 (int16) or 1 (float32) dimensions. Vector v and lane l of block b are the code
-// (b · lanes + l) · group + v, so that a lane's codes are neighbours.
+// integer filters. Codes lie in blocks of `group` vectors of 32-bit words: [block][step][vector][lane], a word holding
+// a step's 4 (int8, offset by 128), 2 (int16) or 1 (float32) dimensions. Vector v and lane l of block b are the code (b
+// · lanes + l) · group + v, so that a lane's codes are neighbours.
 struct PackedCodebook {
   const Search* search = nullptr;
   Filter filter = Filter::exact;
@@ -49,7 +50,7 @@ struct FilteredSearch {
   PackedCodebook packed;
   int64_t rows_of_tile = 0;
   bool may_give_up = false;
-  uint8_t* done = nullptr;          // [tiles]
+  uint8_t* done = nullptr;           // [tiles]
   int64_t rows = 0, candidates = 0;  // searched so far, and how many codes they had scored in double
   bool gave_up = false;
 };

@@ -128,9 +128,8 @@ class DepthSearch {
     packed.deviation = pack(packed, kernels);
     filtered.rows = filtered.candidates = 0;
     filtered.gave_up = false;
-    torch::stable::parallel_for(0, tiles, 1, [&](int64_t begin, int64_t end) {
-      kernels.search_tiles(filtered, begin, end);
-    });
+    torch::stable::parallel_for(0, tiles, 1,
+                                [&](int64_t begin, int64_t end) { kernels.search_tiles(filtered, begin, end); });
     return !filtered.gave_up;
   }
 

@@ -1,28 +1,30 @@
 // Which codes may be the nearest, given what a filter made of them and the exact score of one of them.
 //
-// Let x be a row, c a code (at length 1 for the cosine), x̂ = s·q_x and ĉ = t·q_c what a filter rounds them to, b the code
-// that has been scored in double, and k the code that double scores would find nearest. Two facts about the scores:
+// Let x be a row, c a code (at length 1 for the cosine), x̂ = s·q_x and ĉ = t·q_c what a filter rounds them to, b the
+// code that has been scored in double, and k the code that double scores would find nearest. Two facts about the
+// scores:
 //
-//   (1) A score in double of D dimensions has a relative error of at most (D + 4)·2^-53 of the sum of its absolute terms:
+//   (1) A score in double of D dimensions has a relative error of at most (D + 4)·2^-53 of the sum of its absolute
+//   terms:
 //       one rounding a difference, a product and each of at most D additions, two for a division by ‖c‖. With
-//       η = (D + 4)·2^-51, twice what two scores need, k's true score is thus no worse than b's computed one by more than
-//       η·d² (l2), η·‖x‖·‖c‖ (dot) or η·‖x‖ (cosine).
+//       η = (D + 4)·2^-51, twice what two scores need, k's true score is thus no worse than b's computed one by more
+//       than η·d² (l2), η·‖x‖·‖c‖ (dot) or η·‖x‖ (cosine).
 //   (2) The triangle inequality: |‖x − c‖ − ‖x̂ − ĉ‖| ≤ ‖x − x̂‖ + ‖c − ĉ‖ ≤ E, and for products
 //       |x·c − x̂·ĉ| ≤ ‖x − x̂‖·‖c‖ + ‖x̂‖·‖c − ĉ‖ ≤ δ, where codes enter with their largest norm and error.
 //
 // Integer filters. A code's sum is a = q_x·q_c − B, without rounding or overflow (see below), with B = ½‖q_c‖²·t/s
-// rounded for l2 and B = 0 otherwise. B's four float roundings and its truncation leave |B − ½‖q_c‖²·t/s| ≤ β = ½ + 2^-22·B ≤
-// ½ + 2^-21·½ max‖q_c‖²·t/s.
+// rounded for l2 and B = 0 otherwise. B's four float roundings and its truncation leave |B − ½‖q_c‖²·t/s| ≤ β = ½ +
+// 2^-22·B ≤ ½ + 2^-21·½ max‖q_c‖²·t/s.
 //   l2: ‖x̂ − ĉ‖² = s²‖q_x‖² − 2st·(q_x·q_c − ½‖q_c‖²·t/s). By (1) and (2) ‖x̂ − ĉ_k‖ ≤ d_b·(1 + η) + E = d̂, so
 //       a_k ≥ (s²‖q_x‖² − d̂²)/(2st) − β. The quotient's own rounding is below 2^-50·(s²‖q_x‖² + d̂²)/(2st).
 //   dot, cosine: st·a_k ≥ x·c_k − δ ≥ x·c_b − η·‖x‖·max‖c‖ − δ.
 //   Cosine: c is rounded to real after it was scaled, which moves it by at most 2^-22·‖c‖: part of ‖c − ĉ‖.
-// Range: |q_x·q_c| ≤ 2^29 and 0 ≤ B ≤ 2^29·(1 + 2^-20) (rows' steps are chosen so, see scan.h), hence a ≥ −kLeast; no code
-// stands where B = kNoCode, beyond them. An offset of 128 in the codes adds 128·Σq_x, below 2^28, to all sums of a row: all
-// stay within 32 bits.
+// Range: |q_x·q_c| ≤ 2^29 and 0 ≤ B ≤ 2^29·(1 + 2^-20) (rows' steps are chosen so, see scan.h), hence a ≥ −kLeast; no
+// code stands where B = kNoCode, beyond them. An offset of 128 in the codes adds 128·Σq_x, below 2^28, to all sums of a
+// row: all stay within 32 bits.
 //
-// Float filter: a chain of D multiply-adds from −½‖c‖² (rounded to float), each with an error of at most two roundings, or
-// of 2^-125 below the normal numbers: |a − (x·c − ½‖c‖²)| ≤ δ = (D + 4)·2^-23·(‖x‖·‖c‖ + ½‖c‖²) + (D + 4)·2^-125, as
+// Float filter: a chain of D multiply-adds from −½‖c‖² (rounded to float), each with an error of at most two roundings,
+// or of 2^-125 below the normal numbers: |a − (x·c − ½‖c‖²)| ≤ δ = (D + 4)·2^-23·(‖x‖·‖c‖ + ½‖c‖²) + (D + 4)·2^-125, as
 // (D + 4)·2^-23 is below ½ and nothing overflows (checked). x·c − ½‖c‖² = ½(‖x‖² − ‖x − c‖²), so
 //   l2: a_k ≥ ½(‖x‖² − d_b²·(1 + η)²) − δ up to 2^-50·D·(‖x‖² + d_b²) for the rounding of ‖x‖²; other metrics as above.
 #pragma once
@@ -35,8 +37,8 @@ constexpr double kNoCode = 0x1p+30 + 0x1p+28, kLeast = 0x1p+30 + 0x1p+27;
 
 // What is known of a row when its candidates are chosen.
 struct RoundedRow {
-  double square = 0;  // ‖x̂‖², or ‖x‖² for the float filter
-  double error = 0;   // at least ‖x − x̂‖
+  double square = 0;   // ‖x̂‖², or ‖x‖² for the float filter
+  double error = 0;    // at least ‖x − x̂‖
   int32_t offset = 0;  // what all its sums have too much
 };
 
@@ -44,7 +46,7 @@ template <Metric metric>
 class Bound {
  public:
   Bound(const PackedCodebook& packed, double row_step)
-      : unit_(packed.step * row_step),
+      : inverse_unit_(1 / (packed.step * row_step)),
         largest_norm_(packed.extent.norm * (1 + 0x1p-20)),
         code_error_(packed.deviation.error * packed.step + (metric == Metric::cosine ? 0x1p-22 : 0)),
         beta_(0.5 + 0x1p-21 * packed.deviation.half_square * (packed.step / row_step)),
@@ -56,11 +58,11 @@ class Bound {
     double least;
     if (metric == Metric::l2) {
       const double reach = __builtin_sqrt(score) * (1 + eta_) + row.error + code_error_, square = reach * reach;
-      least = (row.square - square - 0x1p-49 * (row.square + square)) / (2 * unit_) - beta_;
+      least = (row.square - square - 0x1p-49 * (row.square + square)) * (inverse_unit_ / 2) - beta_;
     } else {
       const double norm = __builtin_sqrt(row.square), length = norm + row.error;
       const double delta = row.error * largest_norm_ + norm * code_error_ + eta_ * length * largest_norm_;
-      least = (-score - delta * (1 + 0x1p-40)) / unit_ - 1;
+      least = (-score - delta * (1 + 0x1p-40)) * inverse_unit_ - 1;
     }
     least = least > -kLeast ? least : -kLeast;
     return static_cast<int32_t>(least < kLeast ? least : kLeast) - 1 + row.offset;
@@ -87,7 +89,7 @@ class Bound {
   }
 
  private:
-  double unit_, largest_norm_, code_error_, beta_, dimensions_, eta_;
+  double inverse_unit_, largest_norm_, code_error_, beta_, dimensions_, eta_;
 };
 
 }  // namespace visgen::VISGEN_ISA

@@ -14,6 +14,23 @@ constexpr int kAccumulators = kVectorBytes == 64 ? 24 : 12;
 VISGEN_HOST_DEVICE IntVector larger(IntVector a, IntVector b) { return a > b ? a : b; }
 VISGEN_HOST_DEVICE FloatVector larger(FloatVector a, FloatVector b) { return a > b ? a : b; }
 
+VISGEN_HOST_DEVICE int32_t largest_lane(IntVector value) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_epi32((__m512i)value);
+#endif
+  int32_t largest = value[0];
+  for (int lane = 1; lane < kLanes; ++lane) largest = value[lane] > largest ? value[lane] : largest;
+  return largest;
+}
+VISGEN_HOST_DEVICE float largest_lane(FloatVector value) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps((__m512)value);
+#endif
+  float largest = value[0];
+  for (int lane = 1; lane < kLanes; ++lane) largest = value[lane] > largest ? value[lane] : largest;
+  return largest;
+}
+
 // Bit l: lane l of `value` is at least `least`.
 VISGEN_HOST_DEVICE uint32_t lanes_at_least(IntVector value, int32_t least) {
 #if defined(__AVX512F__)
@@ -109,12 +126,13 @@ template <int N>
 using NumbersUpTo = Numbers<__integer_pack(N)...>;
 #endif
 
-// Rows' words lie interleaved, [step][row]. `start` holds the V vectors that sums start from; maxima[r · stride + lane]
-// becomes the largest sum of row r with the codes of a lane.
+// Rows' words lie interleaved, [step][row]. `start` holds the V vectors that sums start from. maxima[r · stride + lane]
+// becomes the largest sum of row r with the codes of a lane; summits[r · summit_stride + lane] is raised to it.
 template <class F, int V, int... I, int... Row, int... Code>
 VISGEN_HOST_DEVICE void scan_block(const typename F::Vector* codes, const typename F::Sum* rows, int64_t steps,
                                    const typename F::Vector* start, typename F::Sum* maxima, int64_t stride,
-                                   Numbers<I...>, Numbers<Row...>, Numbers<Code...>) {
+                                   typename F::Sum* summits, int64_t summit_stride, Numbers<I...>, Numbers<Row...>,
+                                   Numbers<Code...>) {
   using Vector = typename F::Vector;
   constexpr int R = kAccumulators / V;
   Vector sum[kAccumulators] = {start[I % V]...};
@@ -139,14 +157,19 @@ VISGEN_HOST_DEVICE void scan_block(const typename F::Vector* codes, const typena
     Vector largest = sum[r * V];
     ((largest = larger(largest, sum[r * V + Code])), ...);
     memcpy(maxima + r * stride, &largest, sizeof(largest));
+    Vector summit;
+    memcpy(&summit, summits + r * summit_stride, sizeof(summit));
+    summit = larger(summit, largest);
+    memcpy(summits + r * summit_stride, &summit, sizeof(summit));
   };
   (store(Row), ...);
 }
 
 template <class F, int V>
 VISGEN_HOST_DEVICE void scan_block(const typename F::Vector* codes, const typename F::Sum* rows, int64_t steps,
-                                   const typename F::Vector* start, typename F::Sum* maxima, int64_t stride) {
-  scan_block<F, V>(codes, rows, steps, start, maxima, stride, NumbersUpTo<kAccumulators>{},
+                                   const typename F::Vector* start, typename F::Sum* maxima, int64_t stride,
+                                   typename F::Sum* summits, int64_t summit_stride) {
+  scan_block<F, V>(codes, rows, steps, start, maxima, stride, summits, summit_stride, NumbersUpTo<kAccumulators>{},
                    NumbersUpTo<kAccumulators / V>{}, NumbersUpTo<V>{});
 }
 

@@ -91,9 +91,10 @@ inline Rounding round_row(const Real* in, int64_t count, Real inverse, typename 
   return result;
 }
 
-// At least ‖in/step − q‖. With t = float(in/step), |t| ≤ L = largest_integer up to one rounding, |t − in/step| is at most
-// 2^-24·(L + 1); t − q is exact, since |t − q| ≤ |t| and both are multiples of t's last place. The sum of D squares, each
-// at most ¼, is right up to the factor 1 ± (D + 2)·2^-24, and up to D·2^-126 for squares below the normal numbers.
+// At least ‖in/step − q‖. With t = float(in/step), |t| ≤ L = largest_integer up to one rounding, |t − in/step| is at
+// most 2^-24·(L + 1); t − q is exact, since |t − q| ≤ |t| and both are multiples of t's last place. The sum of D
+// squares, each at most ¼, is right up to the factor 1 ± (D + 2)·2^-24, and up to D·2^-126 for squares below the normal
+// numbers.
 template <class F>
 class RoundingError {
  public:

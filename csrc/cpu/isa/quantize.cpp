@@ -158,7 +158,7 @@ constexpr FilterKernels filters_double[3] = {kInt8<double>, kInt16<double>, {}};
 }  // namespace
 
 extern const QuantizeKernels quantize_kernels = {
-    filters_float, filters_double, measure<float>,  measure<double>, search_exactly<float>, search_exactly<double>,
-    embed<float>,  embed<double>,  backward<float>, backward<double>};
+    filters_float,          filters_double, measure<float>, measure<double>, search_exactly<float>,
+    search_exactly<double>, embed<float>,   embed<double>,  backward<float>, backward<double>};
 
 }  // namespace visgen::VISGEN_ISA

@@ -41,6 +41,9 @@ VISGEN_HOST_DEVICE DoubleVector multiply_add(DoubleVector a, DoubleVector b, Dou
 }
 
 VISGEN_HOST_DEVICE double sum_of(DoubleVector value) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_pd((__m512d)value);
+#endif
   double total = 0;
   for (int lane = 0; lane < kDoubles; ++lane) total += value[lane];
   return total;
@@ -93,8 +96,11 @@ struct Nearest {
 
   template <class Real>
   VISGEN_HOST_DEVICE void consider(double other, int64_t index, const Real* e, int64_t count) {
-    const bool better = code < 0 ? other == other : other < score || (other == score && index < code);
-    if (better && all_finite(e, count)) score = other, code = index;
+    if (better(other, index) && all_finite(e, count)) score = other, code = index;
+  }
+
+  VISGEN_HOST_DEVICE bool better(double other, int64_t index) const {
+    return code < 0 ? other == other : other < score || (other == score && index < code);
   }
 };
 

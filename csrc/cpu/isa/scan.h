@@ -1,8 +1,9 @@
 // The filtered search of one depth: a tile of rows after the other.
 //
-// A tile's rows are rounded, multiplied with all codes, and what is kept is the largest sum of each lane (of `group`
-// neighbouring codes), without a branch. Then, row by row: the lane with the largest sum of all is scored in double, the
-// bound (bound.h) says how large the sum of a nearer code would be, and every lane that reaches it is scored in double.
+// A tile's rows are rounded, multiplied with all codes, and what is kept, without a branch, is the largest sum of each
+// lane (of `group` neighbouring codes), and of that lane over a range of blocks: its summit. Then, row by row: the
+// codes of the lane with the largest sum of all are scored in double, the bound (bound.h) says how large the sum of a
+// nearer code would be, and where a summit reaches it every lane that does is scored in double.
 #pragma once
 
 #include "bound.h"
@@ -15,17 +16,27 @@ struct TileBuffers {
   explicit TileBuffers(const FilteredSearch& filtered)
       : steps(filtered.packed.steps),
         lanes(filtered.packed.blocks * kLanes),
+        blocks_of_summit(range_of_summit(filtered.packed.blocks)),
+        summit_lanes((filtered.packed.blocks + blocks_of_summit - 1) / blocks_of_summit * kLanes),
         rows(sizeof(Real) * filtered.rows_of_tile * filtered.packed.search->call->codebooks.dimensions),
         words(sizeof(uint32_t) * filtered.rows_of_tile * steps),
         row_words(sizeof(uint32_t) * (steps + 2 * kLanes)),
         maxima(sizeof(uint32_t) * filtered.rows_of_tile * lanes),
+        summits(sizeof(uint32_t) * filtered.rows_of_tile * summit_lanes),
         starts(sizeof(uint32_t) * lanes * filtered.packed.group),
         numbers(sizeof(int64_t) * filtered.rows_of_tile),
         pointers(sizeof(Real*) * filtered.rows_of_tile),
         rounded(sizeof(RoundedRow) * filtered.rows_of_tile) {}
 
-  int64_t steps, lanes;  // lanes: of all blocks together
-  Scratch rows, words, row_words, maxima, starts, numbers, pointers, rounded;
+  // About the root of the number of blocks, so that looking through summits, then through a range, is quick.
+  static int64_t range_of_summit(int64_t blocks) {
+    int64_t range = 1;
+    while (2 * range * range < blocks) range *= 2;
+    return range;
+  }
+
+  int64_t steps, lanes, blocks_of_summit, summit_lanes;  // lanes: of all blocks together
+  Scratch rows, words, row_words, maxima, summits, starts, numbers, pointers, rounded;
 };
 
 template <class F, Metric metric, class Real>
@@ -123,13 +134,13 @@ class Tile {
 
   void round_one(int64_t i, Real inverse, uint32_t* words) {
     if constexpr (F::kFilter == Filter::float32) {
-      for (int64_t d = 0; d < dimensions_; ++d) reinterpret_cast<float*>(words)[d] = static_cast<float>(pointers_[i][d]);
+      for (int64_t d = 0; d < dimensions_; ++d)
+        reinterpret_cast<float*>(words)[d] = static_cast<float>(pointers_[i][d]);
       rounded_[i] = {-score<Metric::dot>(pointers_[i], pointers_[i], dimensions_), 0, 0};
     } else {
-      const Rounding rounding = round_row<F>(pointers_[i], dimensions_, inverse,
-                                             reinterpret_cast<typename F::Element*>(words), 0);
-      rounded_[i] = {row_step_ * row_step_ * rounding.squares, row_step_ * error_(rounding),
-                     F::kOffset * rounding.sum};
+      const Rounding rounding =
+          round_row<F>(pointers_[i], dimensions_, inverse, reinterpret_cast<typename F::Element*>(words), 0);
+      rounded_[i] = {row_step_ * row_step_ * rounding.squares, row_step_ * error_(rounding), F::kOffset * rounding.sum};
     }
   }
 
@@ -162,62 +173,99 @@ class Tile {
     }
   }
 
-  // Blocks outermost: a block stays in the first-level cache for all rows of the tile. Not inlined: the loop needs every
-  // register.
+  // Blocks outermost: a block stays in the first-level cache for all rows of the tile. Not inlined: the loop needs
+  // every register.
   template <int V>
   __attribute__((noinline)) void scan() {
     using Vector = typename F::Vector;
     using Sum = typename F::Sum;
     constexpr int R = kAccumulators / V;
     const Vector *codes = static_cast<const Vector*>(packed_.words), *starts = buffers_.starts.template as<Vector>();
+    reset_summits();
     for (int64_t block = 0; block < packed_.blocks; ++block, codes += buffers_.steps * V, starts += V) {
       const Sum* rows = buffers_.words.template as<Sum>();
       Sum* maxima = buffers_.maxima.template as<Sum>() + block * kLanes;
-      for (int64_t i = 0; i < count_; i += R, rows += R * buffers_.steps, maxima += R * buffers_.lanes) {
-        scan_block<F, V>(codes, rows, buffers_.steps, starts, maxima, buffers_.lanes);
+      Sum* summits = buffers_.summits.template as<Sum>() + block / buffers_.blocks_of_summit * kLanes;
+      for (int64_t i = 0; i < count_; i += R) {
+        scan_block<F, V>(codes, rows, buffers_.steps, starts, maxima, buffers_.lanes, summits, buffers_.summit_lanes);
+        rows += R * buffers_.steps;
+        maxima += R * buffers_.lanes;
+        summits += R * buffers_.summit_lanes;
       }
     }
   }
 
+  void reset_summits() {
+    using Sum = typename F::Sum;
+    constexpr Sum kLowest = F::kFilter == Filter::float32 ? static_cast<Sum>(-HUGE_VALF) : static_cast<Sum>(-0x1p+31);
+    Sum* summits = buffers_.summits.template as<Sum>();
+    for (int64_t i = 0; i < filtered_.rows_of_tile * buffers_.summit_lanes; ++i) summits[i] = kLowest;
+  }
+
   // Returns how many codes were scored.
   int64_t choose(int64_t i, const Bound<metric>& bound, Nearest& nearest) const {
-    using Vector = typename F::Vector;
     using Sum = typename F::Sum;
     const Sum* maxima = buffers_.maxima.template as<Sum>() + i * buffers_.lanes;
-    const auto at = [&](int64_t lane) __attribute__((always_inline)) {
-      Vector value;
-      memcpy(&value, maxima + lane, sizeof(value));
-      return value;
-    };
-    Vector largest = at(0);
-    for (int64_t lane = kLanes; lane < buffers_.lanes; lane += kLanes) largest = larger(at(lane), largest);
-    Sum most = largest[0];
-    for (int lane = 1; lane < kLanes; ++lane) most = largest[lane] > most ? largest[lane] : most;
-    int64_t first = 0;
-    uint32_t hits;
-    while ((hits = lanes_at_least(at(first), most)) == 0) first += kLanes;
-    first += __builtin_ctz(hits);
+    const Sum* summits = buffers_.summits.template as<Sum>() + i * buffers_.summit_lanes;
+    const int64_t first = highest(maxima, summits);
     score_lane(i, first, nearest);
     if (nearest.code < 0) return 0;
-    const Sum least = F::kFilter == Filter::float32
-                          ? static_cast<Sum>(bound.least_float(rounded_[i], nearest.score))
-                          : static_cast<Sum>(bound.least_integer(rounded_[i], nearest.score));
+    Sum least;
+    if constexpr (F::kFilter == Filter::float32) {
+      least = bound.least_float(rounded_[i], nearest.score);
+    } else {
+      least = bound.least_integer(rounded_[i], nearest.score);
+    }
     int64_t lanes = 1;
-    for (int64_t lane = 0; lane < buffers_.lanes; lane += kLanes) {
-      for (hits = lanes_at_least(at(lane), least); hits != 0; hits &= hits - 1) {
-        const int64_t hit = lane + __builtin_ctz(hits);
-        if (hit == first) continue;
-        score_lane(i, hit, nearest);
-        ++lanes;
+    for (int64_t summit = 0; summit < buffers_.summit_lanes; summit += kLanes) {
+      for (uint32_t hits = lanes_at_least(vector_at(summits + summit), least); hits != 0; hits &= hits - 1) {
+        const int64_t begin = summit * buffers_.blocks_of_summit + __builtin_ctz(hits);
+        for (int64_t lane = begin; lane < end_of_summit(summit); lane += kLanes) {
+          if (maxima[lane] < least || lane == first) continue;
+          score_lane(i, lane, nearest);
+          ++lanes;
+        }
       }
     }
     return lanes * packed_.group;
   }
 
+  // A lane with the largest sum of all.
+  int64_t highest(const typename F::Sum* maxima, const typename F::Sum* summits) const {
+    typename F::Vector largest = vector_at(summits);
+    IntVector where = {};
+    for (int64_t summit = kLanes; summit < buffers_.summit_lanes; summit += kLanes) {
+      const typename F::Vector other = vector_at(summits + summit);
+      where = other > largest ? IntVector{} + static_cast<int32_t>(summit) : where;
+      largest = larger(other, largest);
+    }
+    const typename F::Sum most = largest_lane(largest);
+    int32_t summit_of_lane[kLanes];
+    memcpy(summit_of_lane, &where, sizeof(where));
+    const int lane = __builtin_ctz(lanes_at_least(largest, most));
+    int64_t result = summit_of_lane[lane] * buffers_.blocks_of_summit + lane;
+    while (maxima[result] != most) result += kLanes;
+    return result;
+  }
+
+  static VISGEN_HOST_DEVICE typename F::Vector vector_at(const typename F::Sum* in) {
+    typename F::Vector value;
+    memcpy(&value, in, sizeof(value));
+    return value;
+  }
+
+  int64_t end_of_summit(int64_t summit) const {
+    const int64_t end = (summit + kLanes) * buffers_.blocks_of_summit;
+    return end < buffers_.lanes ? end : buffers_.lanes;
+  }
+
   void score_lane(int64_t i, int64_t lane, Nearest& nearest) const {
-    const int64_t begin = lane * packed_.group, end = begin + packed_.group;
-    consider_codes<metric>(nearest, pointers_[i], codebook(), begin,
-                           end < call_.codebooks.codes ? end : call_.codebooks.codes, dimensions_);
+    const int64_t begin = lane * packed_.group, limit = begin + packed_.group;
+    const int64_t end = limit < call_.codebooks.codes ? limit : call_.codebooks.codes;
+    for (int64_t k = begin; k < end; ++k) {
+      const double other = score<metric>(pointers_[i], codebook() + k * dimensions_, dimensions_);
+      if (nearest.better(other, k) && packed_.scales[k] >= 0) nearest.score = other, nearest.code = k;
+    }
   }
 
   const Real* codebook() const { return static_cast<const Real*>(search_.codebook); }
