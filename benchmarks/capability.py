@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from visgen_fast._library import cpu_capability, set_cpu_capability
 
-INSTRUCTION_SETS = ("baseline", "avx2", "avx512")  # ascending
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512vnni")  # ascending
 
 
 def instruction_sets() -> list[str]:

@@ -25,7 +25,7 @@ OPERATIONS = [
 def cpu_capabilities() -> list[str]:
     """The instruction sets that this build and this machine have."""
     current, found = _library.cpu_capability(), []
-    for name in ("baseline", "avx2", "avx512"):
+    for name in ("baseline", "avx2", "avx512", "avx512vnni"):
         try:
             _library.set_cpu_capability(name)
         except ValueError:

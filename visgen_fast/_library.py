@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -73,7 +75,7 @@ def has_kernels(device: torch.device) -> bool:
 
 
 def cpu_capability() -> str:
-    """The instruction set the CPU kernels use: "baseline", "avx2" or "avx512"."""
+    """The instruction set the CPU kernels use: "baseline", "avx2", "avx512" or "avx512vnni"."""
     return _cpu.visgen_fast_cpu_capability().decode()
 
 
@@ -81,3 +83,17 @@ def set_cpu_capability(name: str) -> None:
     """Choose the CPU kernels' instruction set for this process; ValueError if the machine or the build lacks it."""
     if not _cpu.visgen_fast_set_cpu_capability(name.encode()):
         raise ValueError(f"name must be an instruction set of this machine and build, got {name!r}")
+
+
+FILTERS = ("int8", "int16", "float32", "exact")  # numbered as in csrc/cpu/search.h
+
+
+@contextmanager
+def use_filters_from(name: str) -> Iterator[None]:
+    """For tests and measurements: inside, searches for the nearest code on the CPU begin with this filter, or the first
+    after it that the instruction set has. Results do not depend on it."""
+    before = _cpu.visgen_fast_set_first_filter(FILTERS.index(name))
+    try:
+        yield
+    finally:
+        _cpu.visgen_fast_set_first_filter(before)

@@ -173,6 +173,9 @@ void search_depth(const Search& search, const Tensor& like) { DepthSearch(search
 }  // namespace visgen
 
 // For tests and benchmarks: 0 to 3, the first of the filters int8, int16 and float32 to be tried, or the exact scan.
-extern "C" __attribute__((visibility("default"))) void visgen_fast_set_first_filter(int filter) {
+// Returns what it was before.
+extern "C" __attribute__((visibility("default"))) int visgen_fast_set_first_filter(int filter) {
+  const visgen::Filter before = visgen::first_filter;
   visgen::first_filter = static_cast<visgen::Filter>(filter);
+  return static_cast<int>(before);
 }
