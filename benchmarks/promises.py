@@ -72,6 +72,9 @@ def seconds(entry: Entry) -> float:
 
 def times_faster(case: Case, entry: Entry, *peers: str) -> float:
     """How many times faster than the fastest of the peers named."""
+    for peer in peers:
+        if peer not in case["entries"]:
+            raise NotMeasured(f"{peer} is not installed")
     return min(seconds(case["entries"][peer]) for peer in peers) / seconds(entry)
 
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import diffuse, noise, quantize
+from . import diffuse, noise, quantize, residual_quantizer
 
-FAMILIES: dict[str, ModuleType] = {"noise": noise, "diffuse": diffuse, "quantize": quantize}
+FAMILIES: dict[str, ModuleType] = {
+    "noise": noise,
+    "diffuse": diffuse,
+    "quantize": quantize,
+    "residual_quantizer": residual_quantizer,
+}
