@@ -32,7 +32,13 @@ from .table import as_markdown, ceilings_text
 REPOSITORY = Path(__file__).resolve().parent.parent
 MINUTES = 8
 # By name, as benchmarks.families needs the library that this report has yet to build; with promises about a GPU or not.
-_FAMILIES = {"noise": False, "diffuse": True, "quantize": True, "residual_quantizer": False}
+_FAMILIES = {
+    "noise": False,
+    "diffuse": True,
+    "quantize": True,
+    "residual_quantizer": False,
+    "scalar_quantize": False,
+}
 _NEEDED = ("layouts on the GPU", "tests", *(f"benchmark {family}" for family in _FAMILIES))
 _CUDA_TESTS = "cuda and not host and not test_build and not test_benchmarks"
 _CEILINGS = """

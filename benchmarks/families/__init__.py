@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import diffuse, noise, quantize, residual_quantizer
+from . import diffuse, noise, quantize, residual_quantizer, scalar_quantize
 
 FAMILIES: dict[str, ModuleType] = {
     "noise": noise,
     "diffuse": diffuse,
     "quantize": quantize,
     "residual_quantizer": residual_quantizer,
+    "scalar_quantize": scalar_quantize,
 }

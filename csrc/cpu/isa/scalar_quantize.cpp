@@ -55,10 +55,12 @@ template <class Real>
 void load_columns(const CodeRows& p, const Operand& operand, int64_t first, int count, Columns<Real>& out) {
   alignas(64) Real buffer[kMaxColumns * kRows];
   const Real* tile = load_tile(operand, p.shape, 0, first * p.columns, static_cast<int64_t>(count) * p.columns, buffer);
-  for (int j = 0; j < p.columns; ++j) {
-    Real* column = out.value[j];
-    for (int t = 0; t < count; ++t) column[t] = tile[t * p.columns + j];
-    for (int t = count; t < kRows; ++t) column[t] = 0;
+  const int columns = p.columns;
+  for (int t = 0; t < count; ++t, tile += columns) {
+    for (int j = 0; j < columns; ++j) out.value[j][t] = tile[j];
+  }
+  for (int j = 0; j < columns; ++j) {
+    for (int t = count; t < kRows; ++t) out.value[j][t] = 0;
   }
 }
 
@@ -66,8 +68,10 @@ template <class Real>
 void store_columns(const CodeRows& p, const Operand& operand, int64_t first, int count, const Columns<Real>& in) {
   alignas(64) Real buffer[kMaxColumns * kRows];
   Real* tile = tile_for_output(operand, p.shape, 0, first * p.columns, buffer);
-  for (int j = 0; j < p.columns; ++j) {
-    for (int t = 0; t < count; ++t) tile[t * p.columns + j] = in.value[j][t];
+  const int columns = p.columns;
+  Real* row = tile;
+  for (int t = 0; t < count; ++t, row += columns) {
+    for (int j = 0; j < columns; ++j) row[j] = in.value[j][t];
   }
   store_tile(operand, p.shape, 0, first * p.columns, static_cast<int64_t>(count) * p.columns, tile);
 }
