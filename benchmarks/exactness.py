@@ -2,8 +2,8 @@
 
 Draws problems, half of them made to mislead a search of reduced precision, quantizes them, and compares the score of
 every code chosen, at every depth, with the best of all scores in float64 on the residual that the operation's own
-earlier codes leave. On a CPU each problem draws an instruction set and a filter. A code is wrong where its score is off by
-more than D·2⁻⁵⁰ of its scale, where it has NaN or infinity though another one has not, and where a code with a lower
+earlier codes leave. On a CPU each problem draws an instruction set and a filter. A code is wrong where its score is off
+by more than D·2⁻⁵⁰ of its scale, where it has NaN or infinity though another one has not, and where a code with a lower
 number is its duplicate.
 """
 

@@ -19,7 +19,7 @@ from visgen_fast.nn import ResidualQuantizer
 from ..contenders import ours
 from ..promises import Promise, ours_entry, times_faster
 from ..workload import Contender, Workload
-from .quantize import SIZES, vectors_of
+from .quantize import LARGE, SIZES, vectors_of
 from .quantize import Case as Size
 from .quantize_peers import Vectors
 
@@ -36,7 +36,7 @@ class Case:
 
 
 def cases(device: str) -> list[Case]:
-    return [Case(size) for size in SIZES]
+    return [Case(LARGE)] if device == "cuda" else [Case(size) for size in SIZES]
 
 
 def workload(case: Case, device: str) -> Workload:
