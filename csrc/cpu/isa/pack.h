@@ -15,52 +15,70 @@ inline double largest_integer(int64_t dimensions) {
   return largest < 32767 ? largest : 32767;
 }
 
-// The largest |value|; infinity where there is NaN or infinity.
-template <class Real>
-inline double magnitude(const Real* in, int64_t count) {
-  typedef typename RealVectorOf<Real>::Type RealVector;
-  RealVector largest = {}, strange = {};
-  int64_t i = 0;
-  for (; i + kDoubles <= count; i += kDoubles) {
-    RealVector value;
-    memcpy(&value, in + i, sizeof(value));
-    value = value < 0 ? -value : value;
-    largest = value > largest ? value : largest;
-    strange += value - value;  // NaN where a value is not finite
-  }
-  Real result = 0, sum = 0;
-  for (int lane = 0; lane < kDoubles; ++lane) {
-    result = largest[lane] > result ? largest[lane] : result;
-    sum += strange[lane];
-  }
-  for (; i < count; ++i) {
-    const Real value = in[i] < 0 ? -in[i] : in[i];
-    result = value > result ? value : result;
-    sum += value - value;
-  }
-  return sum == 0 ? result : HUGE_VAL;
-}
-
-// Up to kLanes values times a factor, then zeros.
-template <class Real>
-VISGEN_HOST_DEVICE FloatVector scaled_floats(const Real* in, int64_t count, Real factor) {
-  typedef Real RealVector __attribute__((vector_size(kLanes * sizeof(Real))));
-  RealVector value = {};
+// Up to kLanes values, then zeros.
+VISGEN_HOST_DEVICE FloatVector some_floats(const float* in, int64_t count) {
+  FloatVector value = {};
   if (count >= kLanes) {
     memcpy(&value, in, sizeof(value));
-#if defined(__AVX512F__)
-  } else if constexpr (sizeof(Real) == 4) {
-    value = (RealVector)_mm512_maskz_loadu_ps((1u << count) - 1, in);
-#endif
-  } else {
-    for (int64_t i = 0; i < count; ++i) value[i] = in[i];
+    return value;
   }
-  return __builtin_convertvector(value * factor, FloatVector);
+#if defined(__AVX512F__)
+  return (FloatVector)_mm512_maskz_loadu_ps((1u << count) - 1, in);
+#endif
+  for (int64_t i = 0; i < count; ++i) value[i] = in[i];
+  return value;
+}
+
+// The same, times a factor.
+VISGEN_HOST_DEVICE FloatVector scaled_floats(const float* in, int64_t count, float factor) {
+  return some_floats(in, count) * factor;
+}
+VISGEN_HOST_DEVICE FloatVector scaled_floats(const double* in, int64_t count, double factor) {
+  FloatVector value = {};
+  for (int64_t i = 0; i < kLanes && i < count; ++i) value[i] = static_cast<float>(in[i] * factor);
+  return value;
+}
+
+VISGEN_HOST_DEVICE float sum_of(FloatVector value) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)value);
+#endif
+  float total = 0;
+  for (int lane = 0; lane < kLanes; ++lane) total += value[lane];
+  return total;
+}
+VISGEN_HOST_DEVICE int32_t sum_of(IntVector value) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_epi32((__m512i)value);
+#endif
+  int32_t total = 0;
+  for (int lane = 0; lane < kLanes; ++lane) total += value[lane];
+  return total;
+}
+
+// The largest |value|; infinity where there is NaN or infinity.
+inline double magnitude(const float* in, int64_t count) {
+  FloatVector largest = {}, strange = {};
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const FloatVector value = some_floats(in + i, count - i);
+    largest = larger(value < 0 ? -value : value, largest);
+    strange += value - value;  // NaN where a value is not finite
+  }
+  return sum_of(strange) == 0 ? largest_lane(largest) : HUGE_VAL;
+}
+inline double magnitude(const double* in, int64_t count) {
+  double largest = 0, strange = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const double value = in[i] < 0 ? -in[i] : in[i];
+    largest = value > largest ? value : largest;
+    strange += value - value;
+  }
+  return strange == 0 ? largest : HUGE_VAL;
 }
 
 // A row rounded to q = in/step: Σ(in/step − q)² as floats find it, Σq² and Σq.
 struct Rounding {
-  double squared_error;
+  float squared_error;
   int32_t squares, sum;
 };
 
@@ -82,19 +100,13 @@ inline Rounding round_row(const Real* in, int64_t count, Real inverse, typename 
     const ElementVector stored = __builtin_convertvector(q + offset, ElementVector);
     memcpy(out + i, &stored, sizeof(stored));
   }
-  Rounding result = {0, 0, 0};
-  for (int lane = 0; lane < kLanes; ++lane) {
-    result.squared_error += squared_error[lane];
-    result.squares += squares[lane];
-    result.sum += sum[lane];
-  }
-  return result;
+  return {sum_of(squared_error), sum_of(squares), sum_of(sum)};
 }
 
-// At least ‖in/step − q‖. With t = float(in/step), |t| ≤ L = largest_integer up to one rounding, |t − in/step| is at
-// most 2^-24·(L + 1); t − q is exact, since |t − q| ≤ |t| and both are multiples of t's last place. The sum of D
-// squares, each at most ¼, is right up to the factor 1 ± (D + 2)·2^-24, and up to D·2^-126 for squares below the normal
-// numbers.
+// At least ‖in/step − q‖. Let L = largest_integer, p = in/step, t = float(p). |p| ≤ L up to two roundings, so that
+// |t − p| ≤ 2^-24·(L + 1); t − q is exact, since |t − q| ≤ |t| and both are multiples of t's last place. Where the compiler
+// contracts products and sums, p itself is rounded to q, and p − q to float: closer still. The sum of D squares is right
+// up to the factor 1 ± (D + 2)·2^-24, and up to D·2^-126 for squares below the normal numbers.
 template <class F>
 class RoundingError {
  public:

@@ -23,11 +23,22 @@ struct RealVectorOf<float> {
   typedef float Type __attribute__((vector_size(kVectorBytes / 2)));
 };
 
+VISGEN_HOST_DEVICE DoubleVector to_doubles(DoubleVector value) { return value; }
+VISGEN_HOST_DEVICE DoubleVector to_doubles(RealVectorOf<float>::Type value) {
+#if defined(__AVX512F__)  // gcc 12 converts halves with __builtin_convertvector
+  return (DoubleVector)_mm512_cvtps_pd((__m256)value);
+#elif defined(__AVX2__)
+  return (DoubleVector)_mm256_cvtps_pd((__m128)value);
+#else
+  return __builtin_convertvector(value, DoubleVector);
+#endif
+}
+
 template <class Real>
 VISGEN_HOST_DEVICE DoubleVector load_doubles(const Real* in) {
   typename RealVectorOf<Real>::Type value;
   memcpy(&value, in, sizeof(value));
-  return __builtin_convertvector(value, DoubleVector);
+  return to_doubles(value);
 }
 
 VISGEN_HOST_DEVICE DoubleVector multiply_add(DoubleVector a, DoubleVector b, DoubleVector c) {
@@ -152,7 +163,7 @@ inline double subtract(const Real* r, const Real* e, Real* after, int64_t count)
     memcpy(&right, e + i, sizeof(right));
     left -= right;
     if (after) memcpy(after + i, &left, sizeof(left));
-    const DoubleVector exact = __builtin_convertvector(left, DoubleVector);
+    const DoubleVector exact = to_doubles(left);
     sum[j] = multiply_add(exact, exact, sum[j]);
   }
   double total = sum_of(sum[0] + sum[1]);
