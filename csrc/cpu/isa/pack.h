@@ -104,9 +104,9 @@ inline Rounding round_row(const Real* in, int64_t count, Real inverse, typename 
 }
 
 // At least ‖in/step − q‖. Let L = largest_integer, p = in/step, t = float(p). |p| ≤ L up to two roundings, so that
-// |t − p| ≤ 2^-24·(L + 1); t − q is exact, since |t − q| ≤ |t| and both are multiples of t's last place. Where the compiler
-// contracts products and sums, p itself is rounded to q, and p − q to float: closer still. The sum of D squares is right
-// up to the factor 1 ± (D + 2)·2^-24, and up to D·2^-126 for squares below the normal numbers.
+// |t − p| ≤ 2^-24·(L + 1); t − q is exact, since |t − q| ≤ |t| and both are multiples of t's last place. Where the
+// compiler contracts products and sums, p itself is rounded to q, and p − q to float: closer still. The sum of D
+// squares is right up to the factor 1 ± (D + 2)·2^-24, and up to D·2^-126 for squares below the normal numbers.
 template <class F>
 class RoundingError {
  public:
