@@ -35,7 +35,7 @@ from visgen_fast.interop import apply_visgen_to_vector_quantize_pytorch  # noqa:
 
 PLUGIN = "from visgen_fast.interop import apply_visgen_to_vector_quantize_pytorch as apply\napply()\n"
 REPLACED = {"VectorQuantize", "ResidualVQ", "GroupedResidualVQ", "RandomProjectionQuantizer", "HierarchicalVQ"}
-FURTHER = {"x_transformers": "x-transformers"}  # what single tests import beside the package: module, distribution
+FURTHER = {"x_transformers": "x-transformers==2.31.10"}  # what single tests import beside the package, and where from
 
 
 def main() -> int:
@@ -135,7 +135,7 @@ def same(ours: Tensor, own: Tensor) -> bool:
 
 def check_tests(tests: Path, folder: Path) -> int:
     """The number of tests whose outcome is another with our operations than by itself."""
-    missing = [name for module, name in FURTHER.items() if importlib.util.find_spec(module) is None]
+    missing = [requirement for module, requirement in FURTHER.items() if importlib.util.find_spec(module) is None]
     if missing:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder / "further"]
         subprocess.run([*pip, *missing], check=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..nn import ResidualQuantizer
+from ..nn.collective import is_distributed, sum_over_ranks
 from ._replacement import Replacement, find_classes
 from ._states import CodebookState, codebook_states, set_codebook_states, taken
 
@@ -82,11 +83,7 @@ def _update_buffers(original: Any, self: Any, vectors: Tensor, idxs: Tensor) -> 
     """`VQEmbedding._update_buffers`: moves the averages towards vectors [..., D] with codes [...]."""
     vectors = vectors.reshape(-1, vectors.shape[-1])
     counts, sums = ops.codebook_statistics(vectors, idxs.reshape(-1, 1), self.weight[:-1])
-    counts, sums = counts[0], sums[0]
-    parallel = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if parallel:
-        torch.distributed.all_reduce(sums)
-        torch.distributed.all_reduce(counts)
+    counts, sums = sum_over_ranks((counts[0], sums[0]))
     self.cluster_size_ema.mul_(self.decay).add_(counts, alpha=1 - self.decay)
     self.embed_ema.mul_(self.decay).add_(sums, alpha=1 - self.decay)
     if not self.restart_unused_codes:
@@ -95,7 +92,7 @@ def _update_buffers(original: Any, self: Any, vectors: Tensor, idxs: Tensor) -> 
     if len(vectors) < size:
         vectors = self._tile_with_noise(vectors, size)
     fresh = vectors[torch.randperm(len(vectors), device=vectors.device)][:size]
-    if parallel:
+    if is_distributed():
         torch.distributed.broadcast(fresh, 0)
     used = self.cluster_size_ema >= 1
     self.embed_ema.copy_(torch.where(used[:, None], self.embed_ema, fresh))

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from .. import ops
 from ..nn import MultiscaleQuantizer
+from ..nn.collective import is_distributed, rank_and_world, sum_over_ranks
 from ._replacement import Replacement, find_classes
 from ._states import taken
 
@@ -87,7 +88,7 @@ def _forward(original: Any, self: Any, f_BChw: Tensor, ret_usages: bool = False)
         for scale, (codes, part) in enumerate(_scales(self, f.detach(), self.v_patch_nums)):
             total = total + part
             loss = loss + self.beta * F.mse_loss(total.detach(), f) + F.mse_loss(total, f.detach())
-            if self.training and _is_parallel():
+            if self.training and is_distributed():
                 _record(self, scale, codes)
         loss = loss * (1.0 / len(self.v_patch_nums))
         quantized = total.detach() - f.detach() + f
@@ -130,14 +131,9 @@ def _grid(patches: Any) -> tuple[int, int]:
     return (patches, patches) if isinstance(patches, int) else (patches[0], patches[1])
 
 
-def _is_parallel() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
 def _record(self: Any, scale: int, codes: Tensor) -> None:
     """Moves the scale's average of how often each code of the vocabulary occurs on all ranks."""
-    hits = codes.flatten().bincount(minlength=self.vocab_size).float()
-    torch.distributed.all_reduce(hits)
+    (hits,) = sum_over_ranks([codes.flatten().bincount(minlength=self.vocab_size).float()])
     average = self.ema_vocab_hit_SV[scale]
     if self.record_hit == 0:
         average.copy_(hits)
@@ -149,6 +145,6 @@ def _record(self: Any, scale: int, codes: Tensor) -> None:
 
 def _usages(self: Any, f: Tensor) -> list[float]:
     """Percent of the vocabulary that each scale uses at least 0.08 times as often as if all were used alike."""
-    world = torch.distributed.get_world_size() if _is_parallel() else 1
+    _, world = rank_and_world()
     margin = world * (f.numel() / f.shape[1]) / self.vocab_size * 0.08
     return [(average >= margin).float().mean().item() * 100 for average in self.ema_vocab_hit_SV]

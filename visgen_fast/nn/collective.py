@@ -9,9 +9,14 @@ from torch import Tensor
 from torch import distributed as dist
 
 
+def is_distributed() -> bool:
+    """Whether torch.distributed is set up, with one rank or more."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def rank_and_world() -> tuple[int, int]:
     """This process's rank and how many there are; (0, 1) where torch.distributed is not set up."""
-    if dist.is_available() and dist.is_initialized():
+    if is_distributed():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
