@@ -283,3 +283,52 @@ def test_fewer_vectors_than_codes_start_and_revive_them():
         made(torch.randn(5, DIMENSIONS))
     made(torch.randn(0, DIMENSIONS))
     assert all(value.isfinite().all() for value in made.state_dict().values())
+
+
+@pytest.mark.parametrize("x", [torch.randn(0, DIMENSIONS), torch.full((5, DIMENSIONS), torch.nan)])
+def test_a_batch_without_finite_vectors_does_not_start_k_means(x):
+    made = quantizer(kmeans_iterations=3)
+    before = state(made)
+    made(x)
+    assert not made.codebook.initialized and not made.codebook.started
+    after = state(made)
+    for name in ("codebook.embedding", "codebook.average_size", "codebook.average_sum"):
+        assert torch.equal(before[name], after[name])
+    made(torch.randn(200, DIMENSIONS))
+    assert made.codebook.initialized and made.codebook.started
+
+
+def test_what_was_observed_before_a_state_was_loaded_is_forgotten():
+    made = quantizer(commit="manual", dead_below=1.0)
+    saved = state(made)
+    made(torch.randn(40, DIMENSIONS))
+    made.load_state_dict(saved)
+    made.commit()
+    assert_same_state(saved, state(made))
+
+
+def test_a_codebook_of_another_type_gathers_in_that_type():
+    made = quantizer(commit="manual", dead_below=1.0)
+    made(torch.randn(40, DIMENSIONS))
+    made.commit()
+    made.double()
+    for _ in range(2):
+        made(torch.randn(40, DIMENSIONS, dtype=torch.float64))
+        made.commit()
+    assert made.codebook.embedding.dtype == torch.float64 and made.codebook.embedding.isfinite().all()
+
+
+def test_a_cosine_code_whose_vectors_cancel_stays_as_it_is():
+    made = VectorQuantizer(2, 2, metric="cosine", decay=0.0, dead_below=0)
+    codes = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]])
+    made.codebook.embedding.copy_(codes)
+    made(torch.tensor([[0.0, 1.0], [0.0, -1.0], [-1.0, 0.1]]))  # the first two are as near to both codes
+    assert torch.equal(made.codebook.embedding[0, 0], codes[0, 0])
+    assert not torch.equal(made.codebook.embedding[0, 1], codes[0, 1])
+    torch.testing.assert_close(made.codebook.embedding.norm(dim=-1), torch.ones(1, 2))
+
+
+def test_a_vector_of_no_direction_revives_no_cosine_code():
+    made = VectorQuantizer(8, 2, metric="cosine", dead_below=1e9)
+    made(torch.zeros(20, 2))
+    torch.testing.assert_close(made.codebook.embedding.norm(dim=-1), torch.ones(1, 8))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .collective import sum_over_ranks
 from .kmeans import kmeans_start
 from .statistics import Statistics, gather
 
@@ -22,8 +25,9 @@ class Codebook(nn.Module):
     learning="gradient": the embedding is a parameter; of the averages only N is kept, for revival.
 
     A code whose N falls below `dead_below` is replaced by a random residual of the batch, N by `dead_below`, and m to
-    match (Dhariwal et al., "Jukebox", 2020). With `cosine`, codes have length 1: e = m/‖m‖. With `zero_code`, code 0 is
-    0 for good. With `kmeans_iterations`, the first batch's clusters are the first codes.
+    match (Dhariwal et al., "Jukebox", 2020). With `cosine`, codes have length 1: e = m/‖m‖, or as it was where m is 0.
+    With `zero_code`, code 0 is 0 for good. With `kmeans_iterations`, the clusters of the first batch that has finite
+    vectors are the first codes.
 
     State: `embedding` [Q, K, D] or, shared, [K, D], `average_size` N, `average_sum` m, `initialized`, and `seed` and
     `batches`, which decide what replaces dead codes. All ranks of a data-parallel run hold the same bits. Nothing here
@@ -62,8 +66,10 @@ class Codebook(nn.Module):
             "dead_below": dead_below,
             "kmeans_iterations": kmeans_iterations,
         }.items():
-            if value < 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be at least 0 and finite, got {value}")
+        if cosine and zero_code:
+            raise ValueError("zero_code must be False for the cosine metric, whose codes have length 1")
         self.size, self.dimensions, self.depth, self.shared = size, dimensions, depth, shared
         self.learning, self.decay, self.epsilon, self.dead_below = learning, decay, epsilon, dead_below
         self.kmeans_iterations, self.cosine, self.zero_code = kmeans_iterations, cosine, zero_code
@@ -86,7 +92,7 @@ class Codebook(nn.Module):
         # Not buffers: data-parallel wrappers overwrite those with rank 0's, and each rank gathers its own.
         self._gathered: tuple[Statistics, Tensor] | None = None
         self._started = kmeans_iterations == 0
-        self.register_load_state_dict_post_hook(_look_again)
+        self.register_load_state_dict_post_hook(_begin_again)
 
     def vectors(self) -> Tensor:
         """The codes' vectors, shaped as `embedding`, differentiable where they learn by gradient."""
@@ -101,17 +107,27 @@ class Codebook(nn.Module):
     def learns_from_statistics(self) -> bool:
         return self.learning == "ema" or self.dead_below > 0
 
+    @property
+    def started(self) -> bool:
+        """Whether `start` has nothing left to do, as far as is known without a look at the device."""
+        return self._started
+
     @torch.no_grad()
     def start(self, x: Tensor) -> None:
         """Before the first batch x [N, D] is quantized: sets the embedding by k-means of its residuals, depth by depth.
 
-        The host reads once whether that has happened.
+        A batch that has no finite vector on any rank starts nothing. The host reads whether that has happened until it
+        has.
         """
         if self._started:
             return
-        self._started = True
         if self.initialized.item():
+            self._started = True
             return
+        (finite,) = sum_over_ranks([x.isfinite().all(-1).sum()])
+        if not finite.item():
+            return
+        self._started = True
         embedding, sizes = kmeans_start(
             x,
             self.embedding,
@@ -163,12 +179,14 @@ class Codebook(nn.Module):
 
     def _observed(self) -> tuple[Statistics, Tensor]:
         """What was gathered since the last commit, and from how many vectors: the same memory every time."""
-        if self._gathered is None or self._gathered[0].counts.device != self.embedding.device:
+        held = None if self._gathered is None else self._gathered[0].counts
+        if held is None or (held.device, held.dtype) != (self.embedding.device, self.embedding.dtype):
             counts = self.embedding.new_zeros(self.depth, self.size)
             sums = self.embedding.new_zeros(self.depth, self.size, self.dimensions)
             books = (1 if self.shared else self.depth) if self.dead_below > 0 else 0
             statistics = Statistics(counts, sums, torch.zeros_like(sums[:books]), torch.zeros_like(counts[:books]))
             self._gathered = statistics, torch.zeros_like(self.batches)
+        assert self._gathered is not None
         return self._gathered
 
     def _update(self, gathered: Statistics) -> Tensor:
@@ -198,7 +216,8 @@ class Codebook(nn.Module):
     def _follow_averages(self, moved: Tensor) -> None:
         assert self.average_sum is not None
         if self.cosine:
-            divisor = self.average_sum.norm(dim=-1).clamp_min(torch.finfo(self.average_sum.dtype).tiny)
+            divisor = self.average_sum.norm(dim=-1)
+            moved = moved & (divisor >= torch.finfo(divisor.dtype).tiny)  # no direction, no code of length 1
         else:
             total = self.average_size.sum(-1, keepdim=True)
             divisor = (self.average_size + self.epsilon) * (total / (total + self.size * self.epsilon))
@@ -209,6 +228,8 @@ class Codebook(nn.Module):
     def _revive(self, candidates: Tensor, offered: Tensor) -> None:
         """Embedding, sum and size together, so that the next update does not bring the dead code back."""
         replaced = (self.average_size < self.dead_below) & (offered > 0)
+        if self.cosine:
+            replaced &= candidates.any(-1)
         self.average_size.masked_fill_(replaced, self.dead_below)
         replaced = replaced[..., None]
         torch.where(replaced, candidates, self.embedding, out=self.embedding)
@@ -216,6 +237,7 @@ class Codebook(nn.Module):
             torch.where(replaced, candidates.mul_(self.dead_below), self.average_sum, out=self.average_sum)
 
 
-def _look_again(codebook: Codebook, _: object) -> None:
-    """After a state dict was loaded: whether its codebooks were initialized must be read again."""
+def _begin_again(codebook: Codebook, _: object) -> None:
+    """After a state dict was loaded: what was gathered is for other codebooks, and whether these started is unread."""
     codebook._started = codebook.kmeans_iterations == 0
+    codebook._gathered = None

@@ -57,6 +57,8 @@ def _lloyd(residual: Tensor, centres: Tensor, iterations: int, cosine: bool, pin
         counts, sums = _assigned(residual, centres)
         moved = F.normalize(sums, dim=-1) if cosine else sums / counts.clamp_min(1)[:, None]
         kept = counts == 0
+        if cosine:
+            kept |= ~moved.any(-1)
         kept[0] |= pinned
         centres = torch.where(kept[:, None], centres, moved)
     return centres, _assigned(residual, centres)[0]

@@ -51,7 +51,8 @@ def _candidates(
 ) -> tuple[Tensor, Tensor]:
     """(candidates [B, K, D], offered [B, K]): residuals of rows that a hash picks, without a look at the host.
 
-    Each rank makes offers for its share of the codes. A row with NaN or infinity, or without that depth, is no offer.
+    Each rank makes offers for its share of the codes, the same in every batch, so that a commit has one offer a code at
+    most. A row with NaN or infinity, or without that depth, is no offer.
     """
     rows, depth = codes.shape
     size, dimensions = embedding.shape[-2:]
@@ -64,7 +65,7 @@ def _candidates(
     hashed = derive_seeds(seed, batch * size + code, purpose=Purpose.CODEBOOK)
     total = rows if earlier is None else earlier + rows
     chosen = hashed.remainder(total)
-    ours = (chosen < rows) & ((code + batch) % world == rank)
+    ours = (chosen < rows) & (code % world == rank)
     found, offered = _residuals(x, codes, embedding, chosen.clamp_max(rows - 1), ours)
     if shared:  # of any depth
         which = torch.div(hashed, total, rounding_mode="floor").remainder(depth)
