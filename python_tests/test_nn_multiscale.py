@@ -195,13 +195,14 @@ def test_dead_codes_are_replaced_by_what_scales_had_to_quantize() -> None:
     assert quantizer.codebook.embedding.abs().amax(1).lt(5).sum() == 32
 
 
-def test_kmeans_start_sets_the_codes_among_the_features() -> None:
+def test_kmeans_start_sets_the_codes_among_the_features(monkeypatch: pytest.MonkeyPatch) -> None:
     quantizer = small(kmeans_iterations=3)
     nn.init.constant_(quantizer.codebook.embedding, 100.0)
     f = maps(quantizer, 8)
     first = quantizer(f)
     assert quantizer.codebook.embedding.abs().max() < 5 and first.codes.unique().numel() > 16
     started = quantizer.codebook.embedding.clone()
+    monkeypatch.setattr(quantizer.codebook, "start", None)  # it is not even asked again
     quantizer(maps(quantizer, 8, seed=5))
     assert torch.equal(quantizer.codebook.embedding, started)
 
@@ -298,6 +299,11 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
         with pytest.raises(ValueError, match=name):
             small(**{name: wrong})
     quantizer = small()
+    f = maps(quantizer)
+    with pytest.raises(ValueError, match="active_depths must be integers"):
+        quantizer(f, active_depths=torch.ones(3))
+    with pytest.raises(ValueError, match=r"active_depths must be \[3\]"):
+        quantizer(f, active_depths=torch.ones(2, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"x must be \[B, 4, 5, 5\], got \[1, 4, 5, 4\]"):
         quantizer(torch.zeros(1, 4, 5, 4))
     with pytest.raises(ValueError, match=r"codes must be \[B, L, 1\] with L one of \[1, 5, 14, 39\], got \[2, 6, 1\]"):

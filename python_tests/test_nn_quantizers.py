@@ -296,6 +296,12 @@ def test_copies_and_pickles_go_on_alike():
         ({"decay": 1.0}, "decay must lie in"),
         ({"dead_below": -1.0}, "dead_below must be at least 0"),
         ({"depth_weights": [1.0, 2.0]}, "depth_weights must be 3 numbers"),
+        ({"dead_below": math.nan}, "dead_below must be at least 0"),
+        ({"epsilon": math.nan}, "epsilon must be at least 0"),
+        ({"gradient": "nonsense"}, "gradient must be one of none, straight_through"),
+        ({"commitment_weight": math.nan}, "commitment_weight must be at least 0 and finite"),
+        ({"codebook_weight": -1.0}, "codebook_weight must be at least 0 and finite"),
+        ({"depth": 1, "metric": "cosine", "zero_code": True}, "zero_code must be False"),
         ({"beam": 0}, "beam must be at least 1"),
         ({"size": 0}, "size must be at least 1"),
     ],
@@ -309,3 +315,14 @@ def test_a_wrong_argument_is_named(options, sentence):
 def test_vectors_of_another_size_are_refused():
     with pytest.raises(ValueError, match=r"x must be \[B, ..., 8\]"):
         quantizer()(torch.randn(3, 7))
+
+
+@pytest.mark.parametrize("options", [{}, {"beam": 2}, {"shared": True, "update": "sequential"}])
+def test_active_depths_are_checked_on_every_path(options):
+    made = quantizer(**options).train("beam" not in options)
+    x = torch.randn(4, 5, 8)
+    with pytest.raises(ValueError, match="active_depths must be integers"):
+        made(x, active_depths=torch.ones(4))
+    with pytest.raises(ValueError, match=r"active_depths must be \[4\] or broadcastable to \[4, 5\], got \[3\]"):
+        made(x, active_depths=torch.ones(3, dtype=torch.int64))
+    assert (made(x, active_depths=torch.ones(4, 5, dtype=torch.int32)).codes >= 0).sum() == 20

@@ -33,6 +33,33 @@ def test_the_quantized_vector_is_what_its_code_decodes_to(quantizer):
     assert not quantizer.decode(torch.full((3, 1), -1)).any() and not quantizer.decode(out.codes[..., :0]).any()
 
 
+def test_codes_of_two_depths_or_out_of_range_are_refused(quantizer):
+    with pytest.raises(ValueError, match=r"codes must be \[..., 1\] or \[..., 0\]"):
+        quantizer.decode(torch.tensor([[3, 7]]))
+    for wrong in (-5, quantizer.size):
+        with pytest.raises(RuntimeError, match=rf"codes must lie in \[-1, {quantizer.size}\), got 0 to|got {wrong} to"):
+            quantizer.decode(torch.tensor([[0], [wrong]]))
+
+
+@pytest.mark.parametrize(
+    "make, sentence",
+    [
+        (lambda: FSQ([1, 5]), "levels must be one or more integers from 2"),
+        (lambda: FSQ([5, 5], bound="x"), "bound must be one of"),
+        (lambda: LookupFree(70), r"bits must lie in \[1, 62\]"),
+        (lambda: LookupFree(4, group_size=0), "group_size must lie in"),
+        (lambda: LookupFree(4, scale=-1), "scale must be positive"),
+        (lambda: LookupFree(4, commitment_weight=float("nan")), "commitment_weight must be at least 0 and finite"),
+        (lambda: BSQ(40, group_size=None), "group_size must be given"),
+        (lambda: BSQ(4, inverse_temperature=0.0), "inverse_temperature must be positive"),
+        (lambda: BSQ(4, diversity=-1.0), "diversity must be at least 0 and finite"),
+    ],
+)
+def test_a_wrong_argument_is_named_at_construction(make, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make()
+
+
 def test_gradients_reach_the_input_and_usage_is_counted(quantizer):
     x = torch.randn(500, quantizer.dimensions, requires_grad=True)
     out = quantizer(x)

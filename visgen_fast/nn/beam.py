@@ -17,7 +17,8 @@ def beam_search(x: Tensor, codebooks: Tensor, beam: int, depth: int | None = Non
 
     The prefixes have places. Each place takes the nearest continuation, not yet taken, of the prefixes in the places up
     to its own: so the first place is the greedy choice of `residual_quantize`, a wider beam has the prefixes of a
-    narrower one among its own, and no vector ends farther from its codes with it.
+    narrower one among its own, and no vector ends farther from its codes with it. All this holds up to the choice among
+    codes at equal distances, of which any may come first here.
 
     Args:
         x: [..., D]; codebooks: [Q, K, D] or, shared by all depths, [K, D].

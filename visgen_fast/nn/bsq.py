@@ -8,8 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..ops import binary_decode, binary_spherical_quantize
+from ..ops.scalar_quantize import checked_binary
 from ..reference.quantize import real_dtype
 from .quantized import Quantized
+from .quantizer import check_weights
 from .scalar_quantizer import ScalarQuantizer
 
 
@@ -25,6 +27,8 @@ class BSQ(ScalarQuantizer):
         confidence, diversity: γ₀ and γ.
         commitment_weight: β.
 
+    ValueError for a weight that is negative or not finite, and for arguments that the operation refuses.
+
     Source: Zhao et al., "Image and video tokenization with binary spherical quantization", 2024, sections 4.1 and 4.2.
     """
 
@@ -39,6 +43,9 @@ class BSQ(ScalarQuantizer):
         diversity: float = 1.0,
         commitment_weight: float = 0.0,
     ) -> None:
+        checked_binary(bits, 1.0, inverse_temperature, group_size, entropy_weight > 0)
+        check_weights(entropy_weight=entropy_weight, confidence=confidence, diversity=diversity)
+        check_weights(commitment_weight=commitment_weight)
         super().__init__(bits, 2**bits)
         self.inverse_temperature, self.group_size = inverse_temperature, group_size
         self.entropy_weight, self.commitment_weight = entropy_weight, commitment_weight

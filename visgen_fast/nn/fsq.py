@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..ops import finite_scalar_decode, finite_scalar_quantize
+from ..ops.scalar_quantize import checked_levels
 from ..reference.quantize import real_dtype
 from .quantized import Quantized
 from .scalar_quantizer import ScalarQuantizer
@@ -17,12 +18,13 @@ class FSQ(ScalarQuantizer):
     """Each of D dimensions rounded to one of levels[d] levels, see `visgen_fast.ops.finite_scalar_quantize`.
 
     The loss is 0. Levels of the paper: (8, 6, 5) for 2⁸ codes, (8, 5, 5, 5) for 2¹⁰, (7, 5, 5, 5, 5) for 2¹², (8, 8, 8,
-    6, 5) for 2¹⁴, (8, 8, 8, 5, 5, 5) for 2¹⁶, each about as many.
+    6, 5) for 2¹⁴, (8, 8, 8, 5, 5, 5) for 2¹⁶, each about as many. ValueError for arguments that the operation refuses.
 
     Source: Mentzer et al., "Finite scalar quantization: VQ-VAE made simple", 2023.
     """
 
     def __init__(self, levels: Sequence[int], *, bound: str = "atanh") -> None:
+        levels = checked_levels(levels, bound)
         super().__init__(len(levels), math.prod(levels))
         self.levels, self.bound = tuple(levels), bound
 

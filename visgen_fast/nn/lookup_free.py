@@ -5,8 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..ops import binary_decode, lookup_free_quantize
+from ..ops.scalar_quantize import checked_binary
 from ..reference.quantize import real_dtype
 from .quantized import Quantized
+from .quantizer import check_weights
 from .scalar_quantizer import ScalarQuantizer
 
 
@@ -24,6 +26,8 @@ class LookupFree(ScalarQuantizer):
         diversity: γ.
         commitment_weight: β.
 
+    ValueError for a weight that is negative or not finite, and for arguments that the operation refuses.
+
     Source: Yu et al., "Language model beats diffusion: tokenizer is key to visual generation", 2023, section 3.2.
     """
 
@@ -38,6 +42,8 @@ class LookupFree(ScalarQuantizer):
         diversity: float = 1.0,
         commitment_weight: float = 0.25,
     ) -> None:
+        checked_binary(bits, scale, inverse_temperature, group_size, entropy_weight > 0)
+        check_weights(entropy_weight=entropy_weight, diversity=diversity, commitment_weight=commitment_weight)
         super().__init__(bits, 2**bits)
         self.scale, self.inverse_temperature, self.group_size = scale, inverse_temperature, group_size
         self.entropy_weight, self.diversity, self.commitment_weight = entropy_weight, diversity, commitment_weight

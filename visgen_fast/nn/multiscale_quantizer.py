@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops
+from ..ops.quantize import checked_active_depths
 from .codebook import Codebook
 from .collective import sum_over_ranks
 from .dropout import draw_active_depths
 from .quantized import Quantized
-from .quantizer import Quantizer
+from .quantizer import Quantizer, check_weights
 
 PATCH_NUMBERS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # the paper's scales for a map of 16×16
 _HITS_DECAY = 0.99
@@ -80,6 +81,7 @@ class MultiscaleQuantizer(Quantizer):
         self.grids = [(n, n) if isinstance(n, int) else (n[0], n[1]) for n in patch_numbers]
         phi_count = min(4, len(self.grids)) if phi_count is None else phi_count
         _check(self.grids, phi_count, metric, commit, dropout)
+        check_weights(commitment_weight=commitment_weight)
         self.scales = len(self.grids)
         self.lengths = [rows * columns for rows, columns in self.grids]
         self.metric, self.commitment_weight, self.dropout = metric, commitment_weight, dropout
@@ -113,14 +115,14 @@ class MultiscaleQuantizer(Quantizer):
             codes: int64 [B, L, 1], the scales one after the other, each row by row; −1 at scales that are not used.
             loss: [B, H, W], the mean over scales and channels of β(sg f̂_s − f)² + (f̂_s − sg f)², 0 at unused scales.
 
-        ValueError for maps of another size.
+        ValueError for maps of another size and for active_depths that do not fit.
         """
         self.check(x)
         active = self._active_scales(x, seeds, active_depths)
         with torch.autocast(x.device.type, enabled=False):
             f = x.to(self.codebook.embedding.dtype)
             target = f.detach()
-            if self.training and self.codebook.kmeans_iterations:
+            if self.training and not self.codebook.started:
                 self.codebook.start(torch.cat([_as_rows(_down(target, grid)).flatten(0, 1) for grid in self.grids]))
             total, loss, found = torch.zeros_like(target), target.new_zeros(()), []
             for scale, step in enumerate(self._quantize(target, active)):
@@ -189,7 +191,9 @@ class MultiscaleQuantizer(Quantizer):
     ) -> Tensor:
         """How many scales each sample uses, int64 [B]."""
         if active_depths is not None:
-            return active_depths
+            checked = checked_active_depths(active_depths, x[:, :, 0, 0], self.scales)
+            assert checked is not None
+            return checked
         if dropout and self.training and self.dropout > 0:
             seeds = ops.draw_seeds(x.shape[0], device=x.device) if seeds is None else seeds
             return draw_active_depths(seeds, self.scales, probability=self.dropout)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
 
+from .collective import sum_over_ranks
 from .quantized import Quantized
 from .usage import count_codes, perplexity, share_used
 
@@ -62,6 +64,14 @@ class Quantizer(nn.Module, ABC):
     def reset_usage(self) -> None:
         self.code_counts.zero_()
 
+    def sum_usage_over_ranks(self) -> None:
+        """Makes `usage` that of all ranks' codes, the same on each, by one collective that all ranks must take part in.
+
+        Where a forward counted all ranks' codes already, the shares stay as they are.
+        """
+        (counts,) = sum_over_ranks([self.code_counts])
+        self.code_counts.copy_(counts)
+
     def count(self, codes: Tensor) -> None:
         """Adds codes [..., Q] to the usage."""
         if self.size <= _MOST_COUNTED:
@@ -70,3 +80,10 @@ class Quantizer(nn.Module, ABC):
     def check(self, x: Tensor) -> None:
         if x.dim() < 2 or x.shape[-1] != self.dimensions:
             raise ValueError(f"x must be [B, ..., {self.dimensions}], got {list(x.shape)}")
+
+
+def check_weights(**weights: float) -> None:
+    """ValueError, which names it, for a weight of a loss that is negative or not finite."""
+    for name, weight in weights.items():
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"{name} must be at least 0 and finite, got {weight}")

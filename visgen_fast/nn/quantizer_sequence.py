@@ -51,6 +51,10 @@ class QuantizerSequence(Quantizer):
         shares, perplexities = zip(*(part.usage() for part in self.parts), strict=True)
         return torch.cat(shares), torch.cat(perplexities)
 
+    def sum_usage_over_ranks(self) -> None:
+        for part in self.parts:
+            part.sum_usage_over_ranks()
+
     def reset_usage(self) -> None:
         for part in self.parts:
             part.reset_usage()

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..ops import decode_codes, draw_seeds, nearest_code, residual_quantize
+from ..ops.quantize import GRADIENTS, checked_active_depths
 from ..reference.quantize import active_depths_of, from_codes, real_dtype
 from .beam import beam_search
 from .codebook import Codebook
 from .dropout import draw_active_depths
 from .quantized import Quantized
-from .quantizer import Quantizer
+from .quantizer import Quantizer, check_weights
 
 
 class ResidualQuantizer(Quantizer):
@@ -84,6 +85,8 @@ class ResidualQuantizer(Quantizer):
     ) -> None:
         super().__init__(dimensions, depth, size)
         _one_of("metric", metric, ("l2", "cosine"))
+        _one_of("gradient", gradient, GRADIENTS)
+        check_weights(commitment_weight=commitment_weight, codebook_weight=codebook_weight)
         _one_of("update", update, ("snapshot", "sequential"))
         _one_of("commit", commit, ("forward", "manual"))
         if metric == "cosine" and depth > 1:
@@ -170,7 +173,7 @@ class ResidualQuantizer(Quantizer):
     def _quantize_sequentially(self, x: Tensor, active_depths: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As RQ-VAE does: each depth uses the shared codebook as the depth before has left it."""
         residual = self._rows(x).to(real_dtype(x))
-        active = active_depths_of(active_depths, x, self.depth).reshape(-1)
+        active = self._active(active_depths, x).reshape(-1)
         used, chosen, counts = [], [], []
         for q in range(self.depth):
             vectors = self.codebook.vectors().clone()
@@ -188,10 +191,15 @@ class ResidualQuantizer(Quantizer):
         vectors = self.codebook.vectors()
         codes = beam_search(x, vectors, self.beam, depth=self.depth)
         depths = torch.arange(self.depth, device=x.device)
-        codes = torch.where(depths < active_depths_of(active_depths, x, self.depth)[..., None], codes, -1)
+        codes = torch.where(depths < self._active(active_depths, x)[..., None], codes, -1)
         self.count(codes)
         quantized, commitment, codebook_error = from_codes(x, vectors, codes, gradient=self.gradient)
         return quantized, codes, commitment, codebook_error
+
+    def _active(self, active_depths: Tensor | None, x: Tensor) -> Tensor:
+        """How many depths each vector of x [..., D] uses, int64 [...], as the operation takes `active_depths`."""
+        checked_active_depths(active_depths, x, self.depth)
+        return active_depths_of(active_depths, x, self.depth)
 
     def _rows(self, x: Tensor) -> Tensor:
         return x.detach().reshape(-1, self.dimensions)

@@ -6,8 +6,8 @@ from abc import abstractmethod
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from ..ops.quantize import check_codes
 from .quantized import Quantized
 from .quantizer import Quantizer
 
@@ -28,8 +28,21 @@ class ScalarQuantizer(Quantizer):
         return result
 
     def decode(self, codes: Tensor) -> Tensor:
-        codes = F.pad(codes, (0, 1 - codes.shape[-1]), value=-1)
-        return torch.where(codes >= 0, self.vectors(codes[..., 0].clamp_min(0)), 0)
+        """The vectors [..., D] of codes int64 [..., 1], 0 for −1 and for codes [..., 0].
+
+        ValueError for more than one depth, RuntimeError for a code outside [−1, K). Where raising would take a
+        synchronisation, on a GPU, and in a compiled graph such a code's vector is NaN.
+        """
+        check_codes(codes)
+        if codes.shape[-1] > 1:
+            raise ValueError(f"codes must be [..., 1] or [..., 0]: there is one depth, got {list(codes.shape)}")
+        if not codes.shape[-1]:
+            return self.vectors(codes.new_zeros(codes.shape[:-1])).zero_()
+        if codes.device.type == "cpu" and not torch.compiler.is_compiling():
+            if ((codes < -1) | (codes >= self.size)).any():
+                raise RuntimeError(f"codes must lie in [-1, {self.size}), got {codes.min()} to {codes.max()}")
+        nothing = codes == -1
+        return torch.where(nothing, 0, self.vectors(codes.masked_fill(nothing, 0)[..., 0]))
 
     @abstractmethod
     def quantize(self, x: Tensor) -> Quantized:

@@ -14,7 +14,7 @@ __all__ = ["decode_codes", "nearest_code", "residual_quantize"]
 
 _library = torch.ops.visgen_fast
 _METRICS = ("l2", "cosine", "dot")  # numbered as in csrc/ops/quantize.h, like the gradients
-_GRADIENTS = ("none", "straight_through", "straight_through_per_depth", "rotation", "rotation_per_depth")
+GRADIENTS = ("none", "straight_through", "straight_through_per_depth", "rotation", "rotation_per_depth")
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -96,9 +96,9 @@ def residual_quantize(
     """
     _check_vectors(x, "x")
     check_codebooks(codebooks, x, depth)
-    numbers = _number(metric, _METRICS, "metric"), _number(gradient, _GRADIENTS, "gradient")
+    numbers = _number(metric, _METRICS, "metric"), _number(gradient, GRADIENTS, "gradient")
     depth = depth_of(codebooks, depth)
-    active = _checked_active_depths(active_depths, x, depth)
+    active = checked_active_depths(active_depths, x, depth)
     if runs_reference(x, codebooks):
         return reference.residual_quantize(
             x, codebooks, depth=depth, active_depths=active_depths, metric=metric, gradient=gradient
@@ -191,7 +191,8 @@ def _number(value: str, names: tuple[str, ...], argument: str) -> int:
     return names.index(value)
 
 
-def _checked_active_depths(active_depths: Tensor | None, x: Tensor, depth: int) -> Tensor | None:
+def checked_active_depths(active_depths: Tensor | None, x: Tensor, depth: int) -> Tensor | None:
+    """How many depths each vector of x [..., D] has, int64 [rows]; ValueError where that cannot be told."""
     if active_depths is None:
         return None
     check_tensor(active_depths, "active_depths")
@@ -284,7 +285,7 @@ def _definition(codes, gradient):
 
     def definition(x, codebooks):
         shared = codebooks[0] if codebooks.shape[0] == 1 else codebooks
-        return from_codes(x, shared, codes, gradient=_GRADIENTS[gradient])
+        return from_codes(x, shared, codes, gradient=GRADIENTS[gradient])
 
     return definition
 

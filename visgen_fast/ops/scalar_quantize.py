@@ -59,7 +59,7 @@ def finite_scalar_quantize(x: Tensor, levels: Sequence[int], *, bound: str = "at
     et al., "Scaling transformers for low-bitrate high-quality speech coding", 2024, section 3.2 ("symmetric").
     """
     _check_rows(x)
-    levels = _checked_levels(levels, bound)
+    levels = checked_levels(levels, bound)
     if len(levels) != x.shape[-1]:
         raise ValueError(f"levels must have one number for each of the {x.shape[-1]} columns of x, got {len(levels)}")
     if runs_reference(x):
@@ -85,7 +85,7 @@ def finite_scalar_decode(
 
     Source: as `finite_scalar_quantize`.
     """
-    levels = _checked_levels(levels, bound)
+    levels = checked_levels(levels, bound)
     _check_codes(codes, dtype)
     if runs_reference(codes):
         return reference.finite_scalar_decode(codes, levels, bound=bound, dtype=dtype)
@@ -135,12 +135,12 @@ def lookup_free_quantize(
     Values are vector-quantize-pytorch's but for its lower limit of 1e-5 on the probabilities within logarithms.
     """
     _check_rows(x)
-    arguments = _checked_binary(x, scale, inverse_temperature, group_size, entropy)
+    arguments = checked_binary(x.shape[-1], scale, inverse_temperature, group_size, entropy)
     if runs_reference(x):
         return reference.lookup_free_quantize(
             x, scale=scale, inverse_temperature=inverse_temperature, group_size=group_size, entropy=entropy
         )
-    return _binary_quantize(*arguments, False, entropy)
+    return _binary_quantize(x, *arguments, False, entropy)
 
 
 def binary_spherical_quantize(
@@ -160,12 +160,12 @@ def binary_spherical_quantize(
     Source: Zhao et al., "Image and video tokenization with binary spherical quantization", 2024, sections 4.1 and 4.2.
     """
     _check_rows(x)
-    arguments = _checked_binary(x, scale, inverse_temperature, group_size, entropy)
+    arguments = checked_binary(x.shape[-1], scale, inverse_temperature, group_size, entropy)
     if runs_reference(x):
         return reference.binary_spherical_quantize(
             x, scale=scale, inverse_temperature=inverse_temperature, group_size=group_size, entropy=entropy
         )
-    return _binary_quantize(*arguments, True, entropy)
+    return _binary_quantize(x, *arguments, True, entropy)
 
 
 def binary_decode(codes: Tensor, bits: int, *, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -203,7 +203,7 @@ def _check_rows(x: Tensor) -> None:
         )
 
 
-def _checked_levels(levels: Sequence[int], bound: str) -> list[int]:
+def checked_levels(levels: Sequence[int], bound: str) -> list[int]:
     if bound not in _BOUNDS:
         raise ValueError(f"bound must be one of {', '.join(_BOUNDS)}, got {bound!r}")
     levels = list(levels)
@@ -222,23 +222,24 @@ def _check_codes(codes: Tensor, dtype: torch.dtype) -> None:
         raise ValueError(f"dtype must be float32, bfloat16, float16 or float64, got {dtype}")
 
 
-def _checked_binary(
-    x: Tensor, scale: float, inverse_temperature: float, group_size: int | None, entropy: bool
-) -> tuple[Tensor, float, float, int]:
-    """The arguments of the compiled operation, up to `spherical`."""
+def checked_binary(
+    bits: int, scale: float, inverse_temperature: float, group_size: int | None, entropy: bool
+) -> tuple[float, float, int]:
+    """The compiled operation's arguments after x, which has `bits` columns, up to `spherical`."""
+    if not 1 <= bits <= _MOST_BITS:
+        raise ValueError(f"bits must lie in [1, {_MOST_BITS}], got {bits}")
     if not scale > 0:
         raise ValueError(f"scale must be positive, got {scale}")
     if not inverse_temperature > 0:
         raise ValueError(f"inverse_temperature must be positive, got {inverse_temperature}")
     if group_size is not None and not 1 <= group_size <= _MOST_GROUP_BITS:
         raise ValueError(f"group_size must lie in [1, {_MOST_GROUP_BITS}] or be None, got {group_size}")
-    bits = x.shape[-1]
     if group_size is None and entropy and bits > _MOST_GROUP_BITS:
         raise ValueError(
             f"group_size must be given for the entropies of more than {_MOST_GROUP_BITS} bits, since they are of the "
-            f"distribution over all codes of a group: x has {bits} columns"
+            f"distribution over all codes of a group: there are {bits}"
         )
-    return x, float(scale), float(inverse_temperature), min(group_size or bits, bits, _MOST_GROUP_BITS)
+    return float(scale), float(inverse_temperature), min(group_size or bits, bits, _MOST_GROUP_BITS)
 
 
 def _binary_quantize(
