@@ -11,6 +11,8 @@ from torch import nn
 from visgen_fast import cli
 from visgen_fast.evaluation import evaluate_tokenizer, invalid_codes, prefix_errors
 from visgen_fast.evaluation.figures import plot_invalid_codes
+from visgen_fast.evaluation.report import as_text, write
+from visgen_fast.nn import BSQ
 from visgen_fast.nn.residual_quantizer import ResidualQuantizer
 from visgen_fast.tokenizers import Autoencoder, GridTokenizer
 
@@ -86,6 +88,16 @@ def test_what_a_tokenizer_does_not_have_is_left_out():
     plain = evaluate_tokenizer(Autoencoder(Pixels(back=False), Pixels(back=True)).eval(), [pictures()])
     assert plain.usage == () and plain.invalid_codes == {} and plain.rfid is None
     assert evaluate_tokenizer(tokenizer(depth=1), [pictures()]).invalid_codes == {}
+
+
+def test_codes_too_many_to_count_leave_the_usage_out_and_the_file_valid(tmp_path):
+    quantizer = BSQ(24, group_size=8)
+    networks = nn.Conv2d(1, 24, 2, stride=2), nn.ConvTranspose2d(24, 1, 2, stride=2)
+    found = evaluate_tokenizer(GridTokenizer(networks[0], quantizer, networks[1]).eval(), [pictures()])
+    assert found.usage == found.perplexity == ()
+    write(found, tmp_path, {})
+    assert "NaN" not in (tmp_path / "evaluation.json").read_text()
+    assert "usage" not in as_text(found)
 
 
 def test_a_tokenizer_in_training_or_no_pictures_are_refused():

@@ -13,7 +13,7 @@ import torch
 from torch import distributed as dist
 
 import visgen_fast
-from visgen_fast.nn import MultiscaleQuantizer, Quantizer, ResidualQuantizer
+from visgen_fast.nn import FSQ, MultiscaleQuantizer, Quantizer, ResidualQuantizer
 
 STEPS, DEPTH = 3, 3
 OPTIONS = {
@@ -71,6 +71,14 @@ def train(name: str, rank: int, world: int) -> dict[str, torch.Tensor]:
     return {**made.state_dict(), **last}
 
 
+def usage(rank: int, world: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The usage on all ranks of a quantizer that counts its own rank's codes."""
+    made = FSQ((5, 5))
+    made(torch.randn(24, 2, generator=torch.Generator().manual_seed(1)).chunk(world)[rank])
+    made.sum_usage_over_ranks()
+    return made.usage()
+
+
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What each of two ranks ended with."""
@@ -109,6 +117,10 @@ def test_both_ranks_offer_vectors_for_dead_codes(ranks, name):
     assert revived[..., ::2].any() and revived[..., 1::2].any()  # each rank's share is every other code
 
 
+def test_usage_summed_over_ranks_is_that_of_one_rank_with_all_vectors(ranks):
+    assert ranks[0]["usage"] == ranks[1]["usage"] == usage(0, 1)
+
+
 def test_a_revived_code_is_one_vector_of_one_rank_however_many_micro_batches_offered_some(ranks):
     codes = ranks[0]["manual revival"]["codebook.embedding"][0]  # residuals of the first depth are the vectors
     seen = ranks[0]["manual revival"]["seen"].flatten(0, 1)
@@ -118,6 +130,7 @@ def test_a_revived_code_is_one_vector_of_one_rank_however_many_micro_batches_off
 if __name__ == "__main__":
     dist.init_process_group("gloo")
     this = dist.get_rank()
-    torch.save({name: train(name, this, 2) for name in OPTIONS}, Path(sys.argv[1]) / f"{this}.pt")
+    found = {name: train(name, this, 2) for name in OPTIONS}
+    torch.save({**found, "usage": usage(this, 2)}, Path(sys.argv[1]) / f"{this}.pt")
     dist.barrier()  # Gloo's threads drop the last all-reduce's tensors a moment after it ends, while Python must run
     dist.destroy_process_group()

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from visgen_fast import ops
-from visgen_fast.models.autoencoder import Decoder, Encoder
+from visgen_fast.models.autoencoder import Decoder, Encoder, SpatialAttention
 from visgen_fast.models.titok import TiTokDecoder, TiTokEncoder
 from visgen_fast.nn import MultiscaleQuantizer, QuantizerSequence, VectorQuantizer
+from visgen_fast.recipes import vq_vae_2 as recipe
 from visgen_fast.tokenizers import VQVAE2, MultiscaleTokenizer, TiTok, Tokenizer
-from visgen_fast.training.data.pictures import digits
+from visgen_fast.training.data.pictures import PictureFormat, digits
 
 TRANSFORMERS = {"image_size": 8, "channels": 1, "patch_size": 4, "width": 32, "depth": 1, "heads": 2, "tokens": 6}
 
@@ -199,3 +200,11 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
         VQVAE2(size=6, channels=1, top=VectorQuantizer(4, 2), bottom=VectorQuantizer(4, 2), widths=(4, 4))
     with pytest.raises(ValueError, match="parts must agree in dimensions and depth"):
         QuantizerSequence([VectorQuantizer(4, 2), VectorQuantizer(4, 3)], [1, 2])
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_the_setting_attention_gives_every_network_of_vq_vae_2_some(attention):
+    settings = recipe.Settings(widths=(8, 8), codes=8, dimensions=4, attention=attention)
+    tokenizer = recipe.system(settings, PictureFormat(channels=1, size=8, class_names=("all",))).tokenizer
+    for network in (tokenizer.encode_bottom, tokenizer.encode_top, tokenizer.decode_top, tokenizer.decoder):
+        assert any(isinstance(layer, SpatialAttention) for layer in network.modules()) == attention

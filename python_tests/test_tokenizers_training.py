@@ -14,6 +14,7 @@ from visgen_fast.models.autoencoder import Decoder, Encoder
 from visgen_fast.models.classifier import Classifier
 from visgen_fast.models.discriminator import PatchDiscriminator
 from visgen_fast.nn.residual_quantizer import ResidualQuantizer
+from visgen_fast.recipes.rq_vae import Settings
 from visgen_fast.tokenizers import Autoencoder, GridTokenizer
 from visgen_fast.training.data.order import Batch
 from visgen_fast.training.data.pictures import digits
@@ -87,7 +88,7 @@ def test_both_players_of_the_game_learn_in_one_step_from_gradients_of_their_own(
     torch.manual_seed(1)
     discriminator = PatchDiscriminator(channels=1, width=4, layers=1)
     system = tiny_system(ReconstructionLoss(adversarial=0.5), discriminator=discriminator, adversary_rate=0.5)
-    trainer = trainer_of(system, tmp_path)
+    trainer = trainer_of(system, tmp_path, beta2=0.97)
     groups = trainer.optimizer.param_groups
     assert [len(group["params"]) for group in groups] == [
         len(list(system.tokenizer.parameters())),
@@ -96,6 +97,7 @@ def test_both_players_of_the_game_learn_in_one_step_from_gradients_of_their_own(
     before = {name: parameter.clone() for name, parameter in system.named_parameters()}
     trainer.optimize()
     assert [group["lr"] for group in groups] == [5e-3, 2.5e-3]
+    assert [group["betas"] for group in groups] == [(0.9, 0.97), (0.5, 0.97)]
     assert all(not torch.equal(parameter, before[name]) for name, parameter in system.named_parameters())
     measured = trainer.bare_system.metrics()
     assert set(measured) == set(system.metric_names) and 0.5 < measured["discriminator"] < 2
@@ -148,6 +150,20 @@ def test_a_weight_without_its_network_is_refused():
         tiny_system(ReconstructionLoss(perceptual=1.0))
     with pytest.raises(ValueError, match="adversarial"):
         tiny_system(discriminator=PatchDiscriminator(channels=1, width=4))
+
+
+def test_the_adversary_is_refused_in_fp16():
+    with pytest.raises(ValueError, match="mixed_precision must be no or bf16 with adversarial"):
+        Settings(adversarial=0.5, mixed_precision="fp16")
+    assert Settings(adversarial=0.5, mixed_precision="bf16").adversarial == Settings(adversarial=0.5).adversarial
+
+
+def test_the_usage_of_a_run_is_that_of_all_ranks(monkeypatch):
+    system = tiny_system()
+    system(batch_of())
+    others = torch.ones_like(system.tokenizer.quantizer.code_counts)
+    monkeypatch.setattr("visgen_fast.nn.quantizer.sum_over_ranks", lambda tensors: [tensors[0] + others])
+    assert system.metrics()["usage"] == 1
 
 
 def test_a_plain_autoencoder_trains_without_a_quantizer(tmp_path):
@@ -232,6 +248,12 @@ def test_a_classifier_s_features_serve_a_tokenizer(tmp_path, capsys):
     command = ["train", "vq-vae", *TINY, "--steps=2", "--perceptual=1"]
     assert cli.main([*command, f"--features={classifier}", f"--out={tmp_path / 'run'}"]) == 0
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["rfid"] > 0
+    # Without a weight the features measure and teach nothing.
+    runs = {"with": [f"--features={classifier}"], "without": []}
+    for name, options in runs.items():
+        assert cli.main([*command[:-1], *options, f"--out={tmp_path / name}"]) == 0
+    found = {name: json.loads((tmp_path / name / "metrics.json").read_text()) for name in runs}
+    assert found["with"].pop("rfid") > 0 and found["with"] == found["without"]
     capsys.readouterr()
     assert cli.main([*command, f"--out={tmp_path / 'x'}"]) == 2
     assert "--features" in capsys.readouterr().err

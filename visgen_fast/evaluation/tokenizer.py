@@ -21,8 +21,9 @@ class TokenizerEvaluation:
     Attributes:
         pictures: how many were measured.
         psnr: the mean peak signal-to-noise ratio of their reconstructions, in dB.
-        usage: the share of the codebook that occurs at each depth; empty where there are no codes.
-        perplexity: the exponential of the entropy of each depth's codes.
+        usage: the share of the codebook that occurs at each depth; empty where there are no codes, or
+            too many to be counted.
+        perplexity: the exponential of the entropy of each depth's codes; empty likewise.
         rfid: the Fréchet distance between the features of pictures and reconstructions; None without a feature network.
         kernel_distance: the kernel distance of the same.
         invalid_codes: what each depth is worth in the spaces "vector" (one latent vector), "latent" (all those of a
@@ -64,6 +65,8 @@ def evaluate_tokenizer(
     if not errors:
         raise ValueError("batches must hold at least one picture")
     usage, perplexity = tokenizer.quantizer.usage() if isinstance(tokenizer, Tokenizer) else (torch.empty(0),) * 2
+    if not usage.isfinite().all():
+        usage, perplexity = (torch.empty(0),) * 2
     rfid, kernel = _distances(features) if features else (None, None)
     return TokenizerEvaluation(
         pictures=sum(map(len, errors)),

@@ -31,7 +31,7 @@ class LossSettings(PictureSettings):
     perceptual: float = 0.0
     """Weight of the distance in the features of a classifier; above 0 it needs --features."""
     features: str = ""
-    """A run of the recipe classifier on pictures of the same kind."""
+    """A run of the recipe classifier on pictures of the same kind; with it the metrics have rFID."""
     adversarial: float = 0.0
     """Weight of a discriminator's verdict, times the adaptive one; 0.75 is RQ-VAE's."""
     adversarial_start: int = 0
@@ -47,6 +47,14 @@ class LossSettings(PictureSettings):
     learning_rate: float = 2e-3
     decay: Literal["constant", "cosine"] = "cosine"
     ema_decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.adversarial and self.mixed_precision == "fp16":
+            raise ValueError(
+                "mixed_precision must be no or bf16 with adversarial: the adaptive weight is a ratio of gradients that "
+                "fp16 cannot hold without scaling"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +104,7 @@ def tokenizer_system(tokenizer: Reconstructor, settings: LossSettings, pictures:
     return TokenizerSystem(
         tokenizer,
         ReconstructionLoss(settings.pixel_loss, settings.perceptual, settings.adversarial, settings.adversarial_start),
-        features=trained_classifier(Path(settings.features), pictures.channels) if settings.perceptual else None,
+        features=trained_classifier(Path(settings.features), pictures.channels) if settings.features else None,
         discriminator=PatchDiscriminator(
             channels=pictures.channels, width=settings.discriminator_width, layers=settings.discriminator_layers
         )

@@ -58,5 +58,6 @@ def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
         widths=settings.widths,
         patch_size=settings.patch_size,
         blocks=settings.blocks,
+        attention=settings.attention,
     )
     return tokenizer_system(tokenizer, settings, pictures)

@@ -30,6 +30,7 @@ class VQVAE2(Tokenizer):
         top, bottom: the quantizers, both of the same dimensions, which the paper has as 64, with 512 codes each.
         widths, patch_size, blocks: of the bottom's `Encoder` and `Decoder`; the last width and the blocks are the
             top's too.
+        attention: at the coarsest level of the bottom's networks and of the top's.
 
     ValueError where an argument does not fit the above, or the top's grid is not half of the bottom's.
     """
@@ -46,6 +47,7 @@ class VQVAE2(Tokenizer):
         widths: Sequence[int] = (64, 128, 128),
         patch_size: int = 1,
         blocks: int = 2,
+        attention: bool = False,
     ) -> None:
         super().__init__()
         height, breadth = (size, size) if isinstance(size, int) else size
@@ -55,8 +57,9 @@ class VQVAE2(Tokenizer):
         self.grids = [(height // f, breadth // f) for f in (2 * factor, factor)]
         self.quantizer = QuantizerSequence([top, bottom], [rows * columns for rows, columns in self.grids])
         dimensions, width = top.dimensions, widths[-1]
-        outer: dict[str, Any] = {"channels": channels, "widths": widths, "patch_size": patch_size, "blocks": blocks}
-        inner: dict[str, Any] = {"widths": (width, width), "dimensions": dimensions, "blocks": blocks}
+        both: dict[str, Any] = {"blocks": blocks, "attention": attention}
+        outer = {**both, "channels": channels, "widths": widths, "patch_size": patch_size}
+        inner = {**both, "widths": (width, width), "dimensions": dimensions}
         self.encode_bottom = Encoder(**outer, dimensions=width)
         self.encode_top = Encoder(**inner, channels=width)
         self.decode_top = Decoder(**inner, channels=dimensions)

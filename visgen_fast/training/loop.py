@@ -31,10 +31,12 @@ class Trainer:
     """Trains a system on pictures, with AdamW, and keeps the run in the folder `out`.
 
     One process, or one of the ranks that `torchrun` or `accelerate launch` started: all ranks together take
-    `settings.batch_size` pictures a step and do what one rank would have done, but for what dropout draws. `identity`
-    is stored in the checkpoints: what it takes to build the system again. `held_out` are pictures never trained on, for
-    the figures and the final metrics; without them the figures show training pictures. With `resume`, the run goes on
-    from its newest checkpoint, if it has one: with the same settings and ranks, bit for bit as if it had never stopped.
+    `settings.batch_size` pictures a step and do what one rank would have done, but for what is random in or taken over
+    a rank's own micro-batch: dropout, the draws of codebooks' revival and k-means start, the batch entropies of
+    lookup-free and binary spherical quantization, and the adaptive weight of an adversary. `identity` is stored in the
+    checkpoints: what it takes to build the system again. `held_out` are pictures never trained on, for the figures and
+    the final metrics; without them the figures show training pictures. With `resume`, the run goes on from its newest
+    checkpoint, if it has one: with the same settings and ranks, bit for bit as if it had never stopped.
 
     Raises `UserError` where the settings and the machine don't agree, or `out` holds another run.
     """
@@ -56,7 +58,7 @@ class Trainer:
         self.average = MovingAverage(system, settings.ema_decay)
         self.average.module.to(self.accelerator.device)
         optimizer = torch.optim.AdamW(
-            system.parameter_groups(),
+            _with_betas(system.parameter_groups(), settings.beta2),
             lr=settings.learning_rate,
             betas=(0.9, settings.beta2),
             weight_decay=settings.weight_decay,
@@ -278,6 +280,15 @@ class Trainer:
         if self.seen_complaints:
             logger.warning("%d pictures could not be decoded and others stood in for them", len(self.seen_complaints))
         self.accelerator.end_training()
+
+
+def _with_betas(groups: list[dict[str, Any]], beta2: float) -> list[dict[str, Any]]:
+    """Parameter groups as AdamW takes them: a `beta1` of a group's own comes with the run's β₂."""
+    groups = [dict(group) for group in groups]
+    for group in groups:
+        if "beta1" in group:
+            group["betas"] = (group.pop("beta1"), beta2)
+    return groups
 
 
 def _accelerator(settings: TrainingSettings) -> Accelerator:

@@ -48,7 +48,8 @@ class System(nn.Module, ABC):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The parameters to train, as groups for the optimizer; each group's gradient is clipped on its own.
 
-        Besides the optimizer's own options a group may have a `rate_factor` on the learning rate.
+        Besides the optimizer's own options a group may have a `rate_factor` on the learning rate and a `beta1` of its
+        own.
         """
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 

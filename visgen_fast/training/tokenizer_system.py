@@ -42,10 +42,10 @@ class ReconstructionLoss:
 class TokenizerSystem(System):
     """A tokenizer, or a plain autoencoder, with the loss of its reconstructions.
 
-    features: a frozen network for the perceptual loss; discriminator: the adversary, which learns in the same backward
-    pass. That pass serves both players: what a player's loss must not teach is a constant in it, so that both take
-    their steps from the same reconstructions, as in RQ-VAE's training. `adversary_rate` is the discriminator's learning
-    rate over the tokenizer's.
+    features: a frozen network for the perceptual loss, and for rFID where that loss has no weight; discriminator: the
+    adversary, which learns in the same backward pass. That pass serves both players: what a player's loss must not
+    teach is a constant in it, so that both take their steps from the same reconstructions, as in RQ-VAE's training.
+    `adversary_rate` is the discriminator's learning rate over the tokenizer's.
 
     Quantizers that learn by averages commit once an optimizer step. ValueError where a weighted loss lacks its network.
     """
@@ -62,8 +62,8 @@ class TokenizerSystem(System):
         adversary_rate: float = 1.0,
     ) -> None:
         super().__init__()
-        if (loss.perceptual > 0) != (features is not None):
-            raise ValueError("a perceptual loss needs a weight above 0 and a feature network")
+        if loss.perceptual > 0 and features is None:
+            raise ValueError("a perceptual loss needs a feature network")
         if (loss.adversarial > 0) != (discriminator is not None):
             raise ValueError("an adversarial loss needs a weight above 0 and a discriminator")
         self.tokenizer, self.loss, self.adversary_rate = tokenizer, loss, adversary_rate
@@ -72,7 +72,7 @@ class TokenizerSystem(System):
         self.metric_names = (
             "psnr",
             *(("usage", "perplexity") if isinstance(tokenizer, Tokenizer) else ()),
-            *(("perceptual",) if features is not None else ()),
+            *(("perceptual",) if loss.perceptual > 0 else ()),
             *(("discriminator", "adversarial_weight") if discriminator is not None else ()),
         )
         self._step = 0
@@ -83,7 +83,7 @@ class TokenizerSystem(System):
         reconstruction, quantized = self.tokenizer(pictures, batch.seeds)
         closeness = pixel_loss(reconstruction, pictures, self.loss.pixel)
         self._note("psnr", psnr(pixel_errors(reconstruction.detach(), pictures)))
-        if self.features is not None:
+        if self.features is not None and self.loss.perceptual > 0:
             distance = perceptual_loss(self.features, reconstruction, pictures)
             closeness = closeness + self.loss.perceptual * distance
             self._note("perceptual", distance)
@@ -109,7 +109,7 @@ class TokenizerSystem(System):
         ]
         if self.discriminator is not None:
             weights = list(self.discriminator.parameters())
-            groups.append({"params": weights, "rate_factor": self.adversary_rate, "betas": (_ADVERSARY_BETA1, 0.99)})
+            groups.append({"params": weights, "rate_factor": self.adversary_rate, "beta1": _ADVERSARY_BETA1})
         return groups
 
     def before_step(self, step: int) -> None:
@@ -127,6 +127,8 @@ class TokenizerSystem(System):
     def metrics(self) -> dict[str, Tensor]:
         found = {name: total / float(count) for name, (total, count) in self._seen.items()}
         self._seen.clear()
+        if isinstance(self.tokenizer, Tokenizer):
+            self.tokenizer.quantizer.sum_usage_over_ranks()
         return {**found, **self._usage()}
 
     def _usage(self) -> dict[str, Tensor]:
