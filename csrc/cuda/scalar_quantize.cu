@@ -15,7 +15,9 @@
 namespace visgen {
 namespace {
 
-constexpr int kRowsInBlock = 128;  // each a thread
+// Each a thread; in shared memory, two copies of the widest rows take 63 KB.
+template <class Real>
+constexpr int kRowsInBlock = 512 / sizeof(Real);
 constexpr int kSpan = 4;           // elements of an access
 constexpr int kCodesInThread = 8;  // of a table, in registers
 constexpr int kCodesInBlock = kBlockThreads * kCodesInThread;
@@ -26,7 +28,7 @@ __host__ __device__ __forceinline__ int pitch(int columns) { return columns | 1;
 template <bool wide, class Real>
 __device__ __forceinline__ void load_rows(const CodeRows& p, const Operand& operand, int64_t first, Real* rows) {
   const int64_t begin = first * p.columns;
-  for (int at = threadIdx.x * kSpan; at < kRowsInBlock * p.columns; at += blockDim.x * kSpan) {
+  for (int at = threadIdx.x * kSpan; at < kRowsInBlock<Real> * p.columns; at += blockDim.x * kSpan) {
     if (begin + at >= p.shape.elements) break;
     Real values[kSpan];
     load_tile<wide>(operand, p.shape, 0, begin + at, values);
@@ -38,16 +40,22 @@ __device__ __forceinline__ void load_rows(const CodeRows& p, const Operand& oper
 template <bool wide, class Real>
 __device__ __forceinline__ void store_rows(const CodeRows& p, const Operand& operand, int64_t first, const Real* rows) {
   const int64_t begin = first * p.columns;
-  for (int at = threadIdx.x * kSpan; at < kRowsInBlock * p.columns; at += blockDim.x * kSpan) {
+  for (int at = threadIdx.x * kSpan; at < kRowsInBlock<Real> * p.columns; at += blockDim.x * kSpan) {
     if (begin + at >= p.shape.elements) break;
     Real values[kSpan];
     VISGEN_UNROLL
-    for (int i = 0; i < kSpan; ++i) values[i] = rows[(at + i) / p.columns * pitch(p.columns) + (at + i) % p.columns];
+    for (int i = 0; i < kSpan; ++i) {
+      const bool exists = wide || begin + at + i < p.shape.elements;
+      values[i] = exists ? rows[(at + i) / p.columns * pitch(p.columns) + (at + i) % p.columns] : Real(0);
+    }
     store_tile<wide>(operand, p.shape, 0, begin + at, values);
   }
 }
 
-__device__ __forceinline__ int64_t first_row() { return static_cast<int64_t>(blockIdx.x) * kRowsInBlock; }
+template <class Real>
+__device__ __forceinline__ int64_t first_row() {
+  return static_cast<int64_t>(blockIdx.x) * kRowsInBlock<Real>;
+}
 
 template <class Real>
 __device__ __forceinline__ Real not_a_number() {
@@ -89,11 +97,11 @@ FiniteScalarRows<Real> converted(const FiniteScalarParameters& p) {
 }
 
 template <class Real, bool wide>
-__global__ void __launch_bounds__(kRowsInBlock) finite_scalar(FiniteScalarRows<Real> p) {
+__global__ void __launch_bounds__(kRowsInBlock<Real>) finite_scalar(FiniteScalarRows<Real> p) {
   Real* rows = dynamic_shared<Real>();
-  load_rows<wide>(p, p.x, first_row(), rows);
+  load_rows<wide>(p, p.x, first_row<Real>(), rows);
   sync_block();
-  const int64_t row = first_row() + threadIdx.x;
+  const int64_t row = first_row<Real>() + threadIdx.x;
   if (row < p.rows) {
     Real* values = rows + threadIdx.x * pitch(p.columns);
     int64_t code = 0;
@@ -112,30 +120,30 @@ __global__ void __launch_bounds__(kRowsInBlock) finite_scalar(FiniteScalarRows<R
     write_code(p, row, code, has_nan, values);
   }
   sync_block();
-  store_rows<wide>(p, p.quantized, first_row(), rows);
+  store_rows<wide>(p, p.quantized, first_row<Real>(), rows);
 }
 
 template <class Real, bool wide>
-__global__ void __launch_bounds__(kRowsInBlock) finite_scalar_backward(FiniteScalarRows<Real> p) {
+__global__ void __launch_bounds__(kRowsInBlock<Real>) finite_scalar_backward(FiniteScalarRows<Real> p) {
   Real* rows = dynamic_shared<Real>();
-  Real* incoming = rows + kRowsInBlock * pitch(p.columns);
-  load_rows<wide>(p, p.x, first_row(), rows);
-  load_rows<wide>(p, p.quantized, first_row(), incoming);
+  Real* incoming = rows + kRowsInBlock<Real> * pitch(p.columns);
+  load_rows<wide>(p, p.x, first_row<Real>(), rows);
+  load_rows<wide>(p, p.quantized, first_row<Real>(), incoming);
   sync_block();
-  for (int j = 0; first_row() + threadIdx.x < p.rows && j < p.columns; ++j) {
+  for (int j = 0; first_row<Real>() + threadIdx.x < p.rows && j < p.columns; ++j) {
     const LevelColumn<Real>& column = p.column[j];
     const int at = threadIdx.x * pitch(p.columns) + j;
     const Real tangent = cuda::hyperbolic_tangent(rows[at] + column.shift);
     rows[at] = incoming[at] * (column.half * column.step / column.origin) * (1 - tangent * tangent);
   }
   sync_block();
-  store_rows<wide>(p, p.grad_x, first_row(), rows);
+  store_rows<wide>(p, p.grad_x, first_row<Real>(), rows);
 }
 
 template <bool wide>
-__global__ void __launch_bounds__(kRowsInBlock) finite_scalar_decode(FiniteScalarParameters p) {
+__global__ void __launch_bounds__(kRowsInBlock<double>) finite_scalar_decode(FiniteScalarParameters p) {
   double* rows = dynamic_shared<double>();
-  const int64_t row = first_row() + threadIdx.x;
+  const int64_t row = first_row<double>() + threadIdx.x;
   if (row < p.rows) {
     double* values = rows + threadIdx.x * pitch(p.columns);
     int64_t rest = p.codes[row];
@@ -150,7 +158,7 @@ __global__ void __launch_bounds__(kRowsInBlock) finite_scalar_decode(FiniteScala
     for (int j = 0; !is_code && j < p.columns; ++j) values[j] = not_a_number<double>();
   }
   sync_block();
-  store_rows<wide>(p, p.quantized, first_row(), rows);
+  store_rows<wide>(p, p.quantized, first_row<double>(), rows);
 }
 
 // --- binary quantization
@@ -190,11 +198,11 @@ __device__ __forceinline__ Bit<Real> bit_of(const BinaryParameters& p, Real u) {
 }
 
 template <class Real, bool wide>
-__global__ void __launch_bounds__(kRowsInBlock) binary(BinaryParameters p) {
+__global__ void __launch_bounds__(kRowsInBlock<Real>) binary(BinaryParameters p) {
   Real* rows = dynamic_shared<Real>();
-  load_rows<wide>(p, p.x, first_row(), rows);
+  load_rows<wide>(p, p.x, first_row<Real>(), rows);
   sync_block();
-  const int64_t row = first_row() + threadIdx.x;
+  const int64_t row = first_row<Real>() + threadIdx.x;
   if (row < p.rows) {
     Real* values = rows + threadIdx.x * pitch(p.columns);
     const double factor = factor_of_row<Real>(p, [&](int j) { return values[j]; });
@@ -212,7 +220,7 @@ __global__ void __launch_bounds__(kRowsInBlock) binary(BinaryParameters p) {
     if (p.with_entropy) static_cast<Real*>(p.sample_entropy)[row] = entropy;
   }
   sync_block();
-  store_rows<wide>(p, p.quantized, first_row(), rows);
+  store_rows<wide>(p, p.quantized, first_row<Real>(), rows);
 }
 
 // The rows that a block of a table's kernel works on at a time: `rows` from `first` on, and their bits of one group in
@@ -438,13 +446,13 @@ __global__ void __launch_bounds__(kBlockThreads) surprisal_gradients(BinaryParam
 }
 
 template <class Real, bool wide>
-__global__ void __launch_bounds__(kRowsInBlock) binary_backward(BinaryParameters p) {
+__global__ void __launch_bounds__(kRowsInBlock<Real>) binary_backward(BinaryParameters p) {
   Real* rows = dynamic_shared<Real>();
-  Real* incoming = rows + kRowsInBlock * pitch(p.columns);
-  load_rows<wide>(p, p.x, first_row(), rows);
-  if (p.quantized.data) load_rows<wide>(p, p.quantized, first_row(), incoming);
+  Real* incoming = rows + kRowsInBlock<Real> * pitch(p.columns);
+  load_rows<wide>(p, p.x, first_row<Real>(), rows);
+  if (p.quantized.data) load_rows<wide>(p, p.quantized, first_row<Real>(), incoming);
   sync_block();
-  const int64_t row = first_row() + threadIdx.x;
+  const int64_t row = first_row<Real>() + threadIdx.x;
   if (row < p.rows) {
     Real *x = rows + threadIdx.x * pitch(p.columns), *gradient = incoming + threadIdx.x * pitch(p.columns);
     const double factor = factor_of_row<Real>(p, [&](int j) { return x[j]; });
@@ -472,13 +480,13 @@ __global__ void __launch_bounds__(kRowsInBlock) binary_backward(BinaryParameters
     }
   }
   sync_block();
-  store_rows<wide>(p, p.grad_x, first_row(), rows);
+  store_rows<wide>(p, p.grad_x, first_row<Real>(), rows);
 }
 
 template <bool wide>
-__global__ void __launch_bounds__(kRowsInBlock) binary_decode(BinaryParameters p) {
+__global__ void __launch_bounds__(kRowsInBlock<double>) binary_decode(BinaryParameters p) {
   double* rows = dynamic_shared<double>();
-  const int64_t row = first_row() + threadIdx.x;
+  const int64_t row = first_row<double>() + threadIdx.x;
   if (row < p.rows) {
     double* values = rows + threadIdx.x * pitch(p.columns);
     const int64_t code = p.codes[row];
@@ -488,7 +496,7 @@ __global__ void __launch_bounds__(kRowsInBlock) binary_decode(BinaryParameters p
     }
   }
   sync_block();
-  store_rows<wide>(p, p.quantized, first_row(), rows);
+  store_rows<wide>(p, p.quantized, first_row<double>(), rows);
 }
 
 bool all_wide(const CodeRows& p) {
@@ -501,9 +509,9 @@ bool all_wide(const CodeRows& p) {
 // One thread a row, with `copies` of the rows in shared memory.
 template <class Real>
 LaunchShape row_grid(const CodeRows& p, int copies) {
-  const int64_t blocks = (p.rows + kRowsInBlock - 1) / kRowsInBlock;
-  return {dim3(static_cast<unsigned>(blocks)), dim3(kRowsInBlock),
-          sizeof(Real) * copies * kRowsInBlock * pitch(p.columns)};
+  const int64_t blocks = (p.rows + kRowsInBlock<Real> - 1) / kRowsInBlock<Real>;
+  return {dim3(static_cast<unsigned>(blocks)), dim3(kRowsInBlock<Real>),
+          sizeof(Real) * copies * kRowsInBlock<Real> * pitch(p.columns)};
 }
 
 // Calls kernel(wide) as constants with the arithmetic's type: float64's accesses are too wide to need it.
