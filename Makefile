@@ -22,7 +22,7 @@ demo: .venv/train.stamp
 
 test: .venv/dev.stamp
 	$(BIN)/cmake --build build/cmake --target cuda_on_host
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal  # one process a core, of one thread
 
 bench: .venv/bench.stamp
 	$(BIN)/python -m benchmarks
