@@ -170,3 +170,15 @@ def test_sums_by_code_are_right_however_codes_are_spread(rows, size, backend, de
     torch.testing.assert_close(sums.double(), expected, rtol=1e-6, atol=1e-6 * rows)
     again = ops.codebook_statistics(x, codes, codebooks)[1]
     assert torch.equal(again, sums)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64])
+@pytest.mark.parametrize("depth", [16, 17, 40])
+def test_sums_by_code_are_right_at_many_depths(rows, depth, backend, device):
+    grad = vectors(rows, 5, device=device)
+    codes = torch.randint(-1, 9, (rows, depth), generator=torch.Generator().manual_seed(rows)).to(device)
+    codebooks = vectors(9, 5, device=device, key=1).requires_grad_()
+    (ours,) = torch.autograd.grad(ops.decode_codes(codes, codebooks), codebooks, grad)
+    expected = torch.zeros(10, 5, dtype=torch.float64, device=device)
+    expected.index_add_(0, codes.flatten() + 1, grad.double().repeat_interleave(depth, 0))
+    torch.testing.assert_close(ours.double(), expected[1:], rtol=1e-6, atol=1e-6 * rows)

@@ -1,11 +1,11 @@
-// Vectors are sorted by code, and the sorted row of them is cut into units of kUnit: a warp adds up what lies in a
-// unit, code after code, in double. Codes that lie within one unit are done with that; of the others each unit keeps
+// Vectors are sorted by code, and the sorted row of them is cut into units of equal length: a warp adds up what lies in
+// a unit, code after code, in double. Codes that lie within one unit are done with that; of the others each unit keeps
 // its part, and a second kernel adds up the parts. Neither the cut nor any order depends on anything but sizes and
 // codes, and a code that every vector has costs no more than one for each.
 //
 // A vector's residual is made again from its row and the embeddings before it: D elements of the row, and up to q + 1
-// times as many of codebooks that mostly lie in cache. Beside the sort (sort.cu), memory for N·depth·(16/kUnit·D + 16)
-// bytes.
+// times as many of codebooks that mostly lie in cache. Units are longer where there are many depths: their parts take
+// 4·N·D bytes at most, beside the sort (sort.cu).
 #include "code_sums.h"
 
 #include <limits>
@@ -16,14 +16,16 @@
 namespace visgen {
 namespace {
 
-constexpr int kUnit = 64;
-constexpr int kTile = kWarpSize * kSpan;  // dimensions of a warp
+constexpr int64_t kUnit = 64, kDepthsOfUnit = 16;  // vectors of a unit, times as many if depths are more than these
+constexpr int kTile = kWarpSize * kSpan;           // dimensions of a warp
 
 struct Sorted {
   const uint32_t *keys, *places;  // of vectors depth · rows + row, by (book, code)
   int64_t count;
-  uint32_t none;  // the key of vectors without a code; after all others
-  double* parts;  // [units, 2, dimensions]: of a unit's first code and of its last, where they go on outside
+  uint32_t none;   // the key of vectors without a code; after all others
+  int64_t unit;    // vectors
+  int64_t stride;  // of parts: dimensions, in whole accesses
+  double* parts;   // [units, 2, stride]: of a unit's first code and of its last, where they go on outside
 };
 
 // The first depth at which the row's residual has NaN or infinity.
@@ -86,9 +88,10 @@ __device__ __forceinline__ void store_part(double* part, const double (&sums)[kS
 
 // A warp a unit and a tile of dimensions.
 template <class Real, bool wide>
-__global__ void __launch_bounds__(kRowThreads) sum_units(CodeSums p, Sorted sorted, int64_t stride) {
+__global__ void __launch_bounds__(kRowThreads) sum_units(CodeSums p, Sorted sorted) {
   const int64_t D = p.codebooks.dimensions, unit = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + warp_index();
-  const int64_t first = unit * kUnit, last = first + kUnit < sorted.count ? first + kUnit : sorted.count;
+  const int64_t first = unit * sorted.unit, next = first + sorted.unit;
+  const int64_t last = next < sorted.count ? next : sorted.count;
   const int64_t begin = static_cast<int64_t>(blockIdx.y) * kTile + lane_index() * kSpan;
   if (first >= sorted.count) return;
   const bool continued = first > 0 && sorted.keys[first - 1] == sorted.keys[first];
@@ -102,7 +105,7 @@ __global__ void __launch_bounds__(kRowThreads) sum_units(CodeSums p, Sorted sort
     if (!ends && i + 1 < last) continue;
     const bool is_part = !ends || (run == first && continued);
     if (begin < D) {
-      double* part = sorted.parts + (2 * unit + (run == first && continued ? 0 : 1)) * stride + begin;
+      double* part = sorted.parts + (2 * unit + (run == first && continued ? 0 : 1)) * sorted.stride + begin;
       is_part ? store_part(part, sums) : write_sums<Real, wide>(p, key, begin, sums);
     }
     if (!is_part && p.counts && blockIdx.y == 0 && lane_index() == 0) {
@@ -115,10 +118,10 @@ __global__ void __launch_bounds__(kRowThreads) sum_units(CodeSums p, Sorted sort
 
 // A warp a unit and a tile of dimensions: if the unit's last code begins in it and goes on, adds up the code's parts.
 template <class Real, bool wide>
-__global__ void __launch_bounds__(kRowThreads) sum_parts(CodeSums p, Sorted sorted, int64_t stride) {
+__global__ void __launch_bounds__(kRowThreads) sum_parts(CodeSums p, Sorted sorted) {
   const int64_t D = p.codebooks.dimensions, unit = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + warp_index();
-  const int64_t first = unit * kUnit;
-  int64_t end = first + kUnit;  // of what has been added up
+  const int64_t first = unit * sorted.unit;
+  int64_t end = first + sorted.unit;  // of what has been added up
   const int64_t begin = static_cast<int64_t>(blockIdx.y) * kTile + lane_index() * kSpan;
   if (end >= sorted.count) return;
   const uint32_t key = sorted.keys[end - 1];
@@ -126,18 +129,18 @@ __global__ void __launch_bounds__(kRowThreads) sum_parts(CodeSums p, Sorted sort
   if (key == sorted.none || sorted.keys[end] != key || !begins_here) return;
   double sums[kSpan] = {0, 0, 0, 0};
   const auto add_part = [&](int64_t index) {
-    for (int i = 0; begin < D && i < kSpan; ++i) sums[i] += sorted.parts[index * stride + begin + i];
+    for (int i = 0; begin < D && i < kSpan; ++i) sums[i] += sorted.parts[index * sorted.stride + begin + i];
   };
   add_part(2 * unit + 1);
-  for (; end < sorted.count && sorted.keys[end] == key; end += kUnit) add_part(2 * (end / kUnit));
+  for (; end < sorted.count && sorted.keys[end] == key; end += sorted.unit) add_part(2 * (end / sorted.unit));
   if (begin < D) write_sums<Real, wide>(p, key, begin, sums);
   if (!p.counts || blockIdx.y != 0 || lane_index() != 0) return;
-  int64_t from = end - kUnit, to = end < sorted.count ? end : sorted.count;  // the last of the code lies in between
+  int64_t from = end - sorted.unit, to = end < sorted.count ? end : sorted.count;  // the code's last lies in between
   while (to - from > 1) {
     const int64_t middle = from + (to - from) / 2;
     (sorted.keys[middle] == key ? from : to) = middle;
   }
-  int64_t run = first + kUnit - 1;
+  int64_t run = first + sorted.unit - 1;
   while (run > first && sorted.keys[run - 1] == key) --run;
   static_cast<Real*>(p.counts)[key] = static_cast<Real>(to - run);
 }
@@ -153,15 +156,20 @@ void run(const CodeSums& p, const Tensor& like) {
   uint32_t* key_data = static_cast<uint32_t*>(keys.mutable_data_ptr());
   launch<make_keys<Real, wide>>(warp_a_row(p.rows), stream, p, static_cast<uint32_t>(none), key_data);
   const SortedKeys by_code = sort_keys(key_data, count, static_cast<uint32_t>(none), like);
-  const int64_t units = (count + kUnit - 1) / kUnit, tiles = D > 0 ? (D + kTile - 1) / kTile : 1;
-  const int64_t stride = tiles * kTile;
+  const int64_t unit = kUnit * ((p.depth + kDepthsOfUnit - 1) / kDepthsOfUnit), units = (count + unit - 1) / unit;
+  const int64_t tiles = D > 0 ? (D + kTile - 1) / kTile : 1, stride = (D + kSpan - 1) / kSpan * kSpan;
   const Tensor parts = empty_on(like, {units * 2 * stride}, ScalarType::Double);
-  const Sorted sorted{by_code.keys, by_code.places, count, static_cast<uint32_t>(none),
+  const Sorted sorted{by_code.keys,
+                      by_code.places,
+                      count,
+                      static_cast<uint32_t>(none),
+                      unit,
+                      stride,
                       static_cast<double*>(parts.mutable_data_ptr())};
   LaunchShape shape = warp_a_row(units);
   shape.grid.y = static_cast<unsigned>(tiles);
-  launch<sum_units<Real, wide>>(shape, stream, p, sorted, stride);
-  launch<sum_parts<Real, wide>>(shape, stream, p, sorted, stride);
+  launch<sum_units<Real, wide>>(shape, stream, p, sorted);
+  launch<sum_parts<Real, wide>>(shape, stream, p, sorted);
 }
 
 }  // namespace
