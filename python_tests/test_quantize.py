@@ -154,6 +154,31 @@ def test_rotation_has_gradients_where_there_is_nothing_to_rotate(backend, device
     assert not x.grad[1:].any()
 
 
+@pytest.mark.parametrize("gradient", ["rotation", "rotation_per_depth"])
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e25])
+def test_rotation_does_not_depend_on_the_unit_of_length(gradient, scale, backend, device):
+    x = (scale * vectors(20, 8, device=device)).requires_grad_()
+    codebooks, incoming = scale * vectors(2, 9, 8, device=device, key=1), vectors(20, 8, device=device, key=2)
+    ours, theirs = (
+        torch.autograd.grad(family.residual_quantize(x, codebooks, gradient=gradient)[0], x, incoming)[0]
+        for family in (ops, reference)
+    )
+    assert theirs.norm(dim=-1).min() > 0.1
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("gradient", ["rotation", "rotation_per_depth"])
+def test_rotation_of_nan_is_nan(gradient, backend, device):
+    x = vectors(3, 4, device=device)
+    x[1, 2] = torch.nan
+    x.requires_grad_()
+    codebooks, incoming = vectors(2, 5, 4, device=device, key=1), vectors(3, 4, device=device, key=2)
+    for family in (ops, reference):
+        quantized = family.residual_quantize(x, codebooks, gradient=gradient)[0]
+        (grad,) = torch.autograd.grad(quantized, x, incoming)
+        assert grad.isnan().all(-1).tolist() == grad.isnan().any(-1).tolist() == [False, True, False]
+
+
 def test_each_error_differentiates_into_its_own_argument(backend, device):
     x = vectors(20, 6, device=device).requires_grad_()
     codebooks = vectors(2, 5, 6, device=device, key=1).requires_grad_()
@@ -211,6 +236,11 @@ BAD_ARGUMENTS = [
     ({"gradient": "ste"}, ValueError, "gradient must be one of none, straight_through"),
     ({"active_depths": torch.zeros(4)}, ValueError, "active_depths must be integers"),
     ({"active_depths": torch.zeros(5, dtype=torch.int64)}, ValueError, r"active_depths must be \[4\]"),
+    (
+        {"x": torch.zeros(3), "active_depths": torch.zeros(5, dtype=torch.int64)},
+        ValueError,
+        r"active_depths must be broadcastable to \[\]",
+    ),
 ]
 
 

@@ -8,6 +8,8 @@ from torch.autograd import forward_ad
 
 from .._library import has_kernels
 
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # of tensors that operations take
+
 
 def runs_reference(*tensors: Tensor | None) -> bool:
     """Whether the reference must serve this call instead of the compiled operation.

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from .. import reference
 from ._derivatives import differentiate, differentiate_backward
-from ._dispatch import check_seeds, check_stream, check_tensor, runs_reference
+from ._dispatch import FLOATS, check_seeds, check_stream, check_tensor, runs_reference
 
 __all__ = ["add_noise", "diffuse"]
 
 _library = torch.ops.visgen_fast
-_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def add_noise(
@@ -92,7 +91,7 @@ def _checked(x, coefficients, seeds, endpoint, noise, stream, out_dtype):
     """The arguments of the compiled operation."""
     check_tensor(x, "x")
     check_tensor(coefficients, "coefficients")
-    if x.dtype not in (*_FLOATS, torch.uint8):
+    if x.dtype not in (*FLOATS, torch.uint8):
         raise ValueError(f"x must be float32, bfloat16, float16, float64 or uint8 pixels, got {x.dtype}")
     if not 1 <= x.dim() <= 9:
         raise ValueError(f"x must have 1 to 9 dimensions, the first of them the batch, got {x.dim()}")
@@ -101,12 +100,12 @@ def _checked(x, coefficients, seeds, endpoint, noise, stream, out_dtype):
     if seeds is not None:
         check_seeds(seeds, x.shape[0], x.device)
         seeds = seeds.contiguous()
-    _check_signal(noise, "noise", x, _FLOATS)
-    _check_signal(endpoint, "endpoint", x, (*_FLOATS, torch.uint8))
+    _check_signal(noise, "noise", x, FLOATS)
+    _check_signal(endpoint, "endpoint", x, (*FLOATS, torch.uint8))
     check_stream(stream)
     if out_dtype is None:
         out_dtype = x.dtype if x.dtype != torch.uint8 else torch.float32
-    elif out_dtype not in _FLOATS:
+    elif out_dtype not in FLOATS:
         raise ValueError(f"out_dtype must be float32, bfloat16, float16 or float64, got {out_dtype}")
     rows = coefficient_rows(coefficients, x, 4 if endpoint is None else 6)
     return x, rows, seeds, endpoint, noise, stream, out_dtype

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from .. import reference
 from ..reference import Purpose
-from ._dispatch import check_seeds, check_stream, check_tensor, runs_reference
+from ._dispatch import FLOATS, check_seeds, check_stream, check_tensor, runs_reference
 
 __all__ = ["Purpose", "derive_seeds", "draw_seeds", "gaussian", "uniform"]
 
 _library = torch.ops.visgen_fast
-_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def derive_seeds(seed: int | Tensor, index: Tensor, *, step: int = 0, purpose: int = 0) -> Tensor:
@@ -137,7 +136,7 @@ def _fill(operation, definition, seeds, shape, stream, dtype, out):
     else:
         _check_out(out, size, dtype, seeds.device)
         dtype = out.dtype
-    if dtype not in _FLOATS:
+    if dtype not in FLOATS:
         raise ValueError(f"dtype must be float32, float64, bfloat16 or float16, got {dtype}")
     if runs_reference(seeds, out):
         return definition(seeds, shape, stream=stream, dtype=dtype, out=out)

@@ -8,14 +8,13 @@ from torch import Tensor
 from .. import reference
 from ..reference.quantize import active_depths_of, depth_of, from_codes, real_dtype
 from ._derivatives import differentiate, differentiate_backward
-from ._dispatch import check_tensor, runs_reference
+from ._dispatch import FLOATS, check_tensor, runs_reference
 
 __all__ = ["decode_codes", "nearest_code", "residual_quantize"]
 
 _library = torch.ops.visgen_fast
 _METRICS = ("l2", "cosine", "dot")  # numbered as in csrc/ops/quantize.h, like the gradients
 GRADIENTS = ("none", "straight_through", "straight_through_per_depth", "rotation", "rotation_per_depth")
-_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def nearest_code(x: Tensor, codebook: Tensor, *, metric: str = "l2") -> Tensor:
@@ -83,7 +82,9 @@ def residual_quantize(
 
     A code is exact: its distance in float64 to the float32 residual is the least up to D·2⁻⁵⁰·(‖r‖ + ‖e‖)²; of codes at
     equal distances it is the first. Codes with NaN or infinity are never chosen. A vector with NaN or
-    infinity has the codes 0, and NaN everywhere else.
+    infinity has the codes 0, and NaN everywhere else. The metric "cosine" needs float64 codes whose lengths lie between
+    1e-150 and 1e150 (float32 codes may have any); and denormal numbers must not be flushed to zero: with
+    `torch.set_flush_denormal(True)` codes among subnormal numbers may be others.
 
     Second derivatives are right; a forward-mode tangent or `torch.func.vmap` runs the reference; autocast leaves the
     operation as it is. Memory beyond the results: O(vectors·(D + Q)) and a copy of the codebooks.
@@ -162,7 +163,7 @@ def check_codebooks(codebooks: object, x: Tensor | None, depth: int | None, *, n
     assert isinstance(codebooks, Tensor)
     if codebooks.dim() not in (2, 3) or codebooks.shape[-2] == 0 or codebooks.shape[0] == 0:
         raise ValueError(f"{name} must be [Q, K, D] or [K, D] with at least one code, got {list(codebooks.shape)}")
-    if codebooks.dtype not in _FLOATS:
+    if codebooks.dtype not in FLOATS:
         raise ValueError(f"{name} must be float32, float64, bfloat16 or float16, got {codebooks.dtype}")
     if depth is not None and depth < 0:
         raise ValueError(f"depth must be at least 0, got {depth}")
@@ -181,7 +182,7 @@ def _check_vectors(x: object, name: str) -> None:
     assert isinstance(x, Tensor)
     if x.dim() < 1:
         raise ValueError(f"{name} must be [..., D], got a number")
-    if x.dtype not in _FLOATS:
+    if x.dtype not in FLOATS:
         raise ValueError(f"{name} must be float32, float64, bfloat16 or float16, got {x.dtype}")
 
 
@@ -203,9 +204,9 @@ def checked_active_depths(active_depths: Tensor | None, x: Tensor, depth: int) -
     try:
         return active_depths_of(active_depths, x, depth).reshape(-1).contiguous()
     except RuntimeError:
+        per_sample = f"[{x.shape[0]}] or " if x.dim() > 1 else ""
         raise ValueError(
-            f"active_depths must be [{x.shape[0]}] or broadcastable to {list(x.shape[:-1])}, "
-            f"got {list(active_depths.shape)}"
+            f"active_depths must be {per_sample}broadcastable to {list(x.shape[:-1])}, got {list(active_depths.shape)}"
         ) from None
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import reference
 from ._derivatives import differentiate, differentiate_backward
-from ._dispatch import check_tensor, runs_reference
+from ._dispatch import FLOATS, check_tensor, runs_reference
 
 __all__ = [
     "binary_decode",
@@ -24,7 +24,6 @@ __all__ = [
 ]
 
 _library = torch.ops.visgen_fast
-_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _BOUNDS = ("atanh", "tan", "symmetric")  # numbered like this in the schemas
 _MOST_BITS, _MOST_LEVELS, _MOST_GROUP_BITS = 62, 1000, 20
 
@@ -195,7 +194,7 @@ def binary_decode(codes: Tensor, bits: int, *, scale: float = 1.0, dtype: torch.
 
 def _check_rows(x: Tensor) -> None:
     check_tensor(x, "x")
-    if x.dtype not in _FLOATS:
+    if x.dtype not in FLOATS:
         raise ValueError(f"x must be float32, bfloat16, float16 or float64, got {x.dtype}")
     if not 1 <= x.dim() <= 8 or not 1 <= x.shape[-1] <= _MOST_BITS:
         raise ValueError(
@@ -218,7 +217,7 @@ def _check_codes(codes: Tensor, dtype: torch.dtype) -> None:
     check_tensor(codes, "codes")
     if codes.dtype != torch.int64 or codes.dim() > 7:
         raise ValueError(f"codes must be int64 with up to 7 dimensions, got {codes.dtype} of shape {list(codes.shape)}")
-    if dtype not in _FLOATS:
+    if dtype not in FLOATS:
         raise ValueError(f"dtype must be float32, bfloat16, float16 or float64, got {dtype}")
 
 

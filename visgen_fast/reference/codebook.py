@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .quantize import _codebook, _embeddings, real_dtype
+from .quantize import codebook_of, embeddings_of, real_dtype
 
 
 def codebook_statistics(x: Tensor, codes: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,7 +26,7 @@ def codebook_statistics(x: Tensor, codes: Tensor, codebooks: Tensor) -> tuple[Te
         where, rows = code[counted], residual[counted]
         counts.append(torch.bincount(where, minlength=size).to(dtype))
         sums.append(rows.new_zeros(size, dimensions).index_add(0, where, rows))
-        residual = residual - _embeddings(_codebook(codebooks, q).detach().to(dtype), code)
+        residual = residual - embeddings_of(codebook_of(codebooks, q).detach().to(dtype), code)
     if not counts:
         return residual.new_zeros(0, size), residual.new_zeros(0, size, dimensions)
     return torch.stack(counts), torch.stack(sums)

@@ -37,7 +37,7 @@ def residual_quantize(
     residual, chosen = x.detach().to(dtype), []
     active = active_depths_of(active_depths, x, depth)
     for q in range(depth):
-        codebook = _codebook(codebooks, q).detach().to(dtype)
+        codebook = codebook_of(codebooks, q).detach().to(dtype)
         code = nearest_code(residual, codebook, metric=metric)
         residual = residual - codebook[code]
         chosen.append(torch.where(active > q, code, -1))
@@ -61,7 +61,7 @@ def from_codes(
     residual = exact
     for q in range(codes.shape[-1]):
         active = codes[..., q, None] >= 0
-        e = _embeddings(_codebook(codebooks, q).to(dtype), codes[..., q])
+        e = embeddings_of(codebook_of(codebooks, q).to(dtype), codes[..., q])
         valid = valid & (residual.detach().isfinite().all(-1, keepdim=True) | ~active)
         after = residual - e.detach()
         commitment.append(_mean_square(after, active, valid))
@@ -86,18 +86,19 @@ def rotate(source: Tensor, target: Tensor) -> Tensor:
 
     R and λ are constants to the gradient, which is thus turned by Rᵀ and scaled by λ (Fifty et al., "Restructuring
     vector quantization with the rotation trick", 2024, section 4.2). A source of length 0 has no direction: the
-    gradient goes straight through.
+    gradient goes straight through. In float64, where the lengths of float32 vectors neither overflow nor vanish.
     """
-    s, t = source.detach(), target.detach()
+    exact = source.double()
+    s, t = exact.detach(), target.detach().double()
     s_norm, t_norm = s.norm(dim=-1, keepdim=True), t.norm(dim=-1, keepdim=True)
     s_unit, t_unit = _divided(s, s_norm), _divided(t, t_norm)
     w = _divided(s_unit + t_unit, (s_unit + t_unit).norm(dim=-1, keepdim=True))
 
     def along(direction: Tensor) -> Tensor:
-        return (source * direction).sum(-1, keepdim=True)
+        return (exact * direction).sum(-1, keepdim=True)
 
-    rotated = source - 2 * along(w) * w + 2 * along(s_unit) * t_unit
-    return torch.where(s_norm > 0, _divided(t_norm, s_norm) * rotated, source)
+    rotated = exact - 2 * along(w) * w + 2 * along(s_unit) * t_unit
+    return torch.where(s_norm == 0, exact, _divided(t_norm, s_norm) * rotated).to(source.dtype)
 
 
 def decode_codes(codes: Tensor, codebooks: Tensor) -> Tensor:
@@ -105,7 +106,7 @@ def decode_codes(codes: Tensor, codebooks: Tensor) -> Tensor:
     exact = codebooks.to(real_dtype(codebooks))
     total = exact.new_zeros((*codes.shape[:-1], exact.shape[-1]))
     for q in range(codes.shape[-1]):
-        total = total + _embeddings(_codebook(exact, q), codes[..., q])
+        total = total + embeddings_of(codebook_of(exact, q), codes[..., q])
     return total.to(codebooks.dtype)
 
 
@@ -147,11 +148,11 @@ def _search(rows: Tensor, codebook: Tensor, metric: str) -> Tensor:
     return torch.where(rows.isfinite().all(-1), torch.cat(codes), 0)
 
 
-def _codebook(codebooks: Tensor, q: int) -> Tensor:
+def codebook_of(codebooks: Tensor, q: int) -> Tensor:
     return codebooks[q] if codebooks.dim() == 3 else codebooks
 
 
-def _embeddings(codebook: Tensor, codes: Tensor) -> Tensor:
+def embeddings_of(codebook: Tensor, codes: Tensor) -> Tensor:
     return torch.where(codes[..., None] >= 0, codebook[codes.clamp_min(0)], 0)
 
 
@@ -165,4 +166,4 @@ def _stacked(columns: list[Tensor], like: Tensor) -> Tensor:
 
 
 def _divided(vector: Tensor, norm: Tensor) -> Tensor:
-    return torch.where(norm > 0, vector / norm, 0)
+    return torch.where(norm == 0, 0, vector / norm)  # NaN stays NaN
