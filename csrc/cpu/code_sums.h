@@ -19,7 +19,7 @@ inline void check_codes(const int64_t* codes, int64_t count, int64_t codes_per_b
 class RowsByCode {
  public:
   explicit RowsByCode(int64_t rows) : order_(rows) {
-    STD_TORCH_CHECK(rows < (int64_t{1} << 31), "x must have less than 2^31 vectors");
+    STD_TORCH_CHECK(rows < (int64_t{1} << 31), "codes must have less than 2^31 rows");
   }
 
   void sort(const int64_t* codes, int64_t stride, int64_t rows, int64_t codes_per_book) {
@@ -86,8 +86,7 @@ inline void add_up_depths(CodeSums sums, int64_t rows, int64_t depth, const int6
 
 // x in real, for residuals to begin with. Where there is only one depth nobody writes to it.
 inline Tensor first_residuals(const Tensor& x, int64_t depth) {
-  const ScalarType real = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  return torch::stable::to(x, real, {}, {}, {}, false, depth > 1);
+  return torch::stable::to(x, real_of(x), {}, {}, {}, false, depth > 1);
 }
 
 }  // namespace visgen

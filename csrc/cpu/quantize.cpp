@@ -17,7 +17,7 @@ void embed(const Embedding& p) {
 struct Cpu {
   static void search(const QuantizeParameters& p, const Tensor& like) {
     const int64_t size = p.in_double ? 8 : 4, dimensions = p.codebooks.dimensions;
-    const ScalarType real = p.in_double ? ScalarType::Double : ScalarType::Float;
+    const ScalarType real = real_type_of(p.in_double);
     Tensor residuals = empty_on(like, {p.depth > 1 ? p.rows : 0, dimensions}, real);
     std::vector<uint8_t> broken(p.rows);
     Search search{&p, 0, nullptr, residuals.mutable_data_ptr(), broken.data()};

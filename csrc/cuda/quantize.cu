@@ -1,7 +1,10 @@
 // The family `quantize` on a GPU: the backward pass into x, decoding, and which kernels serve an operation.
 //
 // Decoding reads an embedding for every code and writes a row. The backward pass reads x and the gradient once and an
-// embedding for every code, and writes grad_x; the rotation reads what it turns twice more, from shared memory.
+// embedding for every code, and writes grad_x. A rotation passes three times over what it turns: x and residuals are
+// then in shared memory, but the gradient and the embeddings of its target are read again every time, so that
+// "rotation" reads the gradient and each embedding four times, and "rotation_per_depth" reads each embedding four times
+// and the gradient 3Q + 1 times. They mostly come from cache.
 #include "../ops/quantize_call.h"
 
 #include "code_sums.h"
@@ -180,8 +183,7 @@ void run_backward_into_x(const QuantizeBackwardParameters& p, const Tensor& like
   const size_t bytes = 2 * kRowsPerBlock * stride * sizeof(Real);
   const bool fits = bytes <= shared_memory_limit(device);
   if (fits) shape.dynamic_shared_bytes = bytes;
-  const Tensor scratch =
-      empty_on(like, {fits ? 0 : 2 * p.rows * stride}, sizeof(Real) == 8 ? ScalarType::Double : ScalarType::Float);
+  const Tensor scratch = empty_on(like, {fits ? 0 : 2 * p.rows * stride}, real_type_of(p.in_double));
   Real* data = fits ? nullptr : static_cast<Real*>(scratch.mutable_data_ptr());
   launch<backward_into_x<Real, wide>>(shape, current_stream(device), p, data, stride);
 }

@@ -15,7 +15,7 @@ struct CodebookOperations {
     p.rows = x.size(0);
     p.codes = checked_integers(codes, x, p.rows, 2, "codes");
     p.depth = codes.size(1);
-    p.codebooks = checked_codebooks(codebooks, real_of(x), x.size(1), p.depth);
+    p.codebooks = checked_codebooks(codebooks, x, real_of(x), x.size(1), p.depth);
     p.in_double = real_of(x) == ScalarType::Double;
     p.x = x.const_data_ptr();
     p.dtype = dtype_of(x.scalar_type(), "x");
@@ -27,9 +27,7 @@ struct CodebookOperations {
     return {counts, sums};
   }
 
-  static void add_to(Library& m) {
-    m.impl("codebook_statistics", TORCH_BOX(&codebook_statistics));
-  }
+  static void add_to(Library& m) { m.impl("codebook_statistics", TORCH_BOX(&codebook_statistics)); }
 };
 
 }  // namespace visgen

@@ -19,7 +19,7 @@ struct DiffuseInputs {
 
 inline void check_inputs(const DiffuseInputs& in) {
   const bool in_double = in.x.scalar_type() == ScalarType::Double;
-  STD_TORCH_CHECK(in.coefficients.scalar_type() == (in_double ? ScalarType::Double : ScalarType::Float),
+  STD_TORCH_CHECK(in.coefficients.scalar_type() == real_type_of(in_double),
                   "coefficients must be float32, or float64 where x is");
   STD_TORCH_CHECK(
       in.coefficients.dim() == 2 && in.coefficients.size(1) == (in.endpoint ? 6 : 4) && in.coefficients.is_contiguous(),

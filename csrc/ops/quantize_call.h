@@ -8,16 +8,14 @@
 
 namespace visgen {
 
-inline ScalarType real_of(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 inline void check_rows(const Tensor& x) {
   STD_TORCH_CHECK(x.dim() == 2 && x.is_contiguous(), "x must be a contiguous [rows, dimensions] tensor");
   STD_TORCH_CHECK(dtype_of(x.scalar_type(), "x") != DType::uint8, "x must have a floating-point type");
 }
 
-inline Codebooks checked_codebooks(const Tensor& codebooks, ScalarType real, int64_t dimensions, int64_t depth) {
+inline Codebooks checked_codebooks(const Tensor& codebooks, const Tensor& like, ScalarType real, int64_t dimensions,
+                                   int64_t depth) {
+  STD_TORCH_CHECK(codebooks.device() == like.device(), "codebooks must be on the device of the vectors");
   STD_TORCH_CHECK(codebooks.dim() == 3 && codebooks.is_contiguous() && codebooks.scalar_type() == real,
                   "codebooks must be a contiguous [depth or 1, codes, dimensions] tensor of float32, or of float64 "
                   "where x is");
@@ -51,11 +49,10 @@ inline Gradient gradient_of(int64_t gradient) {
 
 inline QuantizeParameters quantize_parameters(const Tensor& x, const Tensor& codebooks, int64_t depth, int64_t metric) {
   check_rows(x);
-  STD_TORCH_CHECK(codebooks.device() == x.device(), "codebooks must be on the device of x");
   QuantizeParameters p;
   p.rows = x.size(0);
   p.depth = depth;
-  p.codebooks = checked_codebooks(codebooks, real_of(x), x.size(1), depth);
+  p.codebooks = checked_codebooks(codebooks, x, real_of(x), x.size(1), depth);
   p.in_double = real_of(x) == ScalarType::Double;
   p.metric = metric_of(metric);
   p.x = x.const_data_ptr();
@@ -104,7 +101,7 @@ std::tuple<Tensor, Tensor> residual_quantize_backward_with(const OptionalTensor&
   p.rows = x.size(0);
   p.codes = checked_integers(codes, x, p.rows, 2, "codes");
   p.depth = codes.size(1);
-  p.codebooks = checked_codebooks(codebooks, real_of(x), x.size(1), p.depth);
+  p.codebooks = checked_codebooks(codebooks, x, real_of(x), x.size(1), p.depth);
   p.in_double = real_of(x) == ScalarType::Double;
   p.gradient = gradient_of(gradient);
   p.x = x.const_data_ptr();
@@ -132,14 +129,12 @@ std::tuple<Tensor, Tensor> residual_quantize_backward_with(const OptionalTensor&
 template <class Run>
 Tensor decode_codes_with(const Tensor& codes, const Tensor& codebooks, Run run) {
   STD_TORCH_CHECK(codes.dim() == 2, "codes must be [rows, depth]");
-  const bool in_double = codebooks.scalar_type() == ScalarType::Double;
   STD_TORCH_CHECK(codebooks.dim() == 3, "codebooks must be [depth or 1, codes, dimensions]");
   DecodeParameters p;
   p.rows = codes.size(0);
   p.depth = codes.size(1);
-  p.in_double = in_double;
-  p.codebooks =
-      checked_codebooks(codebooks, in_double ? ScalarType::Double : ScalarType::Float, codebooks.size(2), p.depth);
+  p.in_double = codebooks.scalar_type() == ScalarType::Double;
+  p.codebooks = checked_codebooks(codebooks, codes, real_of(codebooks), codebooks.size(2), p.depth);
   p.codes = checked_integers(codes, codebooks, p.rows, 2, "codes");
   Tensor out = empty_on(codebooks, {p.rows, codebooks.size(2)}, codebooks.scalar_type());
   p.out = out.mutable_data_ptr();
@@ -151,6 +146,7 @@ template <class Run>
 Tensor decode_codes_backward_with(const Tensor& grad, const Tensor& codes, int64_t codebooks, int64_t size, Run run) {
   STD_TORCH_CHECK(grad.dim() == 2 && grad.is_contiguous() && grad.scalar_type() == real_of(grad),
                   "grad must be a contiguous [rows, dimensions] tensor of float32 or float64");
+  STD_TORCH_CHECK(codes.dim() == 2, "codes must be [rows, depth]");
   STD_TORCH_CHECK(codebooks == 1 || codebooks >= codes.size(1), "codebooks must be 1, or one for each depth");
   DecodeBackwardParameters p;
   p.rows = grad.size(0);

@@ -37,6 +37,7 @@ inline void set_rows(CodeRows& p, const Tensor& x, const OptionalTensor& other, 
 inline Tensor set_decoded(CodeRows& p, const Tensor& codes, int64_t columns, ScalarType dtype, int64_t rows_in_unit) {
   STD_TORCH_CHECK(codes.scalar_type() == ScalarType::Long && codes.is_contiguous(),
                   "codes must be a contiguous int64 tensor");
+  STD_TORCH_CHECK(columns >= 1 && columns <= kMaxColumns, "codes must stand for 1 to ", kMaxColumns, " columns");
   std::vector<int64_t> sizes = sizes_of(codes);
   sizes.push_back(columns);
   Tensor result = empty_on(codes, sizes, dtype);
@@ -58,15 +59,19 @@ enum class Bound : int64_t { atanh, tan, symmetric };
 inline FiniteScalarParameters finite_scalar_parameters(const std::vector<int64_t>& levels, int64_t bound) {
   constexpr double kEpsilon = 1e-3;
   constexpr int64_t kMostLevels = 1000;  // beyond, the bound by atanh would reach a level that is none
+  constexpr int64_t kMostCodes = (int64_t{1} << 62) - 1;
   STD_TORCH_CHECK(levels.size() >= 1 && levels.size() <= kMaxColumns, "levels must have 1 to ", kMaxColumns,
                   " numbers");
   STD_TORCH_CHECK(bound >= 0 && bound <= static_cast<int64_t>(Bound::symmetric), "bound must be 0, 1 or 2");
   FiniteScalarParameters p;
   const Bound kind = static_cast<Bound>(bound);
   p.round_half_up = kind == Bound::symmetric;
+  int64_t codes = 1;
   for (size_t i = 0; i < levels.size(); ++i) {
     const int64_t count = levels[i];
     STD_TORCH_CHECK(count >= 2 && count <= kMostLevels, "levels must lie in [2, ", kMostLevels, "]");
+    STD_TORCH_CHECK(codes <= kMostCodes / count, "levels must have a product below 2^62");
+    codes *= count;
     LevelColumn<double>& column = p.column[i];
     column.levels = static_cast<int32_t>(count);
     if (kind == Bound::symmetric) {
@@ -106,7 +111,7 @@ inline BinaryParameters binary_parameters(const Tensor& x, double scale, double 
 }
 
 // Rows that one unit adds up into a table of its own: enough units for any machine, few enough that their tables take
-// 16 MiB at most.
+// 16 MiB at most, or there is but one.
 inline int64_t rows_in_table_unit(const BinaryParameters& p, int64_t rows) {
   constexpr int64_t kMostEntries = 1 << 21, kMostUnits = 256, kFewestRows = 256;
   int64_t units = kMostEntries / p.entries();
@@ -115,13 +120,9 @@ inline int64_t rows_in_table_unit(const BinaryParameters& p, int64_t rows) {
   return in_unit < kFewestRows ? kFewestRows : in_unit;
 }
 
-inline ScalarType arithmetic_type(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 inline void* data_of(const OptionalTensor& tensor, const Tensor& x, int64_t count, const char* name) {
   if (!tensor) return nullptr;
-  STD_TORCH_CHECK(tensor->scalar_type() == arithmetic_type(x) && tensor->is_contiguous() && tensor->numel() == count &&
+  STD_TORCH_CHECK(tensor->scalar_type() == real_of(x) && tensor->is_contiguous() && tensor->numel() == count &&
                       tensor->device() == x.device(),
                   name, " must be contiguous with ", count, " numbers of the arithmetic's type on the device of x");
   return tensor->data_ptr();
@@ -165,7 +166,7 @@ struct ScalarQuantizeOperations {
     BinaryParameters p = binary_parameters(x, scale, inverse_temperature, group_size, spherical);
     Tensor quantized = empty_like(x, x.scalar_type()), codes = codes_of(x, p);
     const int64_t rows = codes.numel();
-    const ScalarType type = arithmetic_type(x);
+    const ScalarType type = real_of(x);
     Tensor sample = empty_on(x, entropy ? sizes_of(codes) : std::vector<int64_t>{0}, type);
     Tensor batch = torch::stable::new_zeros(x, entropy ? std::vector<int64_t>{} : std::vector<int64_t>{0}, type);
     Tensor surprisal = empty_on(x, {entropy ? p.groups : 0, int64_t{1} << p.group_bits}, type);
@@ -196,7 +197,7 @@ struct ScalarQuantizeOperations {
     if (grad_batch) p.surprisal = data_of(surprisal, x, p.entries(), "surprisal");
     OptionalTensor grad_logits;
     if (grad_batch && Device::kNeedsGradLogits) {
-      grad_logits = empty_on(x, {p.rows, p.columns}, arithmetic_type(x));
+      grad_logits = empty_on(x, {p.rows, p.columns}, real_of(x));
       p.grad_logits = grad_logits->data_ptr();
     }
     if (p.partition.units() > 0) Device::backward(p, x.get_device_index());

@@ -34,6 +34,10 @@ inline DType dtype_of(ScalarType type, const char* name) {
   }
 }
 
+// The type of arithmetic.
+inline ScalarType real_type_of(bool in_double) { return in_double ? ScalarType::Double : ScalarType::Float; }
+inline ScalarType real_of(const Tensor& x) { return real_type_of(x.scalar_type() == ScalarType::Double); }
+
 inline bool same_sizes(const Tensor& left, const Tensor& right) {
   if (left.dim() != right.dim()) return false;
   for (int64_t d = 0; d < left.dim(); ++d) {
