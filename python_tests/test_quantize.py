@@ -267,6 +267,19 @@ def test_wrong_codes_get_a_sentence_that_names_them():
         ops.codebook_statistics(torch.zeros(4, 3), torch.zeros(3, 2, dtype=torch.int64), codebooks)
 
 
+def test_the_operations_themselves_refuse_codes_of_one_dimension(library, device):
+    codes, x = torch.zeros(3, dtype=torch.int64, device=device), torch.zeros(3, 4, device=device)
+    raw, codebooks = torch.ops.visgen_fast, torch.zeros(1, 5, 4, device=device)
+    for call in (
+        lambda: raw.decode_codes(codes, codebooks),
+        lambda: raw.decode_codes_backward(x, codes, 1, 5),
+        lambda: raw.codebook_statistics(x, codes, codebooks),
+        lambda: raw.residual_quantize_backward(x, None, None, x, codebooks, codes, 0, [True, False]),
+    ):
+        with pytest.raises(RuntimeError, match="codes must be"):
+            call()
+
+
 def test_the_reference_serves_tangents(backend, device):
     x, tangent = vectors(4, 8, device=device), vectors(4, 8, device=device, key=2)
     codebooks = vectors(2, 9, 8, device=device, key=1)

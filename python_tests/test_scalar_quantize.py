@@ -78,6 +78,29 @@ def test_large_codes_are_exact(backend, device):
     assert codes.tolist() == expected
 
 
+def test_the_longest_rows_have_float64_gradients(backend, device):
+    x = random((130, 62), torch.float64, device).requires_grad_()
+    quantized, *_ = ops.lookup_free_quantize(x, entropy=False)
+    incoming = random((130, 62), torch.float64, device)
+    (grad,) = torch.autograd.grad(quantized, x, incoming)
+    assert torch.equal(grad, incoming)
+    x, incoming, levels = x.detach()[:, :61].contiguous().requires_grad_(), incoming[:, :61].contiguous(), (2,) * 61
+    ours, theirs = (
+        torch.autograd.grad(family.finite_scalar_quantize(x, levels)[0], x, incoming)[0] for family in (ops, reference)
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_the_operations_themselves_refuse_codes_beyond_int64(library, device):
+    codes, raw = torch.zeros(3, dtype=torch.int64, device=device), torch.ops.visgen_fast
+    for levels in ([2] * 62, [1000] * 62):
+        with pytest.raises(RuntimeError, match="levels must have a product below 2.62"):
+            raw.finite_scalar_decode(codes, levels, 0, torch.float32)
+    for bits in (-1, 0, 63, 2**40):
+        with pytest.raises(RuntimeError, match="codes must stand for 1 to 62 columns"):
+            raw.binary_decode(codes, bits, 1.0, torch.float32)
+
+
 def test_numbers_that_are_no_codes_decode_to_nan(backend, device):
     finite = ops.finite_scalar_decode(
         torch.tensor([-1, 0, 119, 120, -(2**62), 2**62], device=device), (4, 5, 6)
