@@ -182,3 +182,12 @@ def test_sums_by_code_are_right_at_many_depths(rows, depth, backend, device):
     expected = torch.zeros(10, 5, dtype=torch.float64, device=device)
     expected.index_add_(0, codes.flatten() + 1, grad.double().repeat_interleave(depth, 0))
     torch.testing.assert_close(ours.double(), expected[1:], rtol=1e-6, atol=1e-6 * rows)
+
+
+def test_sums_by_code_are_right_over_many_vectors(library, device):
+    """More than the sort adds up in one turn."""
+    codes = torch.randint(-1, 700, (70_000, 1), generator=torch.Generator().manual_seed(0)).to(device)
+    x, codebook = torch.ones(70_000, 1, device=device), torch.zeros(700, 1, device=device)
+    counts, sums = ops.codebook_statistics(x, codes, codebook)
+    assert torch.equal(counts[0], (codes.flatten() + 1).bincount(minlength=701)[1:].float())
+    assert torch.equal(sums[0, :, 0], counts[0])

@@ -10,6 +10,7 @@ namespace visgen {
 namespace {
 
 constexpr int kBins = 256, kSortThreads = 256, kRounds = 8;  // a thread a bin
+constexpr int kNumbers = 16;                                 // that a thread adds up in a turn; a divisor of kBins
 constexpr int kBlockKeys = kSortThreads * kRounds, kSortWarps = kSortThreads / kWarpSize;
 
 __device__ __forceinline__ int count_bits(uint32_t word) {
@@ -34,12 +35,17 @@ __global__ void __launch_bounds__(kSortThreads)
   begins[threadIdx.x * static_cast<int64_t>(gridDim.x) + blockIdx.x] = bins[threadIdx.x];
 }
 
-// Replaces each number by the sum of those before it. One block.
+// Replaces each number by the sum of those before it. One block; `count` is a multiple of kBins.
 __global__ void __launch_bounds__(kSortThreads) add_up(int64_t* numbers, int64_t count) {
   VISGEN_SHARED(int64_t, totals, kSortWarps);
   int64_t before = 0;
-  for (int64_t begin = 0; begin < count; begin += kSortThreads) {
-    const int64_t i = begin + threadIdx.x, number = i < count ? numbers[i] : 0;
+  for (int64_t begin = 0; begin < count; begin += kSortThreads * kNumbers) {
+    const int64_t i = begin + threadIdx.x * kNumbers;
+    int64_t own[kNumbers], number = 0;
+    for (int j = 0; j < kNumbers; ++j) {
+      own[j] = i < count ? numbers[i + j] : 0;
+      number += own[j];
+    }
     int64_t sum = number;  // up to this lane
     for (int delta = 1; delta < kWarpSize; delta *= 2) {
       const int64_t other = shuffle_up(sum, delta);
@@ -47,9 +53,16 @@ __global__ void __launch_bounds__(kSortThreads) add_up(int64_t* numbers, int64_t
     }
     if (lane_index() == kWarpSize - 1) totals[warp_index()] = sum;
     sync_block();
+    int64_t of_turn = 0;
     for (int warp = 0; warp < kSortWarps; ++warp) {
-      if (warp == warp_index() && i < count) numbers[i] = before + sum - number;
-      before += totals[warp];
+      if (warp < warp_index()) sum += totals[warp];
+      of_turn += totals[warp];
+    }
+    sum += before - number;
+    before += of_turn;
+    for (int j = 0; j < kNumbers; ++j) {
+      if (i < count) numbers[i + j] = sum;
+      sum += own[j];
     }
     sync_block();  // the next turn overwrites `totals`
   }
