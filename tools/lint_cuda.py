@@ -30,9 +30,11 @@ FORBIDDEN = {
     r"\b(?:u?(?:char|short|int|long|longlong)|float|double)[1-4]\b": "Vec<T, N> of vec.cuh",
     r"\b__half2?\b|\b__nv_\w+|\bhalf2\b": "Half and BFloat16 of vec.cuh",
     r"\b__(?:cvta|pipeline|cluster|nanosleep|half2|bfloat16|float2half|float2bfloat16)\w*": "the four headers",
+}
+IN_KERNELS = {
+    r"\b__CUDACC__\b|\b__CUDA_ARCH__\b|\bVISGEN_CUDA_ON_HOST\b": "one source for GPU and host",
     r"\basm\b|\b__asm\w*": "a function in one of the four headers",
 }
-IN_KERNELS = {r"\b__CUDACC__\b|\b__CUDA_ARCH__\b|\bVISGEN_CUDA_ON_HOST\b": "one source for GPU and host"}
 
 
 def problems(path: str, text: str) -> list[str]:

@@ -84,7 +84,7 @@ class Estimator {
     const int64_t count = p_.codebooks.dimensions;
     const double s_norm = __builtin_sqrt(dot(s, s)), t_norm = __builtin_sqrt(dot(t, t));
     if (s_norm == 0) return pass(g, 1);
-    if (t_norm == 0) return;
+    if (t_norm == 0 && s_norm > 0) return;  // NaN goes on
     double w_square = 0, w_g = 0;
     for (int64_t i = 0; i < count; ++i) {
       const double w = s[i] / s_norm + t[i] / t_norm;
