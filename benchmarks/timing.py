@@ -64,7 +64,7 @@ def cold_sets(workload: Workload, machine: Machine) -> int:
 def time_cold(contenders: Sequence[Contender], sets: Sequence[Inputs], machine: Machine, budget: float) -> list[Timing]:
     """Timings of calls that take turns; `budget` is in seconds a contender."""
     call = _cuda_calls if machine.device == "cuda" else _cpu_calls
-    wanted = [_calls_within(budget, contender, sets[0], machine) for contender in contenders]
+    wanted = [_calls_within(budget, contender, sets[0], machine, 3) for contender in contenders]
     schedule = _turns(wanted)
     samples: list[list[tuple[float, int]]] = [[] for _ in contenders]
     # From the first call on, outputs take the place of older ones, as in a loop that has long been running.
@@ -84,7 +84,7 @@ def time_warm(contenders: Sequence[Contender], inputs: Inputs, machine: Machine,
     with _undisturbed(machine):
         for _ in range(3):
             for turn, contender in enumerate(contenders):
-                count = _calls_within(budget / 3, contender, inputs, machine)
+                count = _calls_within(budget / 3, contender, inputs, machine, 1)
                 block = call([(contender, turn)] * (count + 1), [inputs], None)
                 samples[turn] += [sample for _, sample in block][1:]  # the first call warms the cache
     return [Timing.of(own) for own in samples]
@@ -123,15 +123,15 @@ def _turns(wanted: Sequence[int], seed: int = 0) -> list[int]:
     return schedule
 
 
-def _calls_within(budget: float, contender: Contender, inputs: Inputs, machine: Machine) -> int:
+def _calls_within(budget: float, contender: Contender, inputs: Inputs, machine: Machine, least: int) -> int:
+    """How many calls fit the budget: 5 to 300, or `least` of one so slow that its times vary little."""
     start = time.perf_counter()
     with use_instruction_set(contender.instruction_set):
         contender.run(inputs)
     if machine.device == "cuda":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
-    least = 5 if seconds < 0.2 else 3  # what takes this long varies little
-    return int(min(max(budget / seconds, least), 300))
+    return int(min(max(budget / seconds, 5 if seconds < 0.2 else least), 300))
 
 
 def _cpu_calls(turns: Sequence[tuple[Contender, int]], sets: Sequence[Inputs], kept: list[object] | None):

@@ -80,7 +80,9 @@ def workload(case: Case, device: str) -> Workload:
         contenders = ours(compute, accuracy_of(compute), device)
         if device == "cpu" and case.data != "normal":
             contenders.insert(1, Contender(_TILE, tiled, accuracy=accuracy_of(tiled)))
-        contenders += [Contender(name, run, True, accuracy_of(run)) for name, run in peers.all_of(device)]
+        # How data are distributed decides over exact searches alone.
+        rivals = peers.all_of(device) if case.data == "normal" else peers.exact()
+        contenders += [Contender(name, run, True, accuracy_of(run)) for name, run in rivals]
     numbers = case.vectors * case.dimensions
     return Workload(
         name=case.name,

@@ -26,11 +26,17 @@ Peer = tuple[str, Callable[[Vectors], Outputs]]
 
 def all_of(device: str) -> list[Peer]:
     """Every way that this machine has: the two packages only where they are installed, and FAISS on a CPU alone."""
-    packages = {"vector-quantize-pytorch": ("vector_quantize_pytorch", VectorQuantizePytorch)}
-    if device == "cpu":
-        packages["FAISS"] = ("faiss", Faiss)
-    found = [(name, peer()) for name, (module, peer) in packages.items() if importlib.util.find_spec(module)]
-    return [("cdist", _by_cdist), *in_pytorch(), *found]
+    package = [("vector-quantize-pytorch", VectorQuantizePytorch())] * _installed("vector_quantize_pytorch")
+    return [("cdist", _by_cdist), *in_pytorch(), *package, *(exact() if device == "cpu" else [])]
+
+
+def exact() -> list[Peer]:
+    """What searches exactly, on a CPU."""
+    return [("FAISS", Faiss())] * _installed("faiss")
+
+
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 def in_pytorch() -> list[Peer]:
