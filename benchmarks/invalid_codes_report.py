@@ -1,4 +1,4 @@
-"""The study of invalid codes as results.json, table.md, and a picture of each data set."""
+"""The study of invalid codes as results.json, table.md, a picture of each data set, and a part of README.md."""
 
 from __future__ import annotations
 
@@ -52,6 +52,35 @@ def as_document(entries: Sequence[Mapping[str, Any]], descriptions: Mapping[str,
         parts.append(f"## {dataset}, depth {depth}\n\n{_theory(depth)}")
         parts.append(as_markdown(_HEADER, [_row(entry) for entry in chosen]))
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def block(results: Path, root: Path) -> str:
+    """README's part of what `write_report` stored as `results`, its pictures linked relative to `root`; "" without."""
+    if not results.exists():
+        return ""
+    stored, folder = json.loads(results.read_text()), results.parent.relative_to(root).as_posix()
+    entries, parts = stored["entries"], []
+    for dataset in dict.fromkeys(entry["dataset"] for entry in entries):
+        chosen = [entry for entry in entries if entry["dataset"] == dataset]
+        parts += [f"![{dataset}: error by the number of codes]({folder}/{dataset}.png)", summary_table(dataset, chosen)]
+    variants = "; ".join(f"*{name}*: {text}" for name, text in stored["variants"].items())
+    source = f"torch {stored['versions']['torch']}, commit {stored['commit']}, {stored['date'][:10]}"
+    parts += [f"{variants}. [All measures]({folder}/table.md).", f"<sub>{source}</sub>"]
+    return "\n\n".join(parts) + "\n"
+
+
+def summary_table(dataset: str, entries: Sequence[Mapping[str, Any]]) -> str:
+    """A row a variant: by depth, the PSNR, and the share of pictures whose code is no better than a shorter prefix."""
+    found = {(entry["variant"], entry["depth"]): entry["evaluation"] for entry in entries}
+    depths = sorted({depth for _, depth in found})
+    header = [dataset, *(f"{what}, depth {depth}" for what in ("PSNR (dB)", "invalid") for depth in depths)]
+    rows = []
+    for variant in dict.fromkeys(entry["variant"] for entry in entries):
+        measured = [found.get((variant, depth)) for depth in depths]
+        psnr = ["–" if one is None else f"{one['psnr']:.2f}" for one in measured]
+        invalid = ["–" if one is None else f"{one['invalid_codes']['pixel']['invalid_share']:.1%}" for one in measured]
+        rows.append([variant, *psnr, *invalid])
+    return as_markdown(header, rows)
 
 
 def _theory(depth: int) -> str:

@@ -1,7 +1,8 @@
-"""`python -m benchmarks.tables` writes the stored results into README.md, between two markers; `--check` only compares.
+"""`python -m benchmarks.tables` writes the stored results into README.md, between markers; `--check` only compares.
 
-The markers are `<!-- benchmarks -->` and `<!-- /benchmarks -->`, each on a line of its own. For each machine with
-results in benchmarks/results/ there is one table a family; nothing in it is written by hand.
+The markers are `<!-- NAME -->` and `<!-- /NAME -->`, each on a line of its own. Between those named benchmarks there is,
+for each machine with results in benchmarks/results/, one table a family; between those named invalid codes, what the
+study of that name found, if its results are there. Nothing between markers is written by hand.
 """
 
 from __future__ import annotations
@@ -13,22 +14,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import invalid_codes_report
 from .table import as_markdown
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-_BEGIN, _END = "<!-- benchmarks -->\n", "<!-- /benchmarks -->"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Rewrites the block; with `--check` returns 1 where it is out of date."""
+    """Rewrites the blocks; with `--check` returns 1 where one is out of date."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tables", description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if the block is out of date")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a block is out of date")
     parser.add_argument("--readme", type=Path, default=REPOSITORY / "README.md")
     parser.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks" / "results")
     options = parser.parse_args(arguments)
     before = options.readme.read_text()
+    root = options.readme.parent
     try:
-        after = with_block(before, block(options.results, options.readme.parent))
+        after = with_block(before, "benchmarks", block(options.results, root))
+        study = options.results / "invalid_codes" / "results.json"
+        after = with_block(after, "invalid codes", invalid_codes_report.block(study, root))
     except ValueError as error:
         parser.error(f"{options.readme} {error}")
     if options.check:
@@ -37,26 +41,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def with_block(text: str, content: str) -> str:
-    """`text` with what stands between the markers replaced; ValueError unless each marker is there once, in order."""
-    head, begin, rest = text.partition(_BEGIN)
-    _, end, tail = rest.partition(_END)
-    if not begin or not end or _BEGIN in tail or _END in tail:
-        raise ValueError(f"must hold {_BEGIN.strip()} and {_END} once each, in this order")
+def with_block(text: str, name: str, content: str) -> str:
+    """`text` with what stands between the markers `name` replaced; ValueError unless each is there once, in order."""
+    begin_marker, end_marker = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    head, begin, rest = text.partition(begin_marker)
+    _, end, tail = rest.partition(end_marker)
+    if not begin or not end or begin_marker in tail or end_marker in tail:
+        raise ValueError(f"must hold {begin_marker.strip()} and {end_marker} once each, in this order")
     return head + begin + content + end + tail
 
 
 def block(results: Path, root: Path) -> str:
-    """The Markdown of all stored results; pictures are linked relative to `root`."""
-    return "\n".join(_machine_text(folder, root) for folder in sorted({path.parent for path in _stored(results)}))
+    """The Markdown of all measured families; pictures are linked relative to `root`."""
+    machines: dict[Path, list[dict[str, Any]]] = {}
+    for path in sorted(results.glob("*/*.json")):
+        content = json.loads(path.read_text())
+        if "family" in content:  # studies and reports lie beside them
+            machines.setdefault(path.parent, []).append(content)
+    return "\n".join(_machine_text(folder, families, root) for folder, families in machines.items())
 
 
-def _stored(results: Path) -> list[Path]:
-    return sorted(path for path in results.glob("*/*.json") if path.name != "report.json")
-
-
-def _machine_text(folder: Path, root: Path) -> str:
-    families = [json.loads(path.read_text()) for path in _stored(folder.parent) if path.parent == folder]
+def _machine_text(folder: Path, families: Sequence[Mapping[str, Any]], root: Path) -> str:
     first, sections = families[0], []
     machine, ceilings = first["machine"], first["ceilings"]
     where = f"{machine['name']}, {machine['threads']} threads" if machine["device"] == "cpu" else machine["name"]

@@ -314,13 +314,14 @@ def stored(folder, faster):
 
 def test_the_readme_holds_the_stored_results_and_nothing_around_them_changes(tmp_path):
     readme, results = tmp_path / "README.md", tmp_path / "results"
-    readme.write_text("above\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nbelow\n")
+    invalid_codes = "<!-- invalid codes -->\n<!-- /invalid codes -->\n"
+    readme.write_text(f"above\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nbelow\n{invalid_codes}")
     stored(results / "cpu", 9.9)
     places = ["--readme", str(readme), "--results", str(results)]
     assert tables.main([*places, "--check"]) == 1
     assert tables.main(places) == 0
     text = readme.read_text()
-    assert text.startswith("above\n<!-- benchmarks -->\n") and text.endswith("<!-- /benchmarks -->\nbelow\n")
+    assert text.startswith("above\n<!-- benchmarks -->\n") and text.endswith(f"<!-- /benchmarks -->\nbelow\n{invalid_codes}")
     assert "| a case | 2 | 20 | **9.9** | 2.0 |" in text and "old" not in text
     assert tables.main([*places, "--check"]) == 0
     stored(results / "cpu", 1.1)
@@ -379,7 +380,7 @@ def test_everything_drawn_lies_inside_the_picture_and_apart(count, monkeypatch, 
 @pytest.mark.parametrize("text", ["", "<!-- benchmarks -->\n", "<!-- /benchmarks -->\n<!-- benchmarks -->\n"])
 def test_a_readme_without_its_markers_is_refused(text):
     with pytest.raises(ValueError, match="once each"):
-        tables.with_block(text, "content")
+        tables.with_block(text, "benchmarks", "content")
 
 
 def test_the_program_prints_writes_and_draws_a_family(tmp_path, capsys, monkeypatch):
