@@ -1,8 +1,8 @@
 """`python -m benchmarks.tables` writes the stored results into README.md, between markers; `--check` only compares.
 
-The markers are `<!-- NAME -->` and `<!-- /NAME -->`, each on a line of its own. Between those named benchmarks there is,
-for each machine with results in benchmarks/results/, one table a family; between those named invalid codes, what the
-study of that name found, if its results are there. Nothing between markers is written by hand.
+The markers are `<!-- NAME -->` and `<!-- /NAME -->`, each on a line of its own, and nothing between them is written by
+hand: `benchmarks` has one table a family for each machine with results in benchmarks/results/, `invalid codes` what the
+study of that name found, if its results are there.
 """
 
 from __future__ import annotations

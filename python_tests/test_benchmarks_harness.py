@@ -314,14 +314,14 @@ def stored(folder, faster):
 
 def test_the_readme_holds_the_stored_results_and_nothing_around_them_changes(tmp_path):
     readme, results = tmp_path / "README.md", tmp_path / "results"
-    invalid_codes = "<!-- invalid codes -->\n<!-- /invalid codes -->\n"
-    readme.write_text(f"above\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nbelow\n{invalid_codes}")
+    below = "<!-- /benchmarks -->\nbelow\n<!-- invalid codes -->\n<!-- /invalid codes -->\n"
+    readme.write_text(f"above\n<!-- benchmarks -->\nold\n{below}")
     stored(results / "cpu", 9.9)
     places = ["--readme", str(readme), "--results", str(results)]
     assert tables.main([*places, "--check"]) == 1
     assert tables.main(places) == 0
     text = readme.read_text()
-    assert text.startswith("above\n<!-- benchmarks -->\n") and text.endswith(f"<!-- /benchmarks -->\nbelow\n{invalid_codes}")
+    assert text.startswith("above\n<!-- benchmarks -->\n") and text.endswith(below)
     assert "| a case | 2 | 20 | **9.9** | 2.0 |" in text and "old" not in text
     assert tables.main([*places, "--check"]) == 0
     stored(results / "cpu", 1.1)
