@@ -253,7 +253,8 @@ def test_a_classifier_s_features_serve_a_tokenizer(tmp_path, capsys):
     for name, options in runs.items():
         assert cli.main([*command[:-1], *options, f"--out={tmp_path / name}"]) == 0
     found = {name: json.loads((tmp_path / name / "metrics.json").read_text()) for name in runs}
-    assert found["with"].pop("rfid") > 0 and found["with"] == found["without"]
+    assert found["with"].pop("rfid") > 0 and np.isfinite(found["with"].pop("kernel_distance"))
+    assert found["with"] == found["without"]
     capsys.readouterr()
     assert cli.main([*command, f"--out={tmp_path / 'x'}"]) == 2
     assert "--features" in capsys.readouterr().err

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from .training.settings import TrainingSettings
     from .training.system import System
 
-# Pictures that are measured in one go.
-_AT_A_TIME = 100
-
 
 @dataclass(frozen=True)
 class SampleOptions:
@@ -105,15 +102,14 @@ def draw(options: SampleOptions) -> None:
 
 def measure(options: EvaluateOptions) -> None:
     """Measures what the options of `evaluate` ask for, and writes and prints it."""
-    import torch
-
     from .evaluation import evaluate_tokenizer
     from .evaluation.report import as_text, write
     from .nn.residual_quantizer import ResidualQuantizer
     from .recipes.classifier import trained_classifier
     from .tokenizers import Tokenizer
     from .training import checkpoint
-    from .training.tokenizer_system import TokenizerSystem, to_range
+    from .training.data.pictures import in_chunks
+    from .training.tokenizer_system import TokenizerSystem
 
     if options.pictures < 2 or (options.beam is not None and options.beam < 1):
         raise UserError("--pictures must be at least 2 and --beam at least 1")
@@ -132,10 +128,8 @@ def measure(options: EvaluateOptions) -> None:
         quantizer.beam = options.beam
     channels = saved.state["pictures"]["channels"]
     embed = None if options.features is None else trained_classifier(options.features, channels).to(device).embedding
-    pictures = recipe.held_out(settings)
-    indices = torch.arange(min(options.pictures, len(pictures))).split(_AT_A_TIME)
-    batches = (to_range(pictures.read(some.tolist())[0].to(device)) for some in indices)
-    found = evaluate_tokenizer(tokenizer, batches, embed=embed)
+    chunks = in_chunks(recipe.held_out(settings), device, most=options.pictures)
+    found = evaluate_tokenizer(tokenizer, (shown for shown, _ in chunks), embed=embed)
     out = options.out or options.checkpoint
     write(found, out, {"recipe": saved.state["recipe"], "step": saved.state["step"], "beam": options.beam})
     print(f"{as_text(found)}\nwritten to {out}")

@@ -161,8 +161,8 @@ def _train_recipe(recipe: ModuleType, name: str, settings: "TrainingSettings", o
     say(f"{name}: {len(pictures)} pictures, {count:,} parameters, {trainer.place}, from step {trainer.step}, in {out}")
     trainer.run()
     for measure, value in trainer.measured.items():
-        say(f"{measure + ':':<12}{value:.4g}")
-    say(f"pictures:   {out / system.figure}.png\nlosses:     {out / 'loss.png'}")
+        say(f"{measure.replace('_', ' ') + ':':<17}{value:.4g}")
+    say(f"{'pictures:':<17}{out / system.figure}.png\n{'losses:':<17}{out / 'loss.png'}")
 
 
 def _sample(arguments: list[str]) -> int:

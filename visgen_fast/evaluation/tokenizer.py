@@ -27,7 +27,7 @@ class TokenizerEvaluation:
         rfid: the Fréchet distance between the features of pictures and reconstructions; None without a feature network.
         kernel_distance: the kernel distance of the same.
         invalid_codes: what each depth is worth in the spaces "vector" (one latent vector), "latent" (all those of a
-            picture) and "pixel"; empty where there is one depth or no latent to look at.
+            picture) and "pixel"; empty where there is one depth, no latent to look at, or it was not asked for.
     """
 
     pictures: int
@@ -41,11 +41,16 @@ class TokenizerEvaluation:
 
 @torch.no_grad()
 def evaluate_tokenizer(
-    tokenizer: Reconstructor, batches: Iterable[Tensor], *, embed: Callable[[Tensor], Tensor] | None = None
+    tokenizer: Reconstructor,
+    batches: Iterable[Tensor],
+    *,
+    embed: Callable[[Tensor], Tensor] | None = None,
+    prefixes: bool = True,
 ) -> TokenizerEvaluation:
     """Measures `tokenizer` on `batches` of pictures [B, C, H, W] in [−1, 1].
 
-    `embed` gives the features [B, F] of pictures for the distances between sets of them.
+    `embed` gives the features [B, F] of pictures for the distances between sets of them. Without `prefixes` there are
+    no `invalid_codes`, for which every prefix of the codes is decoded.
 
     ValueError for a tokenizer in training mode, in which quantizers learn and drop depths, or without any picture.
     """
@@ -53,12 +58,13 @@ def evaluate_tokenizer(
         raise ValueError("tokenizer must be in evaluation mode")
     if isinstance(tokenizer, Tokenizer):
         tokenizer.quantizer.reset_usage()
-    errors, prefixes, features = [], [], []
+    prefixes = prefixes and _has_prefixes(tokenizer)
+    errors, by_prefix, features = [], [], []
     for pictures in batches:
         reconstructions = tokenizer(pictures).pictures
         errors.append(pixel_errors(reconstructions, pictures).cpu())
-        if _has_prefixes(tokenizer):
-            prefixes.append(prefix_errors(tokenizer, pictures))  # type: ignore[arg-type]  # it has what that needs
+        if prefixes:
+            by_prefix.append(prefix_errors(tokenizer, pictures))  # type: ignore[arg-type]  # it has what that needs
         if embed is not None:
             # What is shown is what is compared.
             features.append((embed(pictures).cpu(), embed(reconstructions.clamp(-1, 1)).cpu()))
@@ -75,7 +81,7 @@ def evaluate_tokenizer(
         perplexity=tuple(perplexity.tolist()),
         rfid=rfid,
         kernel_distance=kernel,
-        invalid_codes=_summaries(prefixes),
+        invalid_codes=_summaries(by_prefix),
     )
 
 

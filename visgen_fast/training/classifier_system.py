@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from ..models.classifier import Classifier
 from .data.order import Batch
-from .data.pictures import Pictures, to_range
+from .data.pictures import Pictures, in_chunks, to_range
 from .system import System
 
-_COLUMNS, _CHUNK = 10, 100
+_COLUMNS = 10
 
 
 class ClassifierSystem(System):
@@ -40,11 +40,10 @@ class ClassifierSystem(System):
     def _classify(self, pictures: Pictures, device: torch.device) -> tuple[Tensor, Tensor]:
         """The class each of `pictures` is taken for, and its own, both int64 [N] on the CPU."""
         taken, own = [], []
-        for indices in torch.arange(len(pictures)).split(_CHUNK):
-            pixels, labels, _ = pictures.read(indices.tolist())
-            taken.append(self.classifier(to_range(pixels.to(device))).argmax(1).cpu())
+        for shown, labels in in_chunks(pictures, device):
+            taken.append(self.classifier(shown).argmax(1))
             own.append(labels)
-        return torch.cat(taken), torch.cat(own)
+        return torch.cat(taken).cpu(), torch.cat(own).cpu()
 
     @torch.no_grad()
     def draw(self, pictures: Pictures, *, seed: int, device: torch.device) -> tuple[Tensor, Sequence[str]]:

@@ -14,12 +14,10 @@ from .. import ops
 from ..diffusion.objective import DiffusionObjective
 from ..diffusion.solvers import sample
 from .data.order import Batch
-from .data.pictures import Pictures
+from .data.pictures import AT_A_TIME, Pictures
 
 # The sample grids of a run show the first classes, so many pictures of each.
 _GRID_CLASSES, _GRID_COLUMNS, _GRID_SINGLE_CLASS = 10, 10, 40
-# Pictures drawn at a time.
-_CHUNK = 100
 
 
 class System(nn.Module, ABC):
@@ -108,7 +106,7 @@ def draw_samples(
     classes = torch.tensor(labels).repeat_interleave(count)
     chunks = [
         system.sample(some_classes.to(device), some_seeds.to(device), steps=steps, guidance=guidance)
-        for some_classes, some_seeds in zip(classes.split(_CHUNK), seeds.split(_CHUNK), strict=True)
+        for some_classes, some_seeds in zip(classes.split(AT_A_TIME), seeds.split(AT_A_TIME), strict=True)
     ]
     return torch.cat(chunks).unflatten(0, (len(labels), count))
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..evaluation.fid import FeatureMoments, frechet_distance
-from ..evaluation.metrics import pixel_errors, psnr
+from ..evaluation import evaluate_tokenizer, pixel_errors, psnr
 from ..models.classifier import Classifier
 from ..tokenizers.losses import adaptive_weight, deceiving_loss, discriminator_loss, perceptual_loss, pixel_loss
 from ..tokenizers.tokenizer import Reconstructor, Tokenizer
 from .data.order import Batch
-from .data.pictures import Pictures, to_range
+from .data.pictures import Pictures, in_chunks, to_range
 from .system import System
 
-# Of the figure, and of a held-out measurement.
-_COLUMNS, _CHUNK = 10, 100
+# Of the figure.
+_COLUMNS = 10
 # The momentum of the discriminator's optimizer (Radford, Metz and Chintala, "DCGAN", 2016).
 _ADVERSARY_BETA1 = 0.5
 
@@ -146,23 +146,21 @@ class TokenizerSystem(System):
         rows = {"input": shown, **self.tokenizer.stages(shown)}
         return torch.stack(list(rows.values())), list(rows)
 
-    @torch.no_grad()
     def evaluate(self, pictures: Pictures, *, device: torch.device) -> dict[str, float]:
-        """The mean PSNR in decibels of all `pictures`, and the usage and perplexity of the codes they were given.
+        """The mean PSNR in decibels of all `pictures`, and the mean usage and perplexity of the codes they were given.
 
         These two are left out where codes are too many to be counted. A feature network adds the Fréchet distance
-        between the features of pictures and reconstructions, rFID.
+        between the features of pictures and reconstructions, rFID, and their kernel distance.
         """
-        self._usage()
-        errors = []
-        moments = FeatureMoments(), FeatureMoments()
-        for indices in torch.arange(len(pictures)).split(_CHUNK):
-            shown = to_range(pictures.read(indices.tolist())[0].to(device))
-            reconstruction = self.tokenizer(shown).pictures.clamp(-1, 1)
-            errors.append(pixel_errors(reconstruction, shown))
-            if self.features is not None:
-                for side, some in zip(moments, (shown, reconstruction), strict=True):
-                    side.add(self.features.embedding(some).cpu())
-        usage = {name: float(value) for name, value in self._usage().items() if value.isfinite()}
-        distance = {} if self.features is None else {"rfid": frechet_distance(*moments)}
-        return {"psnr": float(psnr(torch.cat(errors)).mean()), **usage, **distance}
+        found = evaluate_tokenizer(
+            self.tokenizer,
+            (shown for shown, _ in in_chunks(pictures, device)),
+            embed=None if self.features is None else self.features.embedding,
+            prefixes=False,
+        )
+        measured = {
+            "psnr": found.psnr,
+            **{name: fmean(getattr(found, name)) for name in ("usage", "perplexity") if getattr(found, name)},
+            **{name: getattr(found, name) for name in ("rfid", "kernel_distance")},
+        }
+        return {name: value for name, value in measured.items() if value is not None}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+# Pictures that are drawn or measured in one go.
+AT_A_TIME = 100
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,13 @@ class Pictures(Protocol):
 def to_range(pixels: Tensor) -> Tensor:
     """Pixels uint8 as float32 in [−1, 1]."""
     return pixels.float() / 127.5 - 1
+
+
+def in_chunks(pictures: Pictures, device: torch.device, *, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """All `pictures` or the first `most`, on `device`: float32 [≤ AT_A_TIME, C, H, W] in [−1, 1], and labels int64."""
+    for indices in torch.arange(len(pictures))[:most].split(AT_A_TIME):
+        pixels, labels, _ = pictures.read(indices.tolist())
+        yield to_range(pixels.to(device)), labels.to(device)
 
 
 class PicturesInMemory:
