@@ -34,11 +34,11 @@ __device__ __forceinline__ int64_t first_infinite(const CodeSums& p, int64_t row
   int64_t first = p.depth;
   for_each_tile(p.codebooks.dimensions, [&](int64_t begin) {
     Real r[kSpan], e[kSpan];
-    load_row<wide>(p.base, p.dtype, p.codebooks.dimensions, row, begin, r);
+    load_row(wide, p.base, p.dtype, p.codebooks.dimensions, row, begin, r);
     for (int64_t q = 0; q < first; ++q) {
       for (int i = 0; i < kSpan; ++i) first = is_finite(r[i]) ? first : q;
       if (first == q) return;
-      load_embedding<wide>(p.codebooks, q, p.codes[row * p.depth + q], begin, e);
+      load_embedding(wide, p.codebooks, q, p.codes[row * p.depth + q], begin, e);
       for (int i = 0; i < kSpan; ++i) r[i] -= e[i];
     }
   });
@@ -63,10 +63,10 @@ template <class Real, bool wide>
 __device__ __forceinline__ void add_vector(const CodeSums& p, uint32_t place, int64_t begin, double (&sums)[kSpan]) {
   const int64_t q = place / p.rows, row = place % p.rows;
   Real r[kSpan], e[kSpan];
-  load_row<wide>(p.base, p.dtype, p.codebooks.dimensions, row, begin, r);
+  load_row(wide, p.base, p.dtype, p.codebooks.dimensions, row, begin, r);
   const int64_t subtracted = p.codebooks.data ? q + p.subtracts_own : 0;
   for (int64_t j = 0; j < subtracted; ++j) {
-    load_embedding<wide>(p.codebooks, j, p.codes[row * p.depth + j], begin, e);
+    load_embedding(wide, p.codebooks, j, p.codes[row * p.depth + j], begin, e);
     for (int i = 0; i < kSpan; ++i) r[i] -= e[i];
   }
   const double weight =
@@ -79,7 +79,7 @@ __device__ __forceinline__ void write_sums(const CodeSums& p, uint32_t key, int6
                                            const double (&sums)[kSpan]) {
   Real rounded[kSpan];
   for (int i = 0; i < kSpan; ++i) rounded[i] = static_cast<Real>(sums[i]);
-  store_row_as<wide, Real>(p.sums, p.codebooks.dimensions, key, begin, rounded);
+  store_row_as<Real>(wide, p.sums, p.codebooks.dimensions, key, begin, rounded);
 }
 
 __device__ __forceinline__ void store_part(double* part, const double (&sums)[kSpan]) {

@@ -21,11 +21,11 @@ __global__ void __launch_bounds__(kRowThreads) decode(DecodeParameters p) {
   for_each_tile(p.codebooks.dimensions, [&](int64_t begin) {
     Real total[kSpan] = {0, 0, 0, 0}, e[kSpan];
     for (int64_t q = 0; q < p.depth; ++q) {
-      load_embedding<wide>(p.codebooks, q, p.codes[row * p.depth + q], begin, e);
+      load_embedding(wide, p.codebooks, q, p.codes[row * p.depth + q], begin, e);
 #pragma unroll
       for (int i = 0; i < kSpan; ++i) total[i] += e[i];
     }
-    store_row_as<wide, Real>(p.out, p.codebooks.dimensions, row, begin, total);
+    store_row_as<Real>(wide, p.out, p.codebooks.dimensions, row, begin, total);
   });
 }
 
@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kRowThreads)
   int64_t active = 0;
   for (int64_t q = 0; q < p.depth; ++q) active += codes[q] != -1;
   const auto load_gradient = [&](int64_t begin, Real(&g)[kSpan]) {
-    load_row<wide>(p.grad_quantized, p.dtype, D, row, begin, g);
+    load_row(wide, p.grad_quantized, p.dtype, D, row, begin, g);
   };
   const auto add_gradient = [&](int64_t begin, const Real(&g)[kSpan]) {
     auto sum = buffers.gradient_at(begin);
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kRowThreads)
                                                                              : Real(0);
   for_each_tile(D, [&](int64_t begin) {
     Real x[kSpan], g[kSpan];
-    load_row<wide>(p.x, p.dtype, D, row, begin, x);
+    load_row(wide, p.x, p.dtype, D, row, begin, x);
     load_gradient(begin, g);
     Vec<Real, kSpan> residual, gradient;
 #pragma unroll
@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(kRowThreads)
           const auto x = buffers.residual_at(begin);
           for (int i = 0; i < kSpan; ++i) s[i] = x[i], t[i] = Real(0);
           for (int64_t q = 0; q < p.depth; ++q) {
-            load_embedding<wide>(p.codebooks, q, codes[q], begin, g);
+            load_embedding(wide, p.codebooks, q, codes[q], begin, g);
             for (int i = 0; i < kSpan; ++i) t[i] += g[i];
           }
           load_gradient(begin, g);
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(kRowThreads)
           [&](int64_t begin, Real(&s)[kSpan], Real(&t)[kSpan], Real(&g)[kSpan]) {
             const auto r = buffers.residual_at(begin);
             for (int i = 0; i < kSpan; ++i) s[i] = r[i];
-            load_embedding<wide>(p.codebooks, q, codes[q], begin, t);
+            load_embedding(wide, p.codebooks, q, codes[q], begin, t);
             load_gradient(begin, g);
           },
           add_gradient);
@@ -159,7 +159,7 @@ __global__ void __launch_bounds__(kRowThreads)
       auto r = buffers.residual_at(begin);
       auto gradient = buffers.gradient_at(begin);
       Real e[kSpan];
-      load_embedding<wide>(p.codebooks, q, codes[q], begin, e);
+      load_embedding(wide, p.codebooks, q, codes[q], begin, e);
 #pragma unroll
       for (int i = 0; i < kSpan; ++i) {
         r[i] -= e[i];
@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(kRowThreads)
   }
   for_each_tile(D, [&](int64_t begin) {
     const auto gradient = buffers.gradient_at(begin);
-    store_row<wide>(p.grad_x, p.dtype, D, row, begin, gradient.lanes);
+    store_row(wide, p.grad_x, p.dtype, D, row, begin, gradient.lanes);
   });
 }
 

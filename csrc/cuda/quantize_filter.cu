@@ -207,15 +207,14 @@ __device__ __forceinline__ void filter_codes(const PreparedCodes& prepared, int6
 }
 
 // The candidate that a code is for a row, in double; none where the code has NaN or infinity. Called by whole warps.
-template <bool wide>
-__device__ __forceinline__ Candidate look_at(const QuantizeParameters& p, int64_t q, int64_t code,
+__device__ __forceinline__ Candidate look_at(bool wide, const QuantizeParameters& p, int64_t q, int64_t code,
                                              const SplitResidual& residual) {
   CodeTerms terms;
   double sum = 0;
   for_each_tile(p.codebooks.dimensions, [&](int64_t begin) {
     float r[kSpan], e[kSpan];
     residual.load(begin, r);
-    load_embedding<wide>(p.codebooks, q, code, begin, e);
+    load_embedding(wide, p.codebooks, q, code, begin, e);
     terms.add(e);
     sum += partial_score(p.metric, r, e);
   });
@@ -225,9 +224,8 @@ __device__ __forceinline__ Candidate look_at(const QuantizeParameters& p, int64_
 }
 
 // The nearest of the codes listed for a row; none where the lists do not tell. Called by whole warps.
-template <bool wide>
-__device__ __forceinline__ Candidate nearest_listed(const QuantizeParameters& p, int64_t q, const FilterMemory& memory,
-                                                    int row, int64_t tiles) {
+__device__ __forceinline__ Candidate nearest_listed(bool wide, const QuantizeParameters& p, int64_t q,
+                                                    const FilterMemory& memory, int row, int64_t tiles) {
   constexpr int kLanesOfGroup = kWarpSize / kGroups;
   const int group = lane_index() / kLanesOfGroup, index = lane_index() % kLanesOfGroup;
   const uint32_t count = memory.counts[row * kGroups + group];
@@ -241,18 +239,18 @@ __device__ __forceinline__ Candidate nearest_listed(const QuantizeParameters& p,
   for (int lane = 0; survivors != 0; ++lane, survivors >>= 1) {
     if ((survivors & 1) == 0) continue;
     const int64_t code = shuffle(listed.code, lane);
-    best = nearer(best, alone ? Candidate{0, code} : look_at<wide>(p, q, code, SplitResidual(memory, row)));
+    best = nearer(best, alone ? Candidate{0, code} : look_at(wide, p, q, code, SplitResidual(memory, row)));
   }
   return best;
 }
 
 // The nearest of all codes to one row, found by the whole block.
-template <bool wide>
-__device__ Candidate nearest_of_all(const QuantizeParameters& p, int64_t q, const FilterMemory& memory, int row) {
+__device__ Candidate nearest_of_all(bool wide, const QuantizeParameters& p, int64_t q, const FilterMemory& memory,
+                                    int row) {
   VISGEN_SHARED(Candidate, found, kWarpSize);
   Candidate best;
   for (int64_t code = warp_index(); code < p.codebooks.codes; code += warps_per_block()) {
-    best = nearer(best, look_at<wide>(p, q, code, SplitResidual(memory, row)));
+    best = nearer(best, look_at(wide, p, q, code, SplitResidual(memory, row)));
   }
   if (lane_index() == 0) found[warp_index()] = best;
   sync_block();
@@ -274,9 +272,9 @@ struct RowsOfWarp {
   }
 };
 
-template <int row_tiles, int row_groups, bool wide>
+template <int row_tiles, int row_groups>
 __global__ void __launch_bounds__(row_groups * kGroups * kWarpSize, 1)
-    filter(QuantizeParameters p, PreparedCodes prepared, int capacity) {
+    filter(QuantizeParameters p, PreparedCodes prepared, int capacity, bool wide) {
   constexpr int rows = row_groups * row_tiles * 16, warps = row_groups * kGroups;
   static_assert(rows / warps <= 32);
   const int64_t D = p.codebooks.dimensions, first = static_cast<int64_t>(blockIdx.x) * rows;
@@ -292,7 +290,7 @@ __global__ void __launch_bounds__(row_groups * kGroups * kWarpSize, 1)
     bool finite = true;
     for_each_tile(memory.padded, [&](int64_t begin) {
       float x[kSpan] = {0, 0, 0, 0};
-      if (global < p.rows && begin < D) load_row<wide>(p.x, p.dtype, D, global, begin, x);
+      if (global < p.rows && begin < D) load_row(wide, p.x, p.dtype, D, global, begin, x);
       for (int j = 0; j < kSpan; ++j) finite &= is_finite(x[j]);
       SplitResidual(memory, row).store(begin, x);
     });
@@ -322,27 +320,27 @@ __global__ void __launch_bounds__(row_groups * kGroups * kWarpSize, 1)
       RowState state = own.state(p, global, i);
       Candidate nearest;
       if (state.finite && q < state.active) {
-        nearest = nearest_listed<wide>(p, q, memory, row, prepared.tiles);
+        nearest = nearest_listed(wide, p, q, memory, row, prepared.tiles);
         if (nearest.code < 0) {
           if (lane_index() == 0) memory.scanned[row] = 1;
           return;
         }
       }
-      take_code<float, wide>(p, global, q, nearest.code, SplitResidual(memory, row), state);
+      take_code<float>(wide, p, global, q, nearest.code, SplitResidual(memory, row), state);
       own.set(i, state);
     });
     sync_block();
     for (int row = 0; row < rows; ++row) {
       if (!memory.scanned[row]) continue;
-      const Candidate nearest = nearest_of_all<wide>(p, q, memory, row);
+      const Candidate nearest = nearest_of_all(wide, p, q, memory, row);
       if (row % warps != warp_index()) continue;
       RowState state = own.state(p, first + row, row / warps);
-      take_code<float, wide>(p, first + row, q, nearest.code < 0 ? 0 : nearest.code, SplitResidual(memory, row), state);
+      take_code<float>(wide, p, first + row, q, nearest.code < 0 ? 0 : nearest.code, SplitResidual(memory, row), state);
       own.set(row / warps, state);
     }
   }
   for_each_row([&](int i, int, int64_t global) {
-    if (global < p.rows) write_quantized<float, wide>(p, global, own.state(p, global, i));
+    if (global < p.rows) write_quantized<float>(wide, p, global, own.state(p, global, i));
   });
 }
 
@@ -362,12 +360,9 @@ void run_filter(const QuantizeParameters& p, const PreparedCodes& prepared, int 
                           dim3(row_groups * kGroups * kWarpSize),
                           FilterMemory::bytes(rows, prepared.chunks * kChunk, capacity)};
   const int64_t D = p.codebooks.dimensions;
-  if (has_wide_rows(p.x, p.dtype, D) && has_wide_rows(p.quantized, p.dtype, D) &&
-      has_wide_rows(p.codebooks.data, DType::float32, D)) {
-    launch<filter<row_tiles, row_groups, true>>(shape, stream, p, prepared, capacity);
-  } else {
-    launch<filter<row_tiles, row_groups, false>>(shape, stream, p, prepared, capacity);
-  }
+  const bool wide = has_wide_rows(p.x, p.dtype, D) && has_wide_rows(p.quantized, p.dtype, D) &&
+                    has_wide_rows(p.codebooks.data, DType::float32, D);
+  launch<filter<row_tiles, row_groups>>(shape, stream, p, prepared, capacity, wide);
 }
 
 // The most rows to a block that fit shared memory and still give every multiprocessor a block.

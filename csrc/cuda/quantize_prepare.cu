@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kRowThreads) prepare(Codebooks books, Metric m
   if (exists) {
     for_each_tile(D, [&](int64_t begin) {
       float e[kSpan];
-      load_embedding<wide>(books, book, code, begin, e);
+      load_embedding(wide, books, book, code, begin, e);
       terms.add(e);
     });
   }
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kRowThreads) prepare(Codebooks books, Metric m
   double square = 0, square_error = 0, half_square = 0, center_square = 0;
   for_each_tile(prepared.chunks * kChunk, [&](int64_t begin) {
     float e[kSpan] = {0, 0, 0, 0};
-    if (usable && begin < D) load_embedding<wide>(books, book, code, begin, e);
+    if (usable && begin < D) load_embedding(wide, books, book, code, begin, e);
     const auto center = load_vec<kSpan>(prepared.center + book * prepared.chunks * kChunk + begin);
     Vec<uint16_t, kSpan> rounded;
 #pragma unroll

@@ -61,8 +61,8 @@ __device__ __forceinline__ int64_t active_depths_of(const QuantizeParameters& p,
 
 // Subtracts the code's embedding from the residual, and writes the code and the errors. `residual` has load(begin, r)
 // and store(begin, r).
-template <class Real, bool wide, class Residual>
-__device__ __forceinline__ void take_code(const QuantizeParameters& p, int64_t row, int64_t q, int64_t code,
+template <class Real, class Residual>
+__device__ __forceinline__ void take_code(bool wide, const QuantizeParameters& p, int64_t row, int64_t q, int64_t code,
                                           Residual residual, RowState& state) {
   const int64_t D = p.codebooks.dimensions;
   const bool active = q < state.active;
@@ -77,7 +77,7 @@ __device__ __forceinline__ void take_code(const QuantizeParameters& p, int64_t r
     for_each_tile(D, [&](int64_t begin) {
       Real r[kSpan], e[kSpan];
       residual.load(begin, r);
-      load_embedding<wide>(p.codebooks, q, code, begin, e);
+      load_embedding(wide, p.codebooks, q, code, begin, e);
 #pragma unroll
       for (int i = 0; i < kSpan; ++i) {
         r[i] -= e[i];
@@ -96,20 +96,21 @@ __device__ __forceinline__ void take_code(const QuantizeParameters& p, int64_t r
 }
 
 // Writes the sum of the codes that the same warp has taken.
-template <class Real, bool wide>
-__device__ __forceinline__ void write_quantized(const QuantizeParameters& p, int64_t row, const RowState& state) {
+template <class Real>
+__device__ __forceinline__ void write_quantized(bool wide, const QuantizeParameters& p, int64_t row,
+                                                const RowState& state) {
   if (!p.quantized) return;
   sync_warp();  // for the codes
   for_each_tile(p.codebooks.dimensions, [&](int64_t begin) {
     Real total[kSpan] = {0, 0, 0, 0}, e[kSpan];
     for (int64_t q = 0; q < p.depth; ++q) {
-      load_embedding<wide>(p.codebooks, q, p.codes[row * p.depth + q], begin, e);
+      load_embedding(wide, p.codebooks, q, p.codes[row * p.depth + q], begin, e);
 #pragma unroll
       for (int i = 0; i < kSpan; ++i) total[i] += e[i];
     }
 #pragma unroll
     for (int i = 0; i < kSpan; ++i) total[i] = state.poisoned ? Real(NAN) : total[i];
-    store_row<wide>(p.quantized, p.dtype, p.codebooks.dimensions, row, begin, total);
+    store_row(wide, p.quantized, p.dtype, p.codebooks.dimensions, row, begin, total);
   });
 }
 

@@ -36,7 +36,7 @@ __device__ void scan_codes(const QuantizeParameters& p, int64_t q, const Real* r
     double sums[kRowsPerBlock] = {};
     for_each_tile(D, [&](int64_t begin) {
       Real e[kSpan], r[kSpan];
-      load_embedding<wide>(p.codebooks, q, code, begin, e);
+      load_embedding(wide, p.codebooks, q, code, begin, e);
       terms.add(e);
 #pragma unroll
       for (int i = 0; i < kRowsPerBlock; ++i) {
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kRowThreads) scan(QuantizeParameters p, Real* 
   bool finite = true;
   for_each_tile(D, [&](int64_t begin) {
     Real r[kSpan] = {0, 0, 0, 0};
-    if (exists) load_row<wide>(p.x, p.dtype, D, row, begin, r);
+    if (exists) load_row(wide, p.x, p.dtype, D, row, begin, r);
 #pragma unroll
     for (int i = 0; i < kSpan; ++i) finite &= is_finite(r[i]);
     residual.store(begin, r);
@@ -85,9 +85,9 @@ __global__ void __launch_bounds__(kRowThreads) scan(QuantizeParameters p, Real* 
     sync_block();
     Candidate nearest;
     for (int i = 0; i < kRowsPerBlock; ++i) nearest = nearer(nearest, found[i][warp_index()]);
-    if (exists) take_code<Real, wide>(p, row, q, nearest.code < 0 ? 0 : nearest.code, residual, state);
+    if (exists) take_code<Real>(wide, p, row, q, nearest.code < 0 ? 0 : nearest.code, residual, state);
   }
-  if (exists) write_quantized<Real, wide>(p, row, state);
+  if (exists) write_quantized<Real>(wide, p, row, state);
 }
 
 template <class Real, bool wide>

@@ -38,8 +38,8 @@ __device__ __forceinline__ void for_each_tile(int64_t elements, Body body) {
   for (int64_t begin = lane_index() * kSpan; begin < elements; begin += kWarpSize * kSpan) body(begin);
 }
 
-template <bool wide, class Stored, class Real>
-__device__ __forceinline__ void load_row_as(const void* data, int64_t elements, int64_t row, int64_t begin,
+template <class Stored, class Real>
+__device__ __forceinline__ void load_row_as(bool wide, const void* data, int64_t elements, int64_t row, int64_t begin,
                                             Real (&out)[kSpan]) {
   const Stored* from = static_cast<const Stored*>(data) + row * elements + begin;
   const auto values = wide ? load_vec<kSpan>(from) : load_tail<kSpan>(from, elements - begin, Stored(0.0f));
@@ -48,9 +48,9 @@ __device__ __forceinline__ void load_row_as(const void* data, int64_t elements, 
 }
 
 // Elements past the end of the row read as 0, and so does absent data.
-template <bool wide, class Real>
-__device__ __forceinline__ void load_row(const void* data, DType dtype, int64_t elements, int64_t row, int64_t begin,
-                                         Real (&out)[kSpan]) {
+template <class Real>
+__device__ __forceinline__ void load_row(bool wide, const void* data, DType dtype, int64_t elements, int64_t row,
+                                         int64_t begin, Real (&out)[kSpan]) {
   if (!data) {
 #pragma unroll
     for (int i = 0; i < kSpan; ++i) out[i] = Real(0);
@@ -58,24 +58,24 @@ __device__ __forceinline__ void load_row(const void* data, DType dtype, int64_t 
   }
   switch (dtype) {
     case DType::float16:
-      return load_row_as<wide, Half>(data, elements, row, begin, out);
+      return load_row_as<Half>(wide, data, elements, row, begin, out);
     case DType::bfloat16:
-      return load_row_as<wide, BFloat16>(data, elements, row, begin, out);
+      return load_row_as<BFloat16>(wide, data, elements, row, begin, out);
     case DType::float32:
-      return load_row_as<wide, float>(data, elements, row, begin, out);
+      return load_row_as<float>(wide, data, elements, row, begin, out);
     default:
-      return load_row_as<wide, double>(data, elements, row, begin, out);
+      return load_row_as<double>(wide, data, elements, row, begin, out);
   }
 }
 
-template <bool wide, class Stored, class Real>
-__device__ __forceinline__ void store_row_as(void* data, int64_t elements, int64_t row, int64_t begin,
+template <class Stored, class Real>
+__device__ __forceinline__ void store_row_as(bool wide, void* data, int64_t elements, int64_t row, int64_t begin,
                                              const Real (&in)[kSpan]) {
   Vec<Stored, kSpan> values;
 #pragma unroll
   for (int i = 0; i < kSpan; ++i) values[i] = convert<Stored>(in[i]);
   Stored* to = static_cast<Stored*>(data) + row * elements + begin;
-  if constexpr (wide) {
+  if (wide) {
     store_vec(to, values);
   } else {
     store_tail(to, elements - begin, values);
@@ -83,28 +83,28 @@ __device__ __forceinline__ void store_row_as(void* data, int64_t elements, int64
 }
 
 // Elements past the end of the row are dropped.
-template <bool wide, class Real>
-__device__ __forceinline__ void store_row(void* data, DType dtype, int64_t elements, int64_t row, int64_t begin,
-                                          const Real (&in)[kSpan]) {
+template <class Real>
+__device__ __forceinline__ void store_row(bool wide, void* data, DType dtype, int64_t elements, int64_t row,
+                                          int64_t begin, const Real (&in)[kSpan]) {
   switch (dtype) {
     case DType::float16:
-      return store_row_as<wide, Half>(data, elements, row, begin, in);
+      return store_row_as<Half>(wide, data, elements, row, begin, in);
     case DType::bfloat16:
-      return store_row_as<wide, BFloat16>(data, elements, row, begin, in);
+      return store_row_as<BFloat16>(wide, data, elements, row, begin, in);
     case DType::float32:
-      return store_row_as<wide, float>(data, elements, row, begin, in);
+      return store_row_as<float>(wide, data, elements, row, begin, in);
     default:
-      return store_row_as<wide, double>(data, elements, row, begin, in);
+      return store_row_as<double>(wide, data, elements, row, begin, in);
   }
 }
 
 // The embedding of a code at a depth: zeros for −1, NaN for a code that the codebook does not have.
-template <bool wide, class Real>
-__device__ __forceinline__ void load_embedding(const Codebooks& books, int64_t depth, int64_t code, int64_t begin,
-                                               Real (&out)[kSpan]) {
+template <class Real>
+__device__ __forceinline__ void load_embedding(bool wide, const Codebooks& books, int64_t depth, int64_t code,
+                                               int64_t begin, Real (&out)[kSpan]) {
   if (code >= 0 && code < books.codes) {
     const Real* book = static_cast<const Real*>(books.data) + depth * books.stride;
-    return load_row_as<wide, Real>(book, books.dimensions, code, begin, out);
+    return load_row_as<Real>(wide, book, books.dimensions, code, begin, out);
   }
 #pragma unroll
   for (int i = 0; i < kSpan; ++i) out[i] = code == -1 ? Real(0) : Real(NAN);
