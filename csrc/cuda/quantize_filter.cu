@@ -168,13 +168,14 @@ __device__ __forceinline__ void keep_candidates(float (&sums)[row_tiles][kNarrow
 template <int row_tiles, int row_groups>
 __device__ __forceinline__ void filter_codes(const PreparedCodes& prepared, int64_t depth, const FilterMemory& memory) {
   const int group = warp_index() % kGroups, first_row = warp_index() / kGroups * row_tiles * 16;
-  const int64_t first_tile = prepared.book(depth) * prepared.tiles, steps = prepared.tiles * prepared.chunks;
-  int64_t copied = 0, copied_tile = 0, copied_chunk = 0;
+  const int64_t first_tile = prepared.book(depth) * prepared.tiles;
+  const int tiles = static_cast<int>(prepared.tiles), chunks = static_cast<int>(prepared.chunks);
+  int copied = 0, copied_tile = 0, copied_chunk = 0;
   const auto copy_next = [&] {
-    if (copied < steps) {
+    if (copied_tile < tiles) {
       copy_stage<row_groups * kGroups * kWarpSize>(prepared, first_tile + copied_tile, copied_chunk,
                                                    memory.stages[copied % kStages]);
-      if (++copied_chunk == prepared.chunks) copied_chunk = 0, ++copied_tile;
+      if (++copied_chunk == chunks) copied_chunk = 0, ++copied_tile;
     }
     ++copied;
     commit_copies();  // an empty group at the end, so that the count below holds
@@ -182,9 +183,9 @@ __device__ __forceinline__ void filter_codes(const PreparedCodes& prepared, int6
   for (int i = 0; i < kStages - 1; ++i) copy_next();
   uint32_t counts = 0;
   float sums[row_tiles][kNarrow][4] = {};
-  int64_t step = 0;
-  for (int64_t tile = 0; tile < prepared.tiles; ++tile) {
-    for (int64_t chunk = 0; chunk < prepared.chunks; ++chunk, ++step) {
+  int step = 0;
+  for (int tile = 0; tile < tiles; ++tile) {
+    for (int chunk = 0; chunk < chunks; ++chunk, ++step) {
       wait_copies<kStages - 2>();
       sync_block();  // the stage is there, and the one before may be overwritten
       copy_next();
