@@ -1,4 +1,4 @@
-// The family `codebook` on a GPU: see code_sums.cu.
+// The family `codebook` on a GPU: see code_sums.cu, also for what is read, written and added up.
 #include "../ops/codebook_call.h"
 
 #include "code_sums.h"

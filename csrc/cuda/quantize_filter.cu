@@ -4,15 +4,16 @@
 // upper half is the operand A of the tensor cores, the lower half makes the float whole. Codes stream through three
 // stages of 16 KB, each copied while the two before are multiplied. A warp multiplies 64 rows with 64 codes.
 //
-// 65536 rows, 256 dimensions, 16384 codes and 4 depths are 2.2·10¹² operations: 2.2 ms at the 990·10¹²/s that an H100's
-// tensor cores do in bfloat16, and 3.6 ms at the 62 % of it that the instruction mma.sync is known to reach. Of shared
-// memory a warp's step of 16 dimensions reads 2 KB of residuals and 2 KB of codes for 32 instructions, 128 bytes each:
-// one a cycle, where the tensor cores do one in 1.6. From the L2 cache each block reads the codes of a depth once, 17
-// GB in all: 3.2 ms at 5.5·10¹²/s, beside the multiplying. A score takes three instructions of its lane after its
-// D/16/4 mma, and finding one survivor, 1.2 on normal data, costs a row some microseconds a depth: less than a tenth at
-// this size, but half of the time where codes · dimensions are below 2¹⁶. Expected in all: 5 ms, 40 to 45 % of the
-// peak. Not measured. Registers: 128 of a thread's 255 hold sums. Shared memory for 256 dimensions: 54 KB of stages,
-// 130 KB of residuals, 36 KB of lists. Global memory beyond inputs and outputs: half of the codebooks' size.
+// What N rows of D dimensions, K codes and Q depths take, and in brackets N = 65536, D = 256, K = 16384, Q = 4:
+//   tensor cores    2·N·K·D·Q operations in bfloat16 (2.2·10¹²), the ceiling: 2.2 ms at an H100's 990·10¹²/s
+//   memory          x, the results and the codebooks once, and half the codebooks' size written (240 MB)
+//   L2 cache        2·K·D·Q bytes of prepared codes for each block (17 GB); the embeddings taken, twice (0.5 GB)
+//   shared memory   128 bytes for an mma of 4096 operations (69 GB)
+//   floats          3 instructions a score (1.3·10¹⁰), and more for the few scores that raise a row's lower end
+// These are counted. No GPU has run the kernel: what share of the ceiling it reaches is not measured.
+// Of a thread's 255 registers 128 hold sums. For sm_90 nvcc 13.0 makes the loop over chunks of 200 instructions for 64
+// mma, 10 of them loads of spilled registers. Shared memory for 256 dimensions: 54 KB of stages, 130 KB of residuals,
+// 36 KB of lists. Global memory beyond inputs and outputs: half of the codebooks' size.
 //
 // A row's list has room for `capacity` codes of each of four groups. A row that outgrows it, which takes dozens of
 // codes within the bound of bfloat16, is scanned by the whole block: every code in double.

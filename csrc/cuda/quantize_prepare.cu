@@ -1,5 +1,6 @@
 // Reads each codebook twice (the second time from cache) and writes half its size; and before that a sample of it, for
-// what its codes have in common.
+// what its codes have in common. An element takes 6 bytes of memory and 14 operations in double. Counted: no GPU has
+// measured what share of either ceiling that reaches.
 #include "quantize_prepare.cuh"
 
 #include "../common/math.h"

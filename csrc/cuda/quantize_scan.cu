@@ -1,8 +1,9 @@
 // The search that looks at every code in double.
 //
 // A block takes kRowsPerBlock rows, whose residuals stay in shared memory (in global memory where they do not fit).
-// Each warp loads every eighth code once for all of them: 1/8 of a load and one subtraction and multiply-add in double
-// for an element of each pair.
+// Each warp loads every eighth code once for all of them. An element of a pair of row and code takes a subtraction and
+// a multiply-add in double (for dot products the latter alone) and 4 bytes of shared memory, 8 in float64; of cache,
+// where the codes come from, an eighth of that. Counted: no GPU has measured what share of either ceiling that reaches.
 #include "quantize_row.cuh"
 #include "quantize_search.h"
 

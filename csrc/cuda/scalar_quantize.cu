@@ -5,8 +5,12 @@
 // exponential, a logarithm and two divisions.
 //
 // The tables of the batch entropy take, for a row and group of g bits, 2^g fused multiply-adds of an outer product of
-// two tables of 2^(g/2) products in shared memory; the backward takes twice that. Sums go over the rows of a unit in
-// one block, then over units, always in the same order.
+// two tables of 2^(g/2) products in shared memory, two loads from there each; the backward takes twice that. They read
+// x once more for every 2048 codes of a group (on the sphere, whole rows for every group), and the backward once more.
+// Sums go over the rows of a unit in one block, then over units, always in the same order.
+//
+// The ceiling is the speed of memory, and for tables that of shared memory. All this is counted: no GPU has measured
+// what share of either it reaches.
 #include "../ops/scalar_quantize_call.h"
 
 #include "tile.cuh"
