@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,22 @@ def test_the_second_stage_of_titok_keeps_what_the_first_run_encodes(tmp_path: Pa
     options = ["--steps=3", f"--decoder-of={tmp_path / 'first'}", "--tokens=5"]
     assert train("titok", tmp_path / "third", *options) == 2
     assert "--decoder-of must be a run of the recipe titok with the same sizes" in capsys.readouterr().err
+
+
+def test_a_second_stage_s_checkpoint_needs_the_first_run_no_more(tmp_path: Path, capsys) -> None:
+    assert train("titok", tmp_path / "first", "--steps=2") == 0
+    options = ["--decay=constant", f"--decoder-of={tmp_path / 'first'}"]
+    assert train("titok", tmp_path / "straight", *options, "--steps=4") == 0
+    assert train("titok", tmp_path / "resumed", *options, "--steps=2") == 0
+    shutil.rmtree(tmp_path / "first")
+    assert cli.main(["evaluate", str(tmp_path / "resumed"), "--pictures=20"]) == 0
+    assert train("titok", tmp_path / "resumed", *options, "--steps=4", "--resume") == 0
+    for part in checkpoint.PARTS:
+        first, second = (checkpoint.read(tmp_path / run).tensors(part) for run in ("straight", "resumed"))
+        assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first), part
+    capsys.readouterr()
+    assert train("titok", tmp_path / "new", *options) == 2
+    assert f"--decoder-of: {tmp_path / 'first'} holds no checkpoint" in capsys.readouterr().err
 
 
 def test_scales_that_do_not_end_at_the_map_s_own_are_refused(tmp_path: Path, capsys) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,14 @@ from visgen_fast import cli
 from visgen_fast.models.autoencoder import Decoder, Encoder
 from visgen_fast.models.classifier import Classifier
 from visgen_fast.models.discriminator import PatchDiscriminator
+from visgen_fast.nn import BSQ, LookupFree
 from visgen_fast.nn.residual_quantizer import ResidualQuantizer
+from visgen_fast.recipes.classifier import trained_classifier
 from visgen_fast.recipes.rq_vae import Settings
 from visgen_fast.tokenizers import Autoencoder, GridTokenizer
 from visgen_fast.training.data.order import Batch
 from visgen_fast.training.data.pictures import digits
+from visgen_fast.training.errors import UserError
 from visgen_fast.training.loop import Trainer
 from visgen_fast.training.settings import TrainingSettings
 from visgen_fast.training.tokenizer_system import ReconstructionLoss, TokenizerSystem
@@ -258,5 +262,48 @@ def test_a_classifier_s_features_serve_a_tokenizer(tmp_path, capsys):
     capsys.readouterr()
     assert cli.main([*command, f"--out={tmp_path / 'x'}"]) == 2
     assert "--features" in capsys.readouterr().err
-    assert cli.main([*command, f"--features={tmp_path / 'run'}", f"--out={tmp_path / 'x'}"]) == 2
-    assert "recipe vq-vae" in capsys.readouterr().err
+    assert cli.main([*command, f"--features={tmp_path / 'without'}", f"--out={tmp_path / 'x'}"]) == 2
+    assert "--features must be a run of the recipe classifier, but" in capsys.readouterr().err
+
+
+def test_a_tokenizer_s_checkpoint_needs_the_classifier_s_no_more(tmp_path, capsys):
+    classifier = tmp_path / "classifier"
+    command = ["train", "classifier", "--dataset=digits", "--widths", "4", "8", "--steps=3", "--device=cpu"]
+    assert cli.main([*command, f"--out={classifier}"]) == 0
+    command = ["train", "vq-vae", *TINY, "--perceptual=1", f"--features={classifier}"]
+    assert cli.main([*command, "--steps=4", f"--out={tmp_path / 'straight'}"]) == 0
+    assert cli.main([*command, "--steps=2", f"--out={tmp_path / 'moved'}"]) == 0
+    shutil.rmtree(classifier)
+    here = (tmp_path / "moved").rename(tmp_path / "here")
+    assert cli.main(["evaluate", str(here), f"--features={here}", "--pictures=50"]) == 0
+    assert json.loads((here / "evaluation.json").read_text())["rfid"] > 0
+    assert cli.main([*command, "--steps=4", f"--out={here}", "--resume"]) == 0
+    for part in ("weights", "average", "optimizer"):
+        ends = (run / "checkpoints" / "step-00000004" / f"{part}.safetensors" for run in (tmp_path / "straight", here))
+        assert len({end.read_bytes() for end in ends}) == 1
+    capsys.readouterr()
+    assert cli.main([*command, f"--out={tmp_path / 'new'}"]) == 2
+    assert f"--features: {classifier} holds no checkpoint" in capsys.readouterr().err
+
+
+def test_a_classifier_of_other_channels_is_refused(tmp_path, capsys):
+    command = ["train", "classifier", "--dataset=digits", "--widths", "4", "--steps=1", "--device=cpu"]
+    assert cli.main([*command, f"--out={tmp_path}"]) == 0
+    with pytest.raises(UserError, match="--features must be a classifier of pictures of 3 channels.* sees 1"):
+        trained_classifier(tmp_path, 3)
+
+
+def test_what_depends_on_the_micro_batch_is_named():
+    adversary = {"loss": ReconstructionLoss(adversarial=0.5), "discriminator": PatchDiscriminator(channels=1, width=4)}
+    assert tiny_system().per_micro_batch == ()
+    assert tiny_system(**adversary).per_micro_batch == ("adaptive weights of the adversary",)
+    features = {"channels": 1, "widths": (8, 16), "dimensions": 4, "dropout": 0.1}
+    for quantizer, expected in {
+        ResidualQuantizer(2, 16, 4): "draws for the revival of dead codes",
+        LookupFree(4): "batch entropies of the codes",
+        BSQ(4): "batch entropies of the codes",
+        LookupFree(4, entropy_weight=0): None,
+    }.items():
+        tokenizer = GridTokenizer(Encoder(**features), quantizer, Decoder(**features))
+        found = TokenizerSystem(tokenizer, ReconstructionLoss()).per_micro_batch
+        assert found == (("dropout", expected) if expected else ("dropout",))

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from visgen_fast.recipes._rectified_flow import RectifiedFlowSettings
+from visgen_fast.recipes._rectified_flow import RectifiedFlowSettings, rectified_flow_system
 from visgen_fast.recipes.vq_vae import Settings as VQVAESettings
+from visgen_fast.training.data.pictures import digits
 from visgen_fast.training.ema import MovingAverage
 from visgen_fast.training.errors import UserError
 from visgen_fast.training.figures import loss_curve, picture_grid
+from visgen_fast.training.loop import Trainer
 from visgen_fast.training.report import COLUMNS, Report
 from visgen_fast.training.settings import TrainingSettings, differences, learning_rate, require_same, settings_from
 
@@ -102,15 +104,39 @@ def test_settings_that_are_tuples_survive_being_written_as_json():
 
 
 def test_a_resumed_run_whose_mathematics_changes_all_the_same_is_told_so():
-    cosine = RectifiedFlowSettings(steps=10, decay="cosine", dropout=0.1)
+    cosine = RectifiedFlowSettings(steps=10, decay="cosine")
     saved = asdict(cosine)
     assert differences(saved, replace(cosine, workers=3)) == []
     [longer] = differences(saved, replace(cosine, steps=20))
     assert "ends at step 10," in longer and longer.endswith("ends at step 20")
-    [accumulated] = differences(saved, replace(cosine, accumulation=2))
-    assert "dropout" in accumulated
     constant = RectifiedFlowSettings(steps=10)
-    assert differences(asdict(constant), replace(constant, steps=20, accumulation=2)) == []
+    assert differences(asdict(constant), replace(constant, steps=20)) == []
+
+
+def test_a_run_resumed_with_other_micro_batches_is_told_what_depends_on_them(tmp_path, caplog):
+    pictures = digits()
+
+    def warnings(name: str, accumulation: int, **options) -> list[str]:
+        caplog.clear()
+        settings = RectifiedFlowSettings(
+            width=8, depth=1, heads=1, batch_size=4, steps=1, device="cpu", accumulation=accumulation, **options
+        )
+        system = rectified_flow_system(settings, pictures.format)
+        trainer = Trainer(system, pictures, settings, tmp_path / name, identity={"recipe": "test"}, resume=True)
+        if trainer.step == 0:
+            trainer.optimize()
+            trainer.save()
+        return [record.getMessage() for record in caplog.records]
+
+    for name, options in {"dropout": {"dropout": 0.1}, "plain": {}}.items():
+        assert warnings(name, 1, **options) == warnings(name, 1, **options) == []
+        told = warnings(name, 2, **options)
+        assert ["other dropout than with the former accumulation of 1 on 1 rank" in line for line in told] == (
+            [True] if options else []
+        )
+    [saved] = (tmp_path / "dropout" / "checkpoints").glob("*/state.json")
+    saved.write_text(json.dumps({**json.loads(saved.read_text()), "ranks": 2}))
+    assert "on 2 ranks" in warnings("dropout", 1, dropout=0.1)[0]
 
 
 def test_settings_of_a_checkpoint_that_this_version_does_not_know_are_named():

@@ -6,10 +6,10 @@ Torch and what needs it are imported where they are needed, so that the help of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -55,7 +55,7 @@ class EvaluateOptions:
     beam: int | None = None
     """Prefixes that the beam search for codes keeps; 1 takes the nearest code; by default the recipe's."""
     features: Path | None = None
-    """A run of the recipe classifier on pictures of the same kind, whose features give rFID."""
+    """A run of the recipe classifier on pictures of the same kind, or of a tokenizer that was given one: gives rFID."""
     pictures: int = 2000
     """How many of the held-out pictures to measure, the first ones."""
     out: Path | None = None
@@ -135,8 +135,19 @@ def measure(options: EvaluateOptions) -> None:
     print(f"{as_text(found)}\nwritten to {out}")
 
 
-def build(recipe: ModuleType, settings: TrainingSettings, pictures: PictureFormat) -> System:
-    """The recipe's system; settings that don't fit together or don't fit the pictures are the user's mistake."""
+def build(
+    recipe: ModuleType, settings: TrainingSettings, pictures: PictureFormat, saved: Checkpoint | None = None
+) -> System:
+    """The recipe's system; settings that don't fit together or don't fit the pictures are the user's mistake.
+
+    With a checkpoint `saved` of the run, what the run took from others comes from there: those may be gone by now.
+    """
+    if saved is not None:
+        given = {name: getattr(settings, name) for name in settings.OTHER_RUNS}
+        there: dict[str, Any] = {
+            name: str(saved.path) for name, run in given.items() if run and run == saved.state["settings"].get(name)
+        }
+        settings = replace(settings, **there)
     try:
         return recipe.system(settings, pictures)
     except ValueError as error:
@@ -151,7 +162,7 @@ def _trained(saved: Checkpoint) -> tuple[ModuleType, TrainingSettings, System]:
 
     recipe = load_recipe(saved.state["recipe"])
     settings = settings_from(recipe.Settings, saved.state["settings"])
-    system = build(recipe, settings, PictureFormat.from_json(saved.state["pictures"]))
+    system = build(recipe, settings, PictureFormat.from_json(saved.state["pictures"]), saved)
     saved.load_into(system, "average")
     return recipe, settings, system.eval()
 

@@ -149,11 +149,13 @@ def _train_recipe(recipe: ModuleType, name: str, settings: "TrainingSettings", o
     import torch
 
     from ._trained import build
+    from .training import checkpoint
     from .training.loop import Trainer
 
     pictures = recipe.pictures(settings)
     torch.manual_seed(settings.seed)
-    system = build(recipe, settings, pictures.format)
+    existing = checkpoint.checkpoints(out / "checkpoints") if resume else []
+    system = build(recipe, settings, pictures.format, checkpoint.read(existing[-1]) if existing else None)
     held_out = recipe.held_out(settings) if hasattr(recipe, "held_out") else None
     trainer = Trainer(system, pictures, settings, out, identity={"recipe": name}, held_out=held_out, resume=resume)
     count = sum(parameter.numel() for parameter in system.parameters())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -20,12 +20,24 @@ class Classifier(nn.Module):
         super().__init__()
         if not widths or min(*widths, channels, classes) < 1:
             raise ValueError(f"channels, classes and widths must be at least 1, got {channels}, {classes}, {widths}")
+        self.channels = channels
         self.levels = nn.ModuleList()
         for before, width in zip((channels, *widths), widths, strict=False):
             stride = 1 if len(self.levels) == 0 else 2
             convolution = nn.Conv2d(before, width, 3, stride=stride, padding=1)
             self.levels.append(nn.Sequential(convolution, ResidualBlock(width, width), nn.ReLU()))
         self.output = nn.Linear(widths[-1], classes)
+
+    @classmethod
+    def of_state(cls, tensors: Mapping[str, Tensor]) -> Classifier:
+        """The classifier whose state dict is `tensors`, which tell its sizes; KeyError or RuntimeError for others."""
+        widths: list[int] = []
+        while (first := f"levels.{len(widths)}.0.weight") in tensors:
+            widths.append(len(tensors[first]))
+        channels, classes = tensors["levels.0.0.weight"].shape[1], len(tensors["output.bias"])
+        classifier = cls(channels=channels, classes=classes, widths=widths)
+        classifier.load_state_dict(tensors)
+        return classifier
 
     def features(self, pictures: Tensor) -> list[Tensor]:
         """The activations of each level, [B, width, H/2^level, W/2^level], none negative."""

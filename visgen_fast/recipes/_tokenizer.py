@@ -26,6 +26,8 @@ class LossSettings(PictureSettings):
         **{"discriminator_width": 1, "discriminator_layers": 1},
     }
 
+    OTHER_RUNS: ClassVar[tuple[str, ...]] = ("features",)
+
     pixel_loss: Literal["l1", "l2"] = "l2"
     """Absolute or squared differences of the pixels."""
     perceptual: float = 0.0

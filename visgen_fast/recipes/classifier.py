@@ -7,16 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 from ..models.classifier import Classifier
-from ..training import checkpoint
 from ..training.classifier_system import ClassifierSystem
 from ..training.data.pictures import PictureFormat
 from ..training.errors import UserError
-from ..training.settings import settings_from
+from ._other_runs import averaged_weights
 from ._pictures import PictureSettings, held_out, pictures
 
 __all__ = ["Settings", "held_out", "pictures", "system", "trained_classifier"]
-
-NAME = "classifier"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +40,17 @@ def system(settings: Settings, pictures: PictureFormat) -> ClassifierSystem:
 def trained_classifier(path: Path, channels: int) -> Classifier:
     """The classifier of the run, or of the checkpoint, at `path`, in evaluation mode.
 
-    Raises `UserError` unless it is one that this recipe trained on pictures of `channels` channels.
+    The run is one of this recipe, or that of a tokenizer, whose checkpoints keep the classifier that it was given.
+    Raises `UserError`, which names the argument --features, unless there is one for pictures of `channels` channels.
     """
-    saved = checkpoint.read(path)
-    if saved.state["recipe"] != NAME:
-        raise UserError(f"{path} holds no classifier but a run of the recipe {saved.state['recipe']}")
-    format = PictureFormat.from_json(saved.state["pictures"])
-    if format.channels != channels:
-        raise UserError(f"the classifier in {path} sees {format.channels} channels, but the pictures have {channels}")
-    trained = system(settings_from(Settings, saved.state["settings"]), format)
-    saved.load_into(trained, "average")
-    return trained.classifier.eval()
+    tensors = averaged_weights(path, ("classifier", "features"), "--features")
+    try:
+        classifier = Classifier.of_state(tensors)
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"--features must be a run of the recipe classifier, but {path} holds no classifier") from error
+    if classifier.channels != channels:
+        raise UserError(
+            f"--features must be a classifier of pictures of {channels} channels, but the one in {path} sees "
+            f"{classifier.channels}"
+        )
+    return classifier.eval()

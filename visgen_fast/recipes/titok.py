@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Literal
 from ..models.titok import TiTokDecoder, TiTokEncoder
 from ..nn.residual_quantizer import VectorQuantizer
 from ..tokenizers import TiTok
-from ..training import checkpoint
 from ..training.data.pictures import PictureFormat
 from ..training.errors import UserError
 from ..training.tokenizer_system import TokenizerSystem
+from ._other_runs import averaged_weights
 from ._pictures import held_out, pictures
 from ._tokenizer import LossSettings, dead_below, tokenizer_system
 
@@ -31,6 +31,8 @@ class Settings(LossSettings):
         **LossSettings.LEAST,
         **{"patch_size": 1, "width": 1, "depth": 1, "heads": 1, "tokens": 1, "codes": 2, "dimensions": 1},
     }
+
+    OTHER_RUNS: ClassVar[tuple[str, ...]] = (*LossSettings.OTHER_RUNS, "decoder_of")
 
     tokens: int = 32
     """Codes of a picture."""
@@ -84,15 +86,8 @@ def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
 
 def _load(tokenizer: TiTok, run: Path) -> None:
     """Gives `tokenizer` the averaged weights and the codes of another run of this recipe."""
-    saved = checkpoint.read(run)
-    prefix = "tokenizer."
-    tensors = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in saved.tensors("average").items()
-        if name.startswith(prefix)
-    }
     try:
-        tokenizer.load_state_dict(tensors)
+        tokenizer.load_state_dict(averaged_weights(run, ("tokenizer",), "--decoder-of"))
     except RuntimeError as error:
         raise UserError(
             f"--decoder-of must be a run of the recipe titok with the same sizes, but {run} is not"

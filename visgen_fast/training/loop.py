@@ -31,12 +31,11 @@ class Trainer:
     """Trains a system on pictures, with AdamW, and keeps the run in the folder `out`.
 
     One process, or one of the ranks that `torchrun` or `accelerate launch` started: all ranks together take
-    `settings.batch_size` pictures a step and do what one rank would have done, but for what is random in or taken over
-    a rank's own micro-batch: dropout, the draws of codebooks' revival and k-means start, the batch entropies of
-    lookup-free and binary spherical quantization, and the adaptive weight of an adversary. `identity` is stored in the
-    checkpoints: what it takes to build the system again. `held_out` are pictures never trained on, for the figures and
-    the final metrics; without them the figures show training pictures. With `resume`, the run goes on from its newest
-    checkpoint, if it has one: with the same settings and ranks, bit for bit as if it had never stopped.
+    `settings.batch_size` pictures a step and do what one rank would have done, but for what the system's
+    `per_micro_batch` names, and the k-means start of codebooks. `identity` is stored in the checkpoints: what it takes
+    to build the system again. `held_out` are pictures never trained on, for the figures and the final metrics; without
+    them the figures show training pictures. With `resume`, the run goes on from its newest checkpoint, if it has one:
+    with the same settings and ranks, bit for bit as if it had never stopped; how it differs otherwise is logged.
 
     Raises `UserError` where the settings and the machine don't agree, or `out` holds another run.
     """
@@ -204,6 +203,7 @@ class Trainer:
                     **self.identity,
                     "settings": asdict(self.settings),
                     "pictures": self._describe_pictures(),
+                    "ranks": self.accelerator.num_processes,
                     "position": self.step * self.settings.batch_size,
                     "loss_scaler": None if scaler is None else scaler.state_dict(),
                 },
@@ -218,7 +218,7 @@ class Trainer:
                 raise UserError(f"{self.out} holds a run with {name} {saved.state[name]}, not {value}")
         require_same(saved.state["settings"], self.settings)
         if self.accelerator.is_main_process:
-            for difference in differences(saved.state["settings"], self.settings):
+            for difference in self._differences(saved.state):
                 logger.warning("%s", difference)
         if saved.state["pictures"] != self._describe_pictures():
             raise UserError(
@@ -230,6 +230,19 @@ class Trainer:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(saved.state["loss_scaler"])
         self.step = saved.state["step"]
+
+    def _differences(self, state: dict[str, Any]) -> list[str]:
+        """In a sentence each, how the run of a checkpoint's `state` goes on otherwise than it would have there."""
+        found = differences(state["settings"], self.settings)
+        now = self.settings.accumulation, self.accelerator.num_processes
+        former = state["settings"]["accumulation"], state.get("ranks", now[1])
+        concerned = self.bare_system.per_micro_batch
+        if former != now and concerned:
+            found.append(
+                f"the next steps have other {', '.join(concerned)} than with the former accumulation of {former[0]} on "
+                f"{former[1]} ranks: these depend on which pictures share a micro-batch"
+            )
+        return found
 
     def _describe_pictures(self) -> dict[str, Any]:
         return {"count": len(self.pictures), **self.pictures.format.to_json()}

@@ -11,7 +11,7 @@ from .errors import UserError
 S = TypeVar("S", bound="TrainingSettings")
 
 # These say how long a run goes on, what it shows, where the data lies and where to compute: a resumed run may be given
-# others. Two of them may change what a step computes, which `differences` says.
+# others. Those that may change what a step computes, steps and accumulation, are then warned about.
 MAY_CHANGE = {
     *("steps", "data", "workers", "device", "accumulation"),
     *("log_every", "sample_every", "checkpoint_every", "keep_checkpoints"),
@@ -20,7 +20,11 @@ MAY_CHANGE = {
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """Optimization, bookkeeping and hardware. A derived class adds the lower bounds of its own settings to `LEAST`."""
+    """Optimization, bookkeeping and hardware.
+
+    A derived class adds the lower bounds of its own settings to `LEAST`, and to `OTHER_RUNS` the names of those that
+    give another run, "" for none, from which the system takes weights. Its own checkpoints hold these too.
+    """
 
     LEAST: ClassVar[dict[str, float]] = {
         "steps": 1,
@@ -34,6 +38,8 @@ class TrainingSettings:
         "checkpoint_every": 0,
         "keep_checkpoints": 1,
     }
+
+    OTHER_RUNS: ClassVar[tuple[str, ...]] = ()
 
     steps: int = 10_000
     """Optimizer steps."""
@@ -134,14 +140,9 @@ def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
 
 def differences(saved: dict[str, Any], settings: TrainingSettings) -> list[str]:
     """In a sentence each, how the run of `saved` continued with `settings` differs from one that had them all along."""
-    given = asdict(settings)
-    found = []
-    if settings.decay == "cosine" and saved["steps"] != settings.steps:
-        found.append(
-            f"the steps done followed a cosine decay that ends at step {saved['steps']}, the next ones follow one that "
-            f"ends at step {settings.steps}"
-        )
-    # Many recipes have no dropout; where there is some, each micro-batch draws its own.
-    if given.get("dropout") and saved["accumulation"] != settings.accumulation:
-        found.append("the next steps draw other dropout than they would have with the former accumulation")
-    return found
+    if settings.decay == "constant" or saved["steps"] == settings.steps:
+        return []
+    return [
+        f"the steps done followed a cosine decay that ends at step {saved['steps']}, the next ones follow one that "
+        f"ends at step {settings.steps}"
+    ]

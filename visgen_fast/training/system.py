@@ -43,6 +43,15 @@ class System(nn.Module, ABC):
         `pictures` were held out from training where the recipe holds some out.
         """
 
+    @property
+    def per_micro_batch(self) -> tuple[str, ...]:
+        """What training draws for, or takes over, a rank's micro-batch: it depends on which pictures share that.
+
+        All else that a step does is the same whatever the number of ranks and of accumulated micro-batches.
+        """
+        drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.modules() if module.training)
+        return ("dropout",) if drops else ()
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The parameters to train, as groups for the optimizer; each group's gradient is clipped on its own.
 

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from ..evaluation import evaluate_tokenizer, pixel_errors, psnr
 from ..models.classifier import Classifier
+from ..nn.bsq import BSQ
+from ..nn.codebook import Codebook
+from ..nn.lookup_free import LookupFree
 from ..tokenizers.losses import adaptive_weight, deceiving_loss, discriminator_loss, perceptual_loss, pixel_loss
 from ..tokenizers.tokenizer import Reconstructor, Tokenizer
 from .data.order import Batch
@@ -102,6 +105,18 @@ class TokenizerSystem(System):
         # Before its start the game has weight 0 rather than being left out: data-parallel training wants a gradient,
         # if only of zero, for every weight.
         return float(self._step >= self.loss.adversarial_start) * (weight * deceiving + verdict)
+
+    @property
+    def per_micro_batch(self) -> tuple[str, ...]:
+        learning = [module for module in self.modules() if module.training]
+        entropy = any(isinstance(module, LookupFree | BSQ) and module.entropy_weight > 0 for module in learning)
+        revival = any(isinstance(module, Codebook) and module.dead_below > 0 for module in learning)
+        return (
+            *super().per_micro_batch,
+            *(("batch entropies of the codes",) if entropy else ()),
+            *(("draws for the revival of dead codes",) if revival else ()),
+            *(("adaptive weights of the adversary",) if self.discriminator is not None else ()),
+        )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = [
