@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 KERNELS = ["python_tests/test_contract.py", "-k", "cuda-on-host and (equals_the_reference or gradients_equal)"]
 HEADERS = ["python_tests/test_cuda_on_host.py"]
 SEARCH = ["python_tests/test_quantize_search.py", "-k", "cuda-on-host"]
+SCALAR = ["python_tests/test_scalar_quantize.py", "-k", "cuda-on-host"]
 
 
 class Mutation(NamedTuple):
@@ -243,6 +244,71 @@ MUTATIONS = [
         "g[i] + along_u * u + along_source * s[i]",
         "g[i] + along_source * s[i]",
     ),
+    Mutation(
+        "no barrier between loading rows and working on them",
+        "csrc/cuda/scalar_quantize.cu",
+        "finite_scalar(FiniteScalarRows<Real> p) {\n  Real* rows = dynamic_shared<Real>();\n"
+        "  load_rows<wide>(p, p.x, first_row<Real>(), rows);\n  sync_block();\n",
+        "finite_scalar(FiniteScalarRows<Real> p) {\n  Real* rows = dynamic_shared<Real>();\n"
+        "  load_rows<wide>(p, p.x, first_row<Real>(), rows);\n",
+        SCALAR,
+    ),
+    Mutation(
+        "no barrier before tables are overwritten",
+        "csrc/cuda/scalar_quantize.cu",
+        "  sync_block();  // the factors are there, and nobody needs the last rows' tables any more\n",
+        "",
+        SCALAR,
+    ),
+    Mutation(
+        "no barrier before a product's factors are read",
+        "csrc/cuda/scalar_quantize.cu",
+        "first_high, high_count, high);\n    sync_block();\n",
+        "first_high, high_count, high);\n",
+        SCALAR,
+    ),
+    Mutation(
+        "levels a half up are taken for those to nearest even",
+        "csrc/cuda/scalar_quantize.cu",
+        "if (p.round_half_up && level > bounded) level -= 1;",
+        "",
+        SCALAR,
+    ),
+    Mutation(
+        "zero is a set bit",
+        "csrc/cuda/scalar_quantize.cu",
+        "code = code * 2 + (u > 0);",
+        "code = code * 2 + (u >= 0);",
+        SCALAR,
+    ),
+    Mutation(
+        "a row with NaN keeps its code",
+        "csrc/cuda/scalar_quantize.cu",
+        "p.codes[row] = has_nan ? 0 : code;",
+        "p.codes[row] = code;",
+        SCALAR,
+    ),
+    Mutation(
+        "every group has the first one's bits",
+        "csrc/cuda/scalar_quantize.cu",
+        "block.first + row, group.first + bit);",
+        "block.first + row, bit);",
+        SCALAR,
+    ),
+    Mutation(
+        "a unit's last rows take in the next unit's",
+        "csrc/cuda/scalar_quantize.cu",
+        "static_cast<int>(last - block.first < rows ? last - block.first : rows);",
+        "rows;",
+        SCALAR,
+    ),
+    Mutation(
+        "the gradient keeps what points away from the sphere",
+        "csrc/cuda/scalar_quantize.cu",
+        "(gradient[j] - along * x[j]) * factor",
+        "gradient[j] * factor",
+        SCALAR,
+    ),
 ]
 
 
@@ -283,13 +349,15 @@ def notice(tree: Path, tests: list[str]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="WORDS", help="the mutations whose name contains these words")
-    chosen = [mutation for mutation in MUTATIONS if parser.parse_args().only in mutation.name]
+    parser.add_argument("--only", default="", metavar="WORDS", help="those whose name or file contains these words")
+    only = parser.parse_args().only
+    chosen = [mutation for mutation in MUTATIONS if only in mutation.name or only in mutation.file]
     with tempfile.TemporaryDirectory(prefix="visgen_fast-mutations-") as folder:
         tree = Path(folder)
         copy_tree(tree)
-        for tests in (KERNELS, HEADERS, SEARCH):
-            report = notice(tree, tests)
+        for tests in (KERNELS, HEADERS, SEARCH, SCALAR):
+            needed = any(mutation.tests is tests for mutation in chosen)
+            report = notice(tree, tests) if needed else ""
             if report:
                 sys.exit(f"the tests fail without any mutation: {report}")
         caught = 0

@@ -249,11 +249,10 @@ __device__ __forceinline__ Real element(const CodeRows& p, int64_t row, int colu
 template <class Real>
 __device__ __forceinline__ void load_bits(const BinaryParameters& p, const Group& group, const BitRows<Real>& block) {
   const int t = static_cast<int>(threadIdx.x);
-  sync_block();  // nobody needs the last rows any more
   if (t < block.count) {
     block.factor[t] = factor_of_row<Real>(p, [&](int j) { return element<Real>(p, block.first + t, j); });
   }
-  sync_block();
+  sync_block();  // the factors are there, and nobody needs the last rows' tables any more
   for (int at = t; at < group.bits * block.rows; at += kBlockThreads) {
     const int row = at % block.rows, bit = at / block.rows;
     if (row >= block.count) continue;
