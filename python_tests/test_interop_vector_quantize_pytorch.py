@@ -181,6 +181,38 @@ def test_nothing_as_large_as_vectors_times_codes_is_made_for_one_depth(options):
         assert largest_result(quantizer, x.requires_grad_()) <= 3 * 500 * 4
 
 
+@pytest.mark.parametrize("mask", [None, MASK], ids=["all", "masked"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"threshold_ema_dead_code": 2},
+        {"use_cosine_sim": True},
+        {"affine_param": True},
+        {"heads": 2, "codebook_dim": 4},
+        {"heads": 2, "codebook_dim": 4, "separate_codebook_per_head": True},
+    ],
+    ids=str,
+)
+def test_codebooks_learn_from_given_codes_what_the_packages_learn(options, mask):
+    torch.manual_seed(0)
+    quantizer, x = VQ(dim=8, codebook_size=300, **options), torch.randn(TOKENS)
+    codes = torch.randint(-1, 300, (*TOKENS[:2], *([2] if "heads" in options else [])))
+    quantizer(x)  # the mean and the deviation of affine parameters
+    found = {}
+    for how in ("update_indices", "update_ema_indices"):
+        own, ours = copy.deepcopy(quantizer), copy.deepcopy(quantizer)
+        for one in (own, ours):
+            torch.manual_seed(1)
+            with apply_visgen_to_vector_quantize_pytorch(ours), LargestResult() as largest:
+                getattr(one, how)(x, codes, mask=mask)
+            found[one] = largest.numbers
+        for name, expected in own.state_dict().items():
+            torch.testing.assert_close(ours.state_dict()[name], expected, rtol=1e-4, atol=1e-5)
+        assert not torch.equal(own._codebook.embed_avg, quantizer._codebook.embed_avg)
+        assert found[own] >= 60 * 300 > found[ours]
+
+
 def test_other_quantizers_of_the_package_that_search_codebooks_gain_too():
     torch.manual_seed(0)
     projected = RandomProjectionQuantizer(dim=8, codebook_size=16, codebook_dim=4, num_codebooks=2)

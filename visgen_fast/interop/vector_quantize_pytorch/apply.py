@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from .._replacement import Replacement
-from .codebook import codebook_forward, init_embed
+from .codebook import codebook_forward, init_embed, update_indices
 from .package import theirs
 from .quantizers import residual_vq_forward, vector_quantize_forward
 
@@ -16,7 +16,8 @@ def apply_visgen_to_vector_quantize_pytorch(model: nn.Module | None = None) -> R
     """Makes vector-quantize-pytorch quantize with our operations; its classes, options and state dicts stay.
 
     `ResidualVQ` (and `GroupedResidualVQ` on it) searches all its depths in one operation, and `VectorQuantize` its
-    codebook, without a (vectors × codes) matrix; k-means and the moving averages follow without a one-hot matrix.
+    codebook, without a (vectors × codes) matrix; k-means and the moving averages, those of `update_indices` too, follow
+    without a one-hot matrix.
 
     Args:
         model: the quantizers in it are replaced; by default the package's classes are, hence all quantizers there are
@@ -54,7 +55,11 @@ def apply_visgen_to_vector_quantize_pytorch(model: nn.Module | None = None) -> R
     classes: dict[Any, dict[str, Any]] = {
         package.ResidualVQ: {"forward": residual_vq_forward},
         package.VectorQuantize: {"forward": vector_quantize_forward},
-        package.Codebook: {"forward": codebook_forward, "init_embed_": init_embed},
+        package.Codebook: {
+            "forward": codebook_forward,
+            "init_embed_": init_embed,
+            **dict.fromkeys(("update_indices", "update_ema_indices"), update_indices),
+        },
     }
     if model is None:
         owners: list[Any] = list(classes)

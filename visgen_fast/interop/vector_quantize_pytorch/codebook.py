@@ -1,4 +1,4 @@
-"""`Codebook.forward` and its start by k-means, for the options that need no distances to all codes."""
+"""`Codebook.forward`, for the options that need no distances to all codes, its start by k-means and its updates."""
 
 from __future__ import annotations
 
@@ -49,9 +49,7 @@ def codebook_forward(
             update_usage,
         )
     rows = vectors.flatten(1, -2)
-    if mask is not None:
-        heads = rows.shape[1] // mask.numel()  # that share a codebook
-        mask = mask[:, None].expand(-1, heads, -1).reshape(1, -1).expand(len(rows), -1)
+    mask = _mask_of_rows(mask, rows)
     self.init_embed_(rows, mask=mask)
     embed = _transformed_embeddings(self, rows, mask)
     metric = "dot" if self.use_cosine_sim else "l2"
@@ -61,6 +59,35 @@ def codebook_forward(
         follow = {"weight": ema_update_weight, "accumulate": accum_ema_update, "ema_update": ema_update}
         _update_heads(self, rows.detach(), codes, mask, **follow)
     return quantized.view(x.shape), codes.view(x.shape[:-1]), None
+
+
+def update_indices(
+    original: Any,
+    self: Any,
+    x: Tensor,
+    embed_ind: Tensor,
+    mask: Tensor | None = None,
+    ema_update_weight: Any = None,
+    accum_ema_update: bool = False,
+    ema_update: bool | None = None,
+) -> Any:
+    """`Codebook.update_indices`: what h codebooks learn from x [h, b, n, D], or less, with the codes `embed_ind`."""
+    vectors, codes = (x.float(), embed_ind) if x.dim() == 4 else (x.float()[None], embed_ind[None])
+    if len(vectors) != self.num_codebooks:
+        return original(self, x, embed_ind, mask, ema_update_weight, accum_ema_update, ema_update)
+    rows, codes = vectors.detach().flatten(1, -2), codes.flatten(1)
+    # The package takes what has no code for the first one's, unless the mask leaves it out.
+    codes = codes.masked_fill(codes == -1, 0)
+    follow = {"weight": ema_update_weight, "accumulate": accum_ema_update, "ema_update": ema_update}
+    return _update_heads(self, rows, codes, _mask_of_rows(mask, rows), **follow)
+
+
+def _mask_of_rows(mask: Tensor | None, rows: Tensor) -> Tensor | None:
+    """The mask [h, N] of rows [h, N, D], made from that of b × n tokens, whose heads may share a codebook."""
+    if mask is None:
+        return None
+    heads = rows.shape[1] // mask.numel()
+    return mask[:, None].expand(-1, heads, -1).reshape(1, -1).expand(len(rows), -1)
 
 
 def samples(codebook: Any) -> bool:
