@@ -16,7 +16,10 @@
 // rounded for l2 and B = 0 otherwise. B's four float roundings and its truncation leave |B − ½‖q_c‖²·t/s| ≤ β = ½ +
 // 2^-22·B ≤ ½ + 2^-21·½ max‖q_c‖²·t/s.
 //   l2: ‖x̂ − ĉ‖² = s²‖q_x‖² − 2st·(q_x·q_c − ½‖q_c‖²·t/s). By (1) and (2) ‖x̂ − ĉ_k‖ ≤ d_b·(1 + η) + E = d̂, so
-//       a_k ≥ (s²‖q_x‖² − d̂²)/(2st) − β. The quotient's own rounding is below 2^-50·(s²‖q_x‖² + d̂²)/(2st).
+//       a_k ≥ (s²‖q_x‖² − d̂²)/(2st) − β. The quotient's own rounding is below 2^-50·(s²‖q_x‖² + d̂²)/(2st). Where codes
+//       are short beside the row, as at late depths, another bound is closer. With ε = x − x̂ and δ_k = c_k − ĉ_k
+//           st·(q_x·q_c − ½‖q_c‖²·t/s) = x·c_k − ½‖c_k‖² − ε·c_k − (x̂ − ĉ_k)·δ_k + ½‖δ_k‖²,
+//       where x·c_k − ½‖c_k‖² ≥ σ, see the float filter, so that st·(a_k + β) ≥ σ − ‖ε‖·max‖c‖ − d̂·max‖δ‖.
 //   dot, cosine: st·a_k ≥ x·c_k − δ ≥ x·c_b − η·‖x‖·max‖c‖ − δ.
 //   Cosine: c is rounded to real after it was scaled, which moves it by at most 2^-22·‖c‖: part of ‖c − ĉ‖.
 // Range: |q_x·q_c| ≤ 2^29 and 0 ≤ B ≤ 2^29·(1 + 2^-20) (rows' steps are chosen so, see scan.h), hence a ≥ −kLeast; no
@@ -26,7 +29,8 @@
 // Float filter: a chain of D multiply-adds from −½‖c‖² (rounded to float), each with an error of at most two roundings,
 // or of 2^-125 below the normal numbers: |a − (x·c − ½‖c‖²)| ≤ δ = (D + 4)·2^-23·(‖x‖·‖c‖ + ½‖c‖²) + (D + 4)·2^-125, as
 // (D + 4)·2^-23 is below ½ and nothing overflows (checked). x·c − ½‖c‖² = ½(‖x‖² − ‖x − c‖²), so
-//   l2: a_k ≥ ½(‖x‖² − d_b²·(1 + η)²) − δ up to 2^-50·D·(‖x‖² + d_b²) for the rounding of ‖x‖²; other metrics as above.
+//   l2: a_k ≥ σ − δ, σ = ½(‖x‖² − d_b²·(1 + η)²) up to 2^-50·D·(‖x‖² + d_b²) for the rounding of ‖x‖²; other metrics as
+//   above.
 #pragma once
 
 #include "pack.h"
@@ -53,12 +57,19 @@ class Bound {
         dimensions_(static_cast<double>(packed.search->call->codebooks.dimensions)),
         eta_((dimensions_ + 4) * 0x1p-51) {}
 
-  // The least sum of a code that may be as near as one whose exact score is given.
-  int32_t least_integer(const RoundedRow& row, double score) const {
+  // The least sum of a code that may be as near as one whose exact score is given. `square_of_row` finds ‖x‖².
+  template <class SquareOfRow>
+  int32_t least_integer(const RoundedRow& row, double score, SquareOfRow square_of_row) const {
     double least;
     if (metric == Metric::l2) {
       const double reach = __builtin_sqrt(score) * (1 + eta_) + row.error + code_error_, square = reach * reach;
-      least = (row.square - square - 0x1p-49 * (row.square + square)) * (inverse_unit_ / 2) - beta_;
+      least = (row.square - square - 0x1p-49 * (row.square + square)) / 2;
+      if (largest_norm_ < reach) {
+        const double delta = row.error * largest_norm_ + reach * code_error_;
+        const double other = least_true(square_of_row(), score) - delta * (1 + 0x1p-40);
+        least = other > least ? other : least;
+      }
+      least = least * inverse_unit_ - beta_;
     } else {
       const double norm = __builtin_sqrt(row.square), length = norm + row.error;
       const double delta = row.error * largest_norm_ + norm * code_error_ + eta_ * length * largest_norm_;
@@ -73,7 +84,7 @@ class Bound {
     const double terms = norm * largest_norm_ + (metric == Metric::l2 ? half_square : 0);
     double least = -terms * (dimensions_ + 4) * 0x1p-23 - (dimensions_ + 4) * 0x1p-125;
     if (metric == Metric::l2) {
-      least += (row.square - score * (1 + 3 * eta_)) / 2 - 0x1p-49 * dimensions_ * (row.square + score);
+      least += least_true(row.square, score);
     } else {
       least -= score + norm * (eta_ * largest_norm_ + code_error_);
     }
@@ -89,6 +100,11 @@ class Bound {
   }
 
  private:
+  // σ, what x·c_k − ½‖c_k‖² is at least.
+  double least_true(double square, double score) const {
+    return (square - score * (1 + 3 * eta_)) / 2 - 0x1p-49 * dimensions_ * (square + score);
+  }
+
   double inverse_unit_, largest_norm_, code_error_, beta_, dimensions_, eta_;
 };
 

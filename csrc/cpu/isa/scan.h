@@ -136,13 +136,15 @@ class Tile {
     if constexpr (F::kFilter == Filter::float32) {
       for (int64_t d = 0; d < dimensions_; ++d)
         reinterpret_cast<float*>(words)[d] = static_cast<float>(pointers_[i][d]);
-      rounded_[i] = {-score<Metric::dot>(pointers_[i], pointers_[i], dimensions_), 0, 0};
+      rounded_[i] = {square_of(i), 0, 0};
     } else {
       const Rounding rounding =
           round_row<F>(pointers_[i], dimensions_, inverse, reinterpret_cast<typename F::Element*>(words), 0);
       rounded_[i] = {row_step_ * row_step_ * rounding.squares, row_step_ * error_(rounding), F::kOffset * rounding.sum};
     }
   }
+
+  double square_of(int64_t i) const { return -score<Metric::dot>(pointers_[i], pointers_[i], dimensions_); }
 
   // −½‖ĉ‖² in units of sums.
   void make_starts() {
@@ -214,7 +216,7 @@ class Tile {
     if constexpr (F::kFilter == Filter::float32) {
       least = bound.least_float(rounded_[i], nearest.score);
     } else {
-      least = bound.least_integer(rounded_[i], nearest.score);
+      least = bound.least_integer(rounded_[i], nearest.score, [&] { return square_of(i); });
     }
     int64_t lanes = 1;
     for (int64_t summit = 0; summit < buffers_.summit_lanes; summit += kLanes) {
