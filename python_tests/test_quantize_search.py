@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+
 import pytest
 import torch
 from backends import BACKENDS, running_on
@@ -117,6 +121,15 @@ def test_codes_and_vectors_far_from_zero(metric, backend, device):
     assert_nearest(x, codebook, ops.nearest_code(x, codebook, metric=metric)[:, None], metric)
 
 
+@pytest.mark.parametrize("ratio", [3, 40, 1000])
+def test_codes_short_beside_their_vectors(ratio, backend, device):
+    """Long along the first axis, along which codes hardly differ: rounding errors along the second decide."""
+    x, codebook = vectors(400, 2, device=device), vectors(300, 2, device=device, key=1)
+    x[:, 0] = ratio * (2 + x[:, 0].tanh())
+    codebook = torch.stack((0.1 / ratio * codebook[:, 0], codebook[:, 1].sign() + 0.001 * codebook[:, 1]), -1)
+    assert_nearest(x, codebook, ops.nearest_code(x, codebook)[:, None])
+
+
 @pytest.mark.parametrize("outlier", [1e4, 1e15, 1e25])
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_code_far_from_all_others(outlier, metric, backend, device):
@@ -191,3 +204,24 @@ def test_sums_by_code_are_right_over_many_vectors(library, device):
     counts, sums = ops.codebook_statistics(x, codes, codebook)
     assert torch.equal(counts[0], (codes.flatten() + 1).bincount(minlength=701)[1:].float())
     assert torch.equal(sums[0, :, 0], counts[0])
+
+
+_WITHOUT_MEMORY = """
+import resource
+import torch
+from visgen_fast import ops
+
+x, codebook = torch.zeros(1000, 1), torch.zeros(2**22, 1)
+ops.nearest_code(x[:8], codebook[:32])  # starts the threads
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 120 * 2**20,) * 2)
+try:
+    ops.nearest_code(x, codebook)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_memory_that_a_kernel_cannot_have_is_an_error():
+    result = subprocess.run([sys.executable, "-c", _WITHOUT_MEMORY], capture_output=True, text=True, check=True)
+    assert re.search(r"there is no memory for \d+ bytes", result.stdout)

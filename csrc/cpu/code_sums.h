@@ -5,6 +5,7 @@
 
 #include "../ops/tensors.h"
 #include "kernels.h"
+#include "parallel.h"
 #include "search.h"
 
 namespace visgen {
@@ -53,7 +54,7 @@ inline void add_up_by_code(CodeSums& sums, const RowsByCode& rows) {
   sums.edge_codes = edge_codes.data();
   sums.edge_counts = edge_counts.data();
   const CodebookKernels& table = kernels().codebook;
-  torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
     (sums.in_double ? table.sum_chunks_double : table.sum_chunks_float)(sums, begin, end);
   });
   (sums.in_double ? table.sum_edges_double : table.sum_edges_float)(sums);

@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
+#include <stdexcept>
+#include <string>
 
 namespace visgen {
 
@@ -71,6 +73,11 @@ static const KernelTable* choose() {
 static const KernelTable* current = choose();
 
 const KernelTable& kernels() { return *current; }
+
+void no_memory_for(int64_t bytes) {
+  throw std::runtime_error("visgen_fast: there is no memory for " + std::to_string(bytes) +
+                           " bytes that a kernel works in");
+}
 
 }  // namespace visgen
 

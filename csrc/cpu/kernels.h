@@ -79,6 +79,10 @@ struct KernelTable {
 // The widest instruction set that the build and the machine have, or what VISGEN_CPU_CAPABILITY names.
 const KernelTable& kernels();
 
+// Throws, for kernels, which are compiled without exceptions. Torch hands it from a thread of its pool to the caller;
+// what other memory the kernel holds is lost.
+[[noreturn]] void no_memory_for(int64_t bytes);
+
 constexpr int64_t kUnit = 16384;  // elements; several units make a thread's share
 
 }  // namespace visgen

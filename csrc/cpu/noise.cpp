@@ -21,7 +21,7 @@ struct OnCpu {
   }
 
   static void derive_seeds(const SeedParameters& p, int32_t) {
-    torch::stable::parallel_for(0, p.count, kUnit, [&](int64_t begin, int64_t end) {
+    parallel_for(0, p.count, kUnit, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         p.out[i] = generic::derived_seed(p.seed[i * p.seed_stride], p.stream, p.index[i * p.index_stride]);
       }

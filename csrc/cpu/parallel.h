@@ -1,17 +1,36 @@
-// Spreads the units of a partition over torch's threads.
+// Spreads work over torch's threads.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
+
+#include <atomic>
+#include <exception>
 
 #include "../common/partition.h"
 
 namespace visgen {
 
+// body(first, last) over shares of [begin, end), of at least `grain`. An error in one of them is thrown here: torch's
+// own loop forgets what it said.
+template <class Body>
+void parallel_for(int64_t begin, int64_t end, int64_t grain, const Body& body) {
+  std::exception_ptr error;
+  std::atomic_flag taken = ATOMIC_FLAG_INIT;
+  torch::stable::parallel_for(begin, end, grain, [&](int64_t first, int64_t last) {
+    try {
+      body(first, last);
+    } catch (...) {
+      if (!taken.test_and_set()) error = std::current_exception();
+    }
+  });
+  if (error) std::rethrow_exception(error);
+}
+
 template <class Body>
 void for_units(const Partition& partition, const Body& body) {
   constexpr int64_t kThreadShare = 32768;  // elements below which another thread costs more than it saves
   const int64_t unit = partition.unit_size > 0 ? partition.unit_size : 1;
-  torch::stable::parallel_for(0, partition.units(), (kThreadShare + unit - 1) / unit, body);
+  parallel_for(0, partition.units(), (kThreadShare + unit - 1) / unit, body);
 }
 
 }  // namespace visgen

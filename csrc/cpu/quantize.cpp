@@ -2,6 +2,7 @@
 #include "../ops/quantize_call.h"
 
 #include "code_sums.h"
+#include "parallel.h"
 #include "search_depth.h"
 
 namespace visgen {
@@ -10,8 +11,8 @@ namespace {
 void embed(const Embedding& p) {
   const QuantizeKernels& table = kernels().quantize;
   const auto kernel = p.in_double ? table.embed_double : table.embed_float;
-  torch::stable::parallel_for(0, p.rows, rows_of_share(p.depth * p.codebooks.dimensions),
-                              [&](int64_t begin, int64_t end) { kernel(p, begin, end); });
+  parallel_for(0, p.rows, rows_of_share(p.depth * p.codebooks.dimensions),
+               [&](int64_t begin, int64_t end) { kernel(p, begin, end); });
 }
 
 struct Cpu {
@@ -33,10 +34,9 @@ struct Cpu {
     check_codes(p.codes, p.rows * p.depth, p.codebooks.codes);
     if (p.grad_x) {
       const QuantizeKernels& table = kernels().quantize;
-      torch::stable::parallel_for(0, p.rows, rows_of_share(4 * p.depth * p.codebooks.dimensions),
-                                  [&](int64_t begin, int64_t end) {
-                                    (p.in_double ? table.backward_double : table.backward_float)(p, begin, end);
-                                  });
+      parallel_for(0, p.rows, rows_of_share(4 * p.depth * p.codebooks.dimensions), [&](int64_t begin, int64_t end) {
+        (p.in_double ? table.backward_double : table.backward_float)(p, begin, end);
+      });
     }
     if (p.grad_codebooks && p.grad_codebook_error && p.depth > 0) grad_codebooks(p, x);
   }

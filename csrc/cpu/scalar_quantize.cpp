@@ -13,7 +13,7 @@ template <class Real>
 void add_entropies(const BinaryParameters& p) {
   constexpr double kSmallest = sizeof(Real) == 4 ? 0x1p-126 : 0x1p-1022;
   const int64_t entries = p.entries(), units = p.partition.units(), chunks = (entries + kChunk - 1) / kChunk;
-  torch::stable::parallel_for(0, chunks, 16, [&](int64_t first, int64_t last) {
+  parallel_for(0, chunks, 16, [&](int64_t first, int64_t last) {
     for (int64_t chunk = first; chunk < last; ++chunk) {
       const int64_t begin = chunk * kChunk, count = entries - begin < kChunk ? entries - begin : kChunk;
       double mean[kChunk] = {}, entropy = 0;

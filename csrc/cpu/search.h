@@ -1,6 +1,7 @@
 // The work of the families `quantize` and `codebook` as the CPU kernels see it: one depth at a time, plain data.
 #pragma once
 
+#include "../common/isa.h"
 #include "../ops/codebook.h"
 
 namespace visgen {
@@ -16,6 +17,14 @@ struct Search {
 
 // The arithmetic that looks at every code, before the few that may be the nearest are scored in double.
 enum class Filter : uint8_t { int8, int16, float32, exact };
+
+// The largest integer of an integer filter: sums of `dimensions` products stay within 2^29.
+VISGEN_HOST_DEVICE double largest_integer(Filter filter, int64_t dimensions) {
+  if (filter == Filter::int8) return 127;
+  const double largest = __builtin_floor(__builtin_sqrt(0x1p+29 / static_cast<double>(dimensions)));
+  return largest < 32767 ? largest : 32767;
+}
+constexpr double kLargestInverse = 0x1p+119;  // of a step: a float, also after multiplying by the smallest normal one
 
 // What measuring a range of codes finds: the largest |value| and the largest ‖code‖ among codes without NaN or
 // infinity.

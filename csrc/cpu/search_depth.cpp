@@ -1,14 +1,15 @@
 #include "search_depth.h"
 
 #include <algorithm>
-#include <cmath>
+#include <atomic>
 
 #include "kernels.h"
+#include "parallel.h"
 
 namespace visgen {
 namespace {
 
-Filter first_filter = Filter::int8;
+std::atomic<Filter> first_filter = Filter::int8;
 
 // Bytes that live as long as this: a tensor, so that they come from torch's allocator.
 class Memory {
@@ -44,7 +45,8 @@ class DepthSearch {
     filtered.done = done.data();
     filtered.rows_of_tile = rows_of_tile();
     const int64_t tiles = (call_.rows - 1) / filtered.rows_of_tile + 1;
-    for (int filter = next_filter(static_cast<int>(first_filter)); filter < 3; filter = next_filter(filter + 1)) {
+    for (int filter = next_filter(static_cast<int>(first_filter.load())); filter < 3;
+         filter = next_filter(filter + 1)) {
       filtered.may_give_up = next_filter(filter + 1) < 3;
       if (search_with(filter, filtered, extent, scales.as<double>(), tiles)) return;
     }
@@ -55,7 +57,7 @@ class DepthSearch {
 
   bool worth_filtering() const {
     return call_.rows > 4 && codebooks_.codes > 16 && codebooks_.dimensions > 0 && codebooks_.dimensions <= 8192 &&
-           first_filter != Filter::exact && next_filter(static_cast<int>(first_filter)) < 3;
+           first_filter.load() != Filter::exact && next_filter(static_cast<int>(first_filter.load())) < 3;
   }
 
   // The first filter from this one on that the instruction set has, or 3.
@@ -71,8 +73,8 @@ class DepthSearch {
 
   void exactly() {
     const auto kernel = call_.in_double ? table_.search_exactly_double : table_.search_exactly_float;
-    torch::stable::parallel_for(0, call_.rows, rows_of_share(codebooks_.codes * codebooks_.dimensions),
-                                [&](int64_t begin, int64_t end) { kernel(search_, begin, end); });
+    parallel_for(0, call_.rows, rows_of_share(codebooks_.codes * codebooks_.dimensions),
+                 [&](int64_t begin, int64_t end) { kernel(search_, begin, end); });
   }
 
   Extent measure(double* scales) {
@@ -80,7 +82,7 @@ class DepthSearch {
     const int64_t units = (codebooks_.codes - 1) / kCodes + 1;
     std::vector<Extent> extents(units);
     const auto kernel = call_.in_double ? table_.measure_double : table_.measure_float;
-    torch::stable::parallel_for(0, units, 1 + 16384 / codebooks_.dimensions / kCodes, [&](int64_t begin, int64_t end) {
+    parallel_for(0, units, 1 + 16384 / codebooks_.dimensions / kCodes, [&](int64_t begin, int64_t end) {
       for (int64_t unit = begin; unit < end; ++unit) {
         extents[unit] = kernel(search_, scales, unit * kCodes, std::min(codebooks_.codes, (unit + 1) * kCodes));
       }
@@ -101,7 +103,7 @@ class DepthSearch {
 
   // So that the largest sums of a tile stay in the second-level cache.
   int64_t rows_of_tile() const {
-    const int64_t bytes_of_row = codebooks_.codes / group(filters_[2].accumulators) * 4;
+    const int64_t bytes_of_row = codebooks_.codes / group(table_.filters_float[2].accumulators) * 4;
     const int64_t rows = std::clamp<int64_t>(262144 / (bytes_of_row + 1), 48, 96);
     const int64_t few = (call_.rows + 7) / 8;
     return (std::min(rows, few) + 23) / 24 * 24;
@@ -128,18 +130,15 @@ class DepthSearch {
     packed.deviation = pack(packed, kernels);
     filtered.rows = filtered.candidates = 0;
     filtered.gave_up = false;
-    torch::stable::parallel_for(0, tiles, 1,
-                                [&](int64_t begin, int64_t end) { kernels.search_tiles(filtered, begin, end); });
+    parallel_for(0, tiles, 1, [&](int64_t begin, int64_t end) { kernels.search_tiles(filtered, begin, end); });
     return !filtered.gave_up;
   }
 
   void set_step(PackedCodebook& packed) const {
     packed.step = packed.inverse_step = 1;
     if (packed.filter == Filter::float32) return;
-    const double dimensions = static_cast<double>(codebooks_.dimensions);
-    const double largest =
-        packed.filter == Filter::int8 ? 127 : std::min(32767.0, std::floor(std::sqrt(0x1p+29 / dimensions)));
-    const double inverse = std::min(largest / packed.extent.value, 0x1p+119);
+    const double largest = largest_integer(packed.filter, codebooks_.dimensions);
+    const double inverse = std::min(largest / packed.extent.value, kLargestInverse);
     packed.inverse_step = call_.in_double ? inverse : static_cast<double>(static_cast<float>(inverse));
     packed.step = 1 / packed.inverse_step;
   }
@@ -147,7 +146,7 @@ class DepthSearch {
   Deviation pack(const PackedCodebook& packed, const FilterKernels& kernels) {
     std::vector<Deviation> deviations(packed.blocks);
     const int64_t share = 1 + 16384 / (packed.steps * packed.group * packed.lanes);
-    torch::stable::parallel_for(0, packed.blocks, share, [&](int64_t begin, int64_t end) {
+    parallel_for(0, packed.blocks, share, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block) deviations[block] = kernels.pack(packed, block, block + 1);
     });
     Deviation all;
@@ -175,7 +174,5 @@ void search_depth(const Search& search, const Tensor& like) { DepthSearch(search
 // For tests and benchmarks: 0 to 3, the first of the filters int8, int16 and float32 to be tried, or the exact scan.
 // Returns what it was before.
 extern "C" __attribute__((visibility("default"))) int visgen_fast_set_first_filter(int filter) {
-  const visgen::Filter before = visgen::first_filter;
-  visgen::first_filter = static_cast<visgen::Filter>(filter);
-  return static_cast<int>(before);
+  return static_cast<int>(visgen::first_filter.exchange(static_cast<visgen::Filter>(filter)));
 }

@@ -5,16 +5,6 @@
 
 namespace visgen::VISGEN_ISA {
 
-constexpr double kLargestInverse = 0x1p+119;  // of a step: a float, also after multiplying by the smallest normal one
-
-// The largest integer of a filter. Sums of `dimensions` products stay within 2^29.
-template <class F>
-inline double largest_integer(int64_t dimensions) {
-  if (F::kDimensionsOfWord == 4) return 127;
-  const double largest = __builtin_floor(__builtin_sqrt(0x1p+29 / static_cast<double>(dimensions)));
-  return largest < 32767 ? largest : 32767;
-}
-
 // Up to kLanes values, then zeros.
 VISGEN_HOST_DEVICE FloatVector some_floats(const float* in, int64_t count) {
   FloatVector value = {};
@@ -112,7 +102,8 @@ class RoundingError {
  public:
   explicit RoundingError(int64_t dimensions)
       : factor_(1 + static_cast<double>(dimensions + 2) * 0x1p-23),
-        of_scaling_(__builtin_sqrt(static_cast<double>(dimensions)) * 0x1p-24 * (largest_integer<F>(dimensions) + 2)) {}
+        of_scaling_(__builtin_sqrt(static_cast<double>(dimensions)) * 0x1p-24 *
+                    (largest_integer(F::kFilter, dimensions) + 2)) {}
 
   double operator()(const Rounding& rounding) const {
     return __builtin_sqrt(rounding.squared_error * factor_) + of_scaling_;

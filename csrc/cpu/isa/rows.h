@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "../../ops/quantize.h"
+#include "../kernels.h"
 #include "../search.h"
 #include "tile.h"
 
@@ -215,7 +216,7 @@ inline void skip_row(const Search& search, int64_t row) {
 class Scratch {
  public:
   explicit Scratch(int64_t bytes) : data_(aligned_alloc(64, (bytes + 127) / 64 * 64)) {
-    if (!data_) abort();  // what std::bad_alloc comes to in a thread of torch's pool
+    if (!data_) no_memory_for(bytes);
   }
   ~Scratch() { free(data_); }
   Scratch(const Scratch&) = delete;

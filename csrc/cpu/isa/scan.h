@@ -115,7 +115,7 @@ class Tile {
     if constexpr (F::kFilter != Filter::float32) {
       constexpr bool kSquares = metric == Metric::l2;
       const double most = kSquares ? 0x1p+29 / (packed_.step * (packed_.deviation.half_square + 1)) : HUGE_VAL;
-      double wanted = largest_integer<F>(dimensions_) / largest_;
+      double wanted = largest_integer(F::kFilter, dimensions_) / largest_;
       wanted = wanted < most ? wanted : most;
       inverse = static_cast<Real>(wanted < kLargestInverse ? wanted : kLargestInverse);
       row_step_ = 1 / static_cast<double>(inverse);
