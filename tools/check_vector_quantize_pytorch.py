@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT))
 
 from visgen_fast.interop import apply_visgen_to_vector_quantize_pytorch  # noqa: E402
 
-# Plugins of pytest: what every test runs with, and what it runs with the second time. A few tests of the package, of its
+# Plugins of pytest: what every test runs with, and what it runs with the second time. A few of the package's tests, of
 # FSP and LFQ, which we don't replace, pass from most random states only.
 ALIKE = """\
 import random
