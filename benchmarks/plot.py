@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-_OURS, _PEERS = "#0b6e4f", ("#c44536", "#e09f3e", "#6d6875", "#457b9d")
+_OURS, _PEERS = "#0b6e4f", ("#c44536", "#e09f3e", "#6d6875", "#457b9d", "#d36fa5", "#7f4f24")
 _INK, _FAINT = "#222222", "#d8d8d8"
 _HEAD, _FOOT, _ROW = 0.85, 0.6, 0.34  # inches: title and legend above the rows, the axis below them, a row
 _MARGIN = 0.1  # inches left and right
@@ -26,15 +26,17 @@ def plot_family(result: Mapping[str, Any], target: Path) -> None:
     """Writes `target` (PNG) from a family's result as `python -m benchmarks` stores it."""
     cases, machine = result["cases"], result["machine"]
     figure, axes = pyplot.subplots(figsize=(10.5, _HEAD + _FOOT + _ROW * len(cases)), dpi=160)
+    peers = {name: None for case in cases for name, entry in case["entries"].items() if entry["peer"]}
+    colours = {name: _PEERS[index % len(_PEERS)] for index, name in enumerate(peers)}
     for row, case in enumerate(cases):
-        _plot_case(axes, row, case)
+        _plot_case(axes, row, case, colours)
     axes.set_xscale("log")
     axes.set_ylim(len(cases) - 0.5, -0.5)
     axes.set_yticks(range(len(cases)), [case["name"] for case in cases])
     axes.axvline(1, color=_INK, linewidth=1)
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, 0.9), high * 1.1)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1, 3)))  # what has room
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("time of a call over the machine's floor (1× = copy bandwidth or peak arithmetic; logarithmic)")
@@ -64,10 +66,9 @@ def _fit_sideways(figure: Figure, axes: Axes) -> None:
     )
 
 
-def _plot_case(axes: Axes, row: int, case: Mapping[str, Any]) -> None:
+def _plot_case(axes: Axes, row: int, case: Mapping[str, Any], colours: Mapping[str, str]) -> None:
     drawn = {name: entry for name, entry in case["entries"].items() if not name.startswith("reference")}
-    peers = [name for name, entry in drawn.items() if entry["peer"]]
-    best_peer = min((drawn[name]["times_floor"], name) for name in peers)[0]
+    best_peer = min(entry["times_floor"] for entry in drawn.values() if entry["peer"])
     axes.plot(
         [drawn["ours"]["times_floor"], best_peer],
         [row, row],
@@ -78,11 +79,15 @@ def _plot_case(axes: Axes, row: int, case: Mapping[str, Any]) -> None:
     )
     for name, entry in drawn.items():
         if entry["peer"]:
-            style = {"color": _PEERS[peers.index(name) % len(_PEERS)], "s": 46, "zorder": 3}
+            style = {"color": colours[name], "s": 46, "zorder": 3}
         elif name == "ours":
             style = {"color": _OURS, "s": 90, "zorder": 4}
-        else:  # a narrower instruction set
+        else:
             style = {"facecolors": "white", "edgecolors": _OURS, "linewidths": 1.2, "s": 34, "zorder": 2}
+            if entry["instruction_set"] is None:
+                style["marker"] = "s"
+            else:
+                name = "ours, narrower instruction sets"
         axes.scatter([entry["times_floor"]], [row], label=name, **style)
     speedup = drawn["ours"]["times_faster_than_best_peer"]
     text, color = (f"{speedup:.1f}× faster", _OURS) if speedup >= 1 else (f"{1 / speedup:.1f}× slower", _INK)
@@ -90,8 +95,9 @@ def _plot_case(axes: Axes, row: int, case: Mapping[str, Any]) -> None:
 
 
 def _legend(axes: Axes) -> tuple[list[Any], list[str]]:
-    """Each way of computing once, the narrower instruction sets as one."""
+    """Each label once, ours first."""
+    labelled = zip(*axes.get_legend_handles_labels(), strict=True)
     handles: dict[str, Any] = {}
-    for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
-        handles.setdefault("ours, narrower instruction sets" if name.startswith("ours, ") else name, handle)
+    for handle, name in sorted(labelled, key=lambda pair: not pair[1].startswith("ours")):
+        handles.setdefault(name, handle)
     return list(handles.values()), list(handles.keys())

@@ -13,8 +13,8 @@ def rows(case: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [
         (
             name + (" (peer)" if entry["peer"] else ""),
-            _milliseconds(entry["cold"]["median"]),
-            _milliseconds(entry["warm"]["median"]),
+            milliseconds(entry["cold"]["median"]),
+            milliseconds(entry["warm"]["median"]),
             f"{entry['times_faster_than_best_peer']:.2f}×",
             f"{entry['times_floor']:.2f}×",
             "–" if entry["error"] is None else f"{entry['error']:.1e}",
@@ -27,7 +27,7 @@ def rows(case: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def as_text(case: Mapping[str, Any]) -> str:
     """A case as aligned columns under its name and floor."""
-    floor, memory = _milliseconds(case["floor_seconds"]), _milliseconds(case["memory_floor_seconds"])
+    floor, memory = milliseconds(case["floor_seconds"]), milliseconds(case["memory_floor_seconds"])
     head = f"{case['name']}: floor {floor} ms (memory {memory} ms), {case['sets']} sets"
     return "\n".join([head, *_aligned([COLUMNS, *rows(case)])])
 
@@ -57,5 +57,6 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _milliseconds(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
+    """Three digits, or all those before the point."""
     return f"{seconds * 1e3:.3g}" if seconds < 0.1 else f"{seconds * 1e3:.0f}"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import invalid_codes_report
-from .table import as_markdown
+from .table import as_markdown, milliseconds
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -82,7 +82,7 @@ def family_table(result: Mapping[str, Any]) -> str:
     # The cases' peers in order of appearance: where noise is given, nobody draws it.
     peers = list(dict.fromkeys(name for case in entries for name, entry in case.items() if entry["peer"]))
     instruction_set = entries[0]["ours"]["instruction_set"]  # none on a GPU
-    widest = f" ({instruction_set.upper().replace('AVX512', 'AVX-512')})" if instruction_set else ""
+    widest = f" ({instruction_set.upper().replace('AVX512', 'AVX-512 ').strip()})" if instruction_set else ""
     header = [result["family"], f"ours{widest}, ms", *(f"{name}, ms" for name in peers)]
     return as_markdown(
         [*header, "× faster than the best peer", "× the floor"], [_row(case, peers) for case in result["cases"]]
@@ -91,7 +91,7 @@ def family_table(result: Mapping[str, Any]) -> str:
 
 def _row(case: Mapping[str, Any], peers: Sequence[str]) -> list[str]:
     entries = case["entries"]
-    times = [f"{entries[name]['cold']['median'] * 1e3:.3g}" if name in entries else "–" for name in ("ours", *peers)]
+    times = [milliseconds(entries[name]["cold"]["median"]) if name in entries else "–" for name in ("ours", *peers)]
     faster, over = entries["ours"]["times_faster_than_best_peer"], entries["ours"]["times_floor"]
     return [case["name"], *times, f"**{faster:.1f}**", f"{over:.1f}"]
 
