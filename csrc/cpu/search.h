@@ -15,7 +15,7 @@ struct Search {
   uint8_t* broken = nullptr;       // [rows]: 1 from the depth on that finds NaN or infinity in the residual
 };
 
-// The arithmetic that looks at every code, before the few that may be the nearest are scored in double.
+// The arithmetic that looks at every code, before the few that may be the nearest are scored one by one.
 enum class Filter : uint8_t { int8, int16, float32, exact };
 
 // The largest integer of an integer filter: sums of `dimensions` products stay within 2^29.
@@ -57,10 +57,10 @@ struct PackedCodebook {
 // the next one does the tiles that are left.
 struct FilteredSearch {
   PackedCodebook packed;
-  int64_t rows_of_tile = 0;
+  int64_t rows_of_tile = 0, tiles = 0;
   bool may_give_up = false;
-  uint8_t* done = nullptr;           // [tiles]
-  int64_t rows = 0, candidates = 0;  // searched so far, and how many codes they had scored in double
+  uint8_t* taken = nullptr;          // [tiles]: done, or in the hands of a thread
+  int64_t rows = 0, candidates = 0;  // searched so far, and how many codes they had scored one by one
   bool gave_up = false;
 };
 

@@ -40,15 +40,15 @@ class DepthSearch {
     const Extent extent = measure(scales.as<double>());
     if (!filterable(extent)) return exactly();
     const int64_t most_tiles = (call_.rows - 1) / kAccumulatorsMost + 1;
-    std::vector<uint8_t> done(most_tiles);
+    std::vector<uint8_t> taken(most_tiles);
     FilteredSearch filtered;
-    filtered.done = done.data();
+    filtered.taken = taken.data();
     filtered.rows_of_tile = rows_of_tile();
-    const int64_t tiles = (call_.rows - 1) / filtered.rows_of_tile + 1;
+    filtered.tiles = (call_.rows - 1) / filtered.rows_of_tile + 1;
     for (int filter = next_filter(static_cast<int>(first_filter.load())); filter < 3;
          filter = next_filter(filter + 1)) {
       filtered.may_give_up = next_filter(filter + 1) < 3;
-      if (search_with(filter, filtered, extent, scales.as<double>(), tiles)) return;
+      if (search_with(filter, filtered, extent, scales.as<double>())) return;
     }
   }
 
@@ -110,7 +110,7 @@ class DepthSearch {
   }
 
   // Whether all tiles are done.
-  bool search_with(int filter, FilteredSearch& filtered, const Extent& extent, const double* scales, int64_t tiles) {
+  bool search_with(int filter, FilteredSearch& filtered, const Extent& extent, const double* scales) {
     const FilterKernels& kernels = filters_[filter];
     const int64_t dimensions_of_word = 4 >> filter;
     PackedCodebook& packed = filtered.packed;
@@ -130,7 +130,7 @@ class DepthSearch {
     packed.deviation = pack(packed, kernels);
     filtered.rows = filtered.candidates = 0;
     filtered.gave_up = false;
-    parallel_for(0, tiles, 1, [&](int64_t begin, int64_t end) { kernels.search_tiles(filtered, begin, end); });
+    parallel_for(0, filtered.tiles, 1, [&](int64_t begin, int64_t end) { kernels.search_tiles(filtered, begin, end); });
     return !filtered.gave_up;
   }
 

@@ -5,13 +5,16 @@
 
 namespace visgen::VISGEN_ISA {
 
+VISGEN_HOST_DEVICE FloatVector load_floats(const float* in) {
+  FloatVector value;
+  memcpy(&value, in, sizeof(value));
+  return value;
+}
+
 // Up to kLanes values, then zeros.
 VISGEN_HOST_DEVICE FloatVector some_floats(const float* in, int64_t count) {
   FloatVector value = {};
-  if (count >= kLanes) {
-    memcpy(&value, in, sizeof(value));
-    return value;
-  }
+  if (count >= kLanes) return load_floats(in);
 #if defined(__AVX512F__)
   return (FloatVector)_mm512_maskz_loadu_ps((1u << count) - 1, in);
 #endif
@@ -44,6 +47,29 @@ VISGEN_HOST_DEVICE int32_t sum_of(IntVector value) {
   int32_t total = 0;
   for (int lane = 0; lane < kLanes; ++lane) total += value[lane];
   return total;
+}
+
+// The sums of two vectors, together.
+struct TwoFloats {
+  float first, second;
+};
+VISGEN_HOST_DEVICE TwoFloats sums_of(FloatVector a, FloatVector b) {
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  const auto halves = [](FloatVector value) __attribute__((always_inline)) {
+    return _mm256_add_ps(_mm512_castps512_ps256((__m512)value), (__m256)_mm512_extractf64x4_pd((__m512d)value, 1));
+  };
+  const __m256 x = halves(a), y = halves(b);
+#else
+  const __m256 x = (__m256)a, y = (__m256)b;
+#endif
+  const __m256 pairs = _mm256_add_ps(_mm256_unpacklo_ps(x, y), _mm256_unpackhi_ps(x, y));
+  const __m128 quarters = _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
+  const __m128 sums = _mm_add_ps(quarters, _mm_movehl_ps(quarters, quarters));
+  return {sums[0], sums[1]};
+#else
+  return {sum_of(a), sum_of(b)};
+#endif
 }
 
 // The largest |value|; infinity where there is NaN or infinity.

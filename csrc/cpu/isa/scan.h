@@ -1,43 +1,13 @@
 // The filtered search of one depth: a tile of rows after the other.
 //
 // A tile's rows are rounded, multiplied with all codes, and what is kept, without a branch, is the largest sum of each
-// lane (of `group` neighbouring codes), and of that lane over a range of blocks: its summit. Then, row by row: the
-// codes of the lane with the largest sum of all are scored in double, the bound (bound.h) says how large the sum of a
-// nearer code would be, and where a summit reaches it every lane that does is scored in double.
+// lane (of `group` neighbouring codes), and of that lane over a range of blocks: its summit. From them the rows' codes
+// are chosen (choose.h).
 #pragma once
 
-#include "bound.h"
+#include "choose.h"
 
 namespace visgen::VISGEN_ISA {
-
-// Everything a tile needs besides its rows.
-template <class F, class Real>
-struct TileBuffers {
-  explicit TileBuffers(const FilteredSearch& filtered)
-      : steps(filtered.packed.steps),
-        lanes(filtered.packed.blocks * kLanes),
-        blocks_of_summit(range_of_summit(filtered.packed.blocks)),
-        summit_lanes((filtered.packed.blocks + blocks_of_summit - 1) / blocks_of_summit * kLanes),
-        rows(sizeof(Real) * filtered.rows_of_tile * filtered.packed.search->call->codebooks.dimensions),
-        words(sizeof(uint32_t) * filtered.rows_of_tile * steps),
-        row_words(sizeof(uint32_t) * (steps + 2 * kLanes)),
-        maxima(sizeof(uint32_t) * filtered.rows_of_tile * lanes),
-        summits(sizeof(uint32_t) * filtered.rows_of_tile * summit_lanes),
-        starts(sizeof(uint32_t) * lanes * filtered.packed.group),
-        numbers(sizeof(int64_t) * filtered.rows_of_tile),
-        pointers(sizeof(Real*) * filtered.rows_of_tile),
-        rounded(sizeof(RoundedRow) * filtered.rows_of_tile) {}
-
-  // About the root of the number of blocks, so that looking through summits, then through a range, is quick.
-  static int64_t range_of_summit(int64_t blocks) {
-    int64_t range = 1;
-    while (2 * range * range < blocks) range *= 2;
-    return range;
-  }
-
-  int64_t steps, lanes, blocks_of_summit, summit_lanes;  // lanes: of all blocks together
-  Scratch rows, words, row_words, maxima, summits, starts, numbers, pointers, rounded;
-};
 
 template <class F, Metric metric, class Real>
 class Tile {
@@ -59,13 +29,10 @@ class Tile {
     if (count_ == 0) return;
     round_rows();
     scan();
-    const Bound<metric> bound(packed_, row_step_);
-    int64_t candidates = 0;
-    for (int64_t i = 0; i < count_; ++i) {
-      Nearest nearest;
-      candidates += choose(i, bound, nearest);
-      finish_row(search_, numbers_[i], pointers_[i], nearest.code < 0 ? 0 : nearest.code, true);
-    }
+    const bool in_float =
+        Bound<metric>::float_fits(packed_, largest_ * __builtin_sqrt(static_cast<double>(dimensions_)));
+    Chooser<F, metric, Real> chooser(packed_, buffers_, Bound<metric>(packed_, row_step_), in_float);
+    const int64_t candidates = chooser.run(count_);
     __atomic_fetch_add(&filtered_.rows, count_, __ATOMIC_RELAXED);
     __atomic_fetch_add(&filtered_.candidates, candidates, __ATOMIC_RELAXED);
   }
@@ -189,85 +156,18 @@ class Tile {
       Sum* maxima = buffers_.maxima.template as<Sum>() + block * kLanes;
       Sum* summits = buffers_.summits.template as<Sum>() + block / buffers_.blocks_of_summit * kLanes;
       for (int64_t i = 0; i < count_; i += R) {
-        scan_block<F, V>(codes, rows, buffers_.steps, starts, maxima, buffers_.lanes, summits, buffers_.summit_lanes);
+        scan_block<F, V>(codes, rows, buffers_.steps, starts, maxima, buffers_.stride, summits, buffers_.summit_stride);
         rows += R * buffers_.steps;
-        maxima += R * buffers_.lanes;
-        summits += R * buffers_.summit_lanes;
+        maxima += R * buffers_.stride;
+        summits += R * buffers_.summit_stride;
       }
     }
   }
 
   void reset_summits() {
     using Sum = typename F::Sum;
-    constexpr Sum kLowest = F::kFilter == Filter::float32 ? static_cast<Sum>(-HUGE_VALF) : static_cast<Sum>(-0x1p+31);
     Sum* summits = buffers_.summits.template as<Sum>();
-    for (int64_t i = 0; i < filtered_.rows_of_tile * buffers_.summit_lanes; ++i) summits[i] = kLowest;
-  }
-
-  // Returns how many codes were scored.
-  int64_t choose(int64_t i, const Bound<metric>& bound, Nearest& nearest) const {
-    using Sum = typename F::Sum;
-    const Sum* maxima = buffers_.maxima.template as<Sum>() + i * buffers_.lanes;
-    const Sum* summits = buffers_.summits.template as<Sum>() + i * buffers_.summit_lanes;
-    const int64_t first = highest(maxima, summits);
-    score_lane(i, first, nearest);
-    if (nearest.code < 0) return 0;
-    Sum least;
-    if constexpr (F::kFilter == Filter::float32) {
-      least = bound.least_float(rounded_[i], nearest.score);
-    } else {
-      least = bound.least_integer(rounded_[i], nearest.score, [&] { return square_of(i); });
-    }
-    int64_t lanes = 1;
-    for (int64_t summit = 0; summit < buffers_.summit_lanes; summit += kLanes) {
-      for (uint32_t hits = lanes_at_least(vector_at(summits + summit), least); hits != 0; hits &= hits - 1) {
-        const int64_t begin = summit * buffers_.blocks_of_summit + __builtin_ctz(hits);
-        for (int64_t lane = begin; lane < end_of_summit(summit); lane += kLanes) {
-          if (maxima[lane] < least || lane == first) continue;
-          score_lane(i, lane, nearest);
-          ++lanes;
-        }
-      }
-    }
-    return lanes * packed_.group;
-  }
-
-  // A lane with the largest sum of all.
-  int64_t highest(const typename F::Sum* maxima, const typename F::Sum* summits) const {
-    typename F::Vector largest = vector_at(summits);
-    IntVector where = {};
-    for (int64_t summit = kLanes; summit < buffers_.summit_lanes; summit += kLanes) {
-      const typename F::Vector other = vector_at(summits + summit);
-      where = other > largest ? IntVector{} + static_cast<int32_t>(summit) : where;
-      largest = larger(other, largest);
-    }
-    const typename F::Sum most = largest_lane(largest);
-    int32_t summit_of_lane[kLanes];
-    memcpy(summit_of_lane, &where, sizeof(where));
-    const int lane = __builtin_ctz(lanes_at_least(largest, most));
-    int64_t result = summit_of_lane[lane] * buffers_.blocks_of_summit + lane;
-    while (maxima[result] != most) result += kLanes;
-    return result;
-  }
-
-  static VISGEN_HOST_DEVICE typename F::Vector vector_at(const typename F::Sum* in) {
-    typename F::Vector value;
-    memcpy(&value, in, sizeof(value));
-    return value;
-  }
-
-  int64_t end_of_summit(int64_t summit) const {
-    const int64_t end = (summit + kLanes) * buffers_.blocks_of_summit;
-    return end < buffers_.lanes ? end : buffers_.lanes;
-  }
-
-  void score_lane(int64_t i, int64_t lane, Nearest& nearest) const {
-    const int64_t begin = lane * packed_.group, limit = begin + packed_.group;
-    const int64_t end = limit < call_.codebooks.codes ? limit : call_.codebooks.codes;
-    for (int64_t k = begin; k < end; ++k) {
-      const double other = score<metric>(pointers_[i], codebook() + k * dimensions_, dimensions_);
-      if (nearest.better(other, k) && packed_.scales[k] >= 0) nearest.score = other, nearest.code = k;
-    }
+    for (int64_t i = 0; i < filtered_.rows_of_tile * buffers_.summit_stride; ++i) summits[i] = kLowest<Sum>;
   }
 
   const Real* codebook() const { return static_cast<const Real*>(search_.codebook); }
@@ -286,7 +186,7 @@ class Tile {
   double largest_ = 0, row_step_ = 1;
 };
 
-// Whether the codes scored in double cost more than a filter of twice the precision would.
+// Whether the codes scored one by one cost more than a filter of twice the precision would.
 inline bool gives_up(const FilteredSearch& filtered) {
   const Codebooks& codebooks = filtered.packed.search->call->codebooks;
   const double rows = static_cast<double>(__atomic_load_n(&filtered.rows, __ATOMIC_RELAXED));
@@ -296,17 +196,18 @@ inline bool gives_up(const FilteredSearch& filtered) {
   return candidates * cost * precision > rows * static_cast<double>(codebooks.codes);
 }
 
+// Tiles [first, last), whose rows this thread had at the depth before; then, from their ends, what is left of others'.
 template <class F, Metric metric, class Real>
 void search_tiles(FilteredSearch& filtered, int64_t first, int64_t last) {
   const TileBuffers<F, Real> buffers(filtered);
   Tile<F, metric, Real> tile(filtered, buffers);
-  for (int64_t index = first; index < last; ++index) {
-    if (filtered.done[index]) continue;
+  for (int64_t i = 0; i < filtered.tiles; ++i) {
+    const int64_t index = first + i < last ? first + i : (last - 1 - i + filtered.tiles) % filtered.tiles;
+    if (__atomic_load_n(&filtered.taken[index], __ATOMIC_RELAXED)) continue;
     if (filtered.may_give_up && (__atomic_load_n(&filtered.gave_up, __ATOMIC_RELAXED) || gives_up(filtered))) {
       return __atomic_store_n(&filtered.gave_up, true, __ATOMIC_RELAXED);
     }
-    tile.run(index);
-    filtered.done[index] = 1;
+    if (!__atomic_exchange_n(&filtered.taken[index], 1, __ATOMIC_RELAXED)) tile.run(index);
   }
 }
 
