@@ -95,7 +95,7 @@ class DepthSearch {
     return all;
   }
 
-  // Wider groups make fewer largest sums to look through, narrower ones fewer codes to score in double.
+  // Wider groups make fewer largest sums to look through, narrower ones fewer codes to score one by one.
   int64_t group(int64_t accumulators) const {
     if (codebooks_.dimensions > 8 && codebooks_.codes <= 8192) return 2;
     return accumulators == 24 ? 8 : 4;

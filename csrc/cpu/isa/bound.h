@@ -1,8 +1,7 @@
-// Which codes may be the nearest, given what a filter made of them and the exact score of one of them.
+// Which codes may be the nearest, given what a filter made of them and the score of one of them.
 //
 // Let x be a row, c a code (at length 1 for the cosine), x̂ = s·q_x and ĉ = t·q_c what a filter rounds them to, b the
-// code that has been scored in double, and k the code that double scores would find nearest. Two facts about the
-// scores:
+// code that has been scored, and k the code that double scores would find nearest. Two facts about the scores:
 //
 //   (1) A score in double of D dimensions has a relative error of at most (D + 4)·2^-53 of the sum of its absolute
 //   terms:
@@ -32,11 +31,14 @@
 //   l2: a_k ≥ σ − δ, σ = ½(‖x‖² − d_b²·(1 + η)²) up to 2^-50·D·(‖x‖² + d_b²) for the rounding of ‖x‖²; other metrics as
 //   above.
 //
-// Scores in float, of l2 and dot. At most D + 3 roundings of 2^-24 stand between a term and the score, and each of at
-// most 2·(D + 2) operations loses up to 2^-126 below the normal numbers: with T the sum of absolute terms, the score is
-// off by at most (D + 3)·2^-24·(1 + 2^-2)·T + (D + 4)·2^-125, as D < 2^21. For l2 T is the true score, at most 1.25
-// times the one in float and what was lost; for dot it is at most ‖x‖·max‖c‖. (D + 4)·(2^-23·T + 2^-125) with T from
-// the score in float therefore also covers the error of a score in double. Norms below 2^60 keep all within float.
+// Scores in float, of l2 and dot. At most D + 2 roundings of 2^-24 stand between a term and the score, and at most 2·D
+// products and sums lose up to 2^-126 below the normal numbers: for l2 the D products alone, as a lost difference has a
+// square of nothing and sums of positive numbers lose nothing. With T the sum of absolute terms, the score S is off by
+// at most 1.25·(D + 2)·2^-24·T + D·2^-125, as D < 2^21. For dot T ≤ ‖x‖·max‖c‖; for l2 T is the true score, at most
+// 1.25·(S + D·2^-126), and D·2^-126 is lost. (D + 4)·(2^-23·T + 2^-125), with S for T in l2, covers this and the error
+// of a score in double. Norms below 2^60 keep all within float. b may be scored in float: what is asked of its score
+// above is only that the one in double is no larger. And as S less its error grows with S, the second least score in
+// float tells for all others whether double could prefer them to the least.
 #pragma once
 
 #include "pack.h"
@@ -63,7 +65,8 @@ class Bound {
         dimensions_(static_cast<double>(packed.search->call->codebooks.dimensions)),
         eta_((dimensions_ + 4) * 0x1p-51) {}
 
-  // The least sum of a code that may be as near as one whose exact score is given. `square_of_row` finds ‖x‖².
+  // The least sum of a code that may be as near as one whose score in double is at most `score`. `square_of_row` finds
+  // ‖x‖².
   template <class SquareOfRow>
   int32_t least_integer(const RoundedRow& row, double score, SquareOfRow square_of_row) const {
     double least;
@@ -106,10 +109,18 @@ class Bound {
     return (dimensions_ + 4) * (0x1p-23 * terms + 0x1p-125);
   }
 
-  // Whether sums and scores in float neither overflow nor give up their precision.
-  static bool float_fits(const PackedCodebook& packed, double row_norm) {
-    const double largest = packed.extent.norm > row_norm ? packed.extent.norm : row_norm;
-    return largest < 0x1p+60 && packed.search->call->codebooks.dimensions < (int64_t{1} << 21);
+  // Whether sums in float do not overflow.
+  static bool float_fits(const PackedCodebook& packed, double row_magnitude) {
+    const int64_t dimensions = packed.search->call->codebooks.dimensions;
+    const double row_norm = row_magnitude * __builtin_sqrt(static_cast<double>(dimensions));
+    return packed.extent.norm < 0x1p+60 && row_norm < 0x1p+60 && dimensions < (int64_t{1} << 21);
+  }
+
+  // Whether, besides, scores in float are not so small that they lose their precision.
+  static bool float_tells(const PackedCodebook& packed, double row_magnitude) {
+    constexpr double kLeastMagnitude = 0x1p-45;
+    return float_fits(packed, row_magnitude) && packed.extent.norm > kLeastMagnitude &&
+           (metric == Metric::l2 || row_magnitude > kLeastMagnitude);
   }
 
  private:

@@ -5,7 +5,7 @@
 // take a step before any takes the next, so that they do not wait for each other's memory and mispredicted branches.
 //
 // Scores are found in float, which tells a row's two nearest codes apart unless they are nearly as near. Where it does
-// not, where float cannot hold the scores, and for the cosine, the row's codes are scored in double.
+// not, where scores are too large or too small for it, for the cosine and for float64, codes are scored in double.
 #pragma once
 
 #include "tile_buffers.h"

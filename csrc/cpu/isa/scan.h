@@ -29,8 +29,7 @@ class Tile {
     if (count_ == 0) return;
     round_rows();
     scan();
-    const bool in_float =
-        Bound<metric>::float_fits(packed_, largest_ * __builtin_sqrt(static_cast<double>(dimensions_)));
+    const bool in_float = Bound<metric>::float_tells(packed_, largest_);
     Chooser<F, metric, Real> chooser(packed_, buffers_, Bound<metric>(packed_, row_step_), in_float);
     const int64_t candidates = chooser.run(count_);
     __atomic_fetch_add(&filtered_.rows, count_, __ATOMIC_RELAXED);
@@ -67,7 +66,7 @@ class Tile {
 
   bool fits(double largest) const {
     if constexpr (F::kFilter == Filter::float32) {
-      return Bound<metric>::float_fits(packed_, largest * __builtin_sqrt(static_cast<double>(dimensions_)));
+      return Bound<metric>::float_fits(packed_, largest);
     } else {
       return sizeof(Real) == 4 || largest == 0 || (largest > 0x1p-100 && largest < 0x1p+100);
     }
@@ -196,7 +195,8 @@ inline bool gives_up(const FilteredSearch& filtered) {
   return candidates * cost * precision > rows * static_cast<double>(codebooks.codes);
 }
 
-// Tiles [first, last), whose rows this thread had at the depth before; then, from their ends, what is left of others'.
+// Tiles [first, last), most of whose rows this thread had at the depth before; then, from their ends, what is left of
+// others'.
 template <class F, Metric metric, class Real>
 void search_tiles(FilteredSearch& filtered, int64_t first, int64_t last) {
   const TileBuffers<F, Real> buffers(filtered);
