@@ -6,7 +6,7 @@ from .codebook import Codebook
 from .dropout import draw_active_depths
 from .fsq import FSQ
 from .lookup_free import LookupFree
-from .multiscale_quantizer import MultiscaleQuantizer
+from .next_scale_quantizer import MultiscaleQuantizer
 from .quantized import Quantized
 from .quantizer import Quantizer
 from .quantizer_sequence import QuantizerSequence

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ..nn.multiscale_quantizer import PATCH_NUMBERS, MultiscaleQuantizer
+from ..nn.next_scale_quantizer import PATCH_NUMBERS, MultiscaleQuantizer
 from ..tokenizers import MultiscaleTokenizer
 from ..training.data.pictures import PictureFormat
 from ..training.tokenizer_system import TokenizerSystem

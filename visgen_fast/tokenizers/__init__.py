@@ -2,7 +2,7 @@
 
 from .autoencoder import Autoencoder
 from .grid import GridTokenizer
-from .multiscale import MultiscaleTokenizer
+from .next_scale import MultiscaleTokenizer
 from .titok import TiTok
 from .tokenizer import Reconstruction, Reconstructor, Tokenizer
 from .vq_vae_2 import VQVAE2

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.autoencoder import Decoder, Encoder
-from ..nn.multiscale_quantizer import MultiscaleQuantizer
+from ..nn.next_scale_quantizer import MultiscaleQuantizer
 from .tokenizer import Reconstruction, Tokenizer
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from visgen_fast import ops
 from visgen_fast.nn import MultiscaleQuantizer
-from visgen_fast.nn.multiscale_quantizer import PATCH_NUMBERS, phis_of_scales
+from visgen_fast.nn.next_scale_quantizer import PATCH_NUMBERS, phis_of_scales
 
 
 def small(**changes: object) -> MultiscaleQuantizer:
