@@ -1,10 +1,10 @@
 """Which remedies help against invalid codes: `python -m benchmarks.invalid_codes` trains RQ-VAEs and measures them.
 
 For each data set and depth every variant is trained alike, with `visgen-fast train rq-vae`, and measured on held-out
-pictures with `visgen-fast evaluate`. Runs are kept in a folder of their own: an interrupted study goes on where it was
+images with `visgen-fast evaluate`. Runs are kept in a folder of their own: an interrupted study goes on where it was
 when the same command is given again, and measures nothing twice. One process and thread a job; seeds are fixed.
 
-Written to benchmarks/results/invalid_codes: results.json, table.md, and a picture of each data set.
+Written to benchmarks/results/invalid_codes: results.json, table.md, and an image of each data set.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ VARIANTS = {
     "rising weights": Variant("the commitment to the sum of d codes weighs ∝ d", ("--depth-weights=rising",)),
     "own codebooks": Variant("a codebook for each depth", ("--no-shared",)),
     "zero code": Variant("one code is 0 and stays so", ("--zero-code",)),
-    "dropout": Variant("each picture with 1 … Q of its codes, all as likely", ("--quantizer-dropout=1",)),
-    "half dropout": Variant("the same for half of the pictures", ("--quantizer-dropout=0.5",)),
+    "dropout": Variant("each image with 1 … Q of its codes, all as likely", ("--quantizer-dropout=1",)),
+    "half dropout": Variant("the same for half of the images", ("--quantizer-dropout=0.5",)),
     "own codebooks, half dropout": Variant("both", ("--no-shared", "--quantizer-dropout=0.5")),
 }
 
@@ -118,7 +118,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--steps", type=int, default=800, help="of each training; default: 800")
     add("--codes", type=int, default=256, help="in a codebook; default: 256")
     add("--widths", nargs="+", type=int, default=(16, 32), help="of the networks' levels; default: 16 32")
-    add("--pictures", type=int, default=1000, help="held out and measured; default: 1000")
+    add("--images", type=int, default=1000, help="held out and measured; default: 1000")
     add("--jobs", type=int, default=2, help="trainings at a time, of one thread each; default: 2")
     add("--runs", type=Path, default=ROOT / "build" / "invalid_codes", help="folder of the runs")
     add("--out", type=Path, default=ROOT / "benchmarks" / "results" / "invalid_codes", help="folder of the report")
@@ -144,7 +144,7 @@ def _train_arguments(task: Task, options: argparse.Namespace) -> list[str]:
 
 
 def _evaluate_arguments(task: Task, options: argparse.Namespace) -> list[str]:
-    return ["evaluate", *VARIANTS[task.variant].evaluate, f"--pictures={options.pictures}", "--device=cpu"]
+    return ["evaluate", *VARIANTS[task.variant].evaluate, f"--images={options.images}", "--device=cpu"]
 
 
 def _run(task: Task, options: argparse.Namespace) -> str | None:

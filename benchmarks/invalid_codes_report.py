@@ -1,4 +1,4 @@
-"""The study of invalid codes as results.json, table.md, a picture of each data set, and a part of README.md."""
+"""The study of invalid codes as results.json, table.md, an image of each data set, and a part of README.md."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _HEADER = (
 )
 _LEGEND = """\
 A code is *invalid* where a shorter prefix of it, none of it included, reconstructs at least as well as all of it: the
-share of the pictures by the error of their decoded pixels, by that of all their latents, and the share of single latent
+share of the images by the error of their decoded pixels, by that of all their latents, and the share of single latent
 vectors. *Harmful*: a shorter prefix is better, not only as good. *Steps that improve nothing*: the share of the depths
 d = 1 … Q after which the error is no lower than after d − 1. *Best prefix*: its mean length in pixel space; *lost to
 it*: by how much less the error is there than after all codes, on average. *In use*: the share of the codebook that
-occurs at a depth, mean of the depths. Everything is measured on held-out pictures.
+occurs at a depth, mean of the depths. Everything is measured on held-out images.
 """
 
 
@@ -55,7 +55,7 @@ def as_document(entries: Sequence[Mapping[str, Any]], descriptions: Mapping[str,
 
 
 def block(results: Path, root: Path) -> str:
-    """README's part of what `write_report` stored as `results`, its pictures linked relative to `root`; "" without."""
+    """README's part of what `write_report` stored as `results`, its images linked relative to `root`; "" without."""
     if not results.exists():
         return ""
     stored, folder = json.loads(results.read_text()), results.parent.relative_to(root).as_posix()
@@ -70,7 +70,7 @@ def block(results: Path, root: Path) -> str:
 
 
 def summary_table(dataset: str, entries: Sequence[Mapping[str, Any]]) -> str:
-    """A row a variant: by depth, the PSNR, and the share of pictures whose code is no better than a shorter prefix."""
+    """A row a variant: by depth, the PSNR, and the share of images whose code is no better than a shorter prefix."""
     found = {(entry["variant"], entry["depth"]): entry["evaluation"] for entry in entries}
     depths = sorted({depth for _, depth in found})
     header = [dataset, *(f"{what}, depth {depth}" for what in ("PSNR (dB)", "invalid") for depth in depths)]

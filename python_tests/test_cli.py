@@ -12,6 +12,7 @@ from PIL import Image
 
 import visgen_fast
 from visgen_fast import cli
+from visgen_fast.commands import bench, recipes
 from visgen_fast.recipes.registry import load_recipe, recipe_names
 
 TINY = ["--width=16", "--depth=1", "--heads=2", "--batch-size=8", "--steps=3", "--device=cpu", "--sampling-steps=2"]
@@ -22,7 +23,7 @@ RECIPE = '''"""A recipe of one's own: digits in a very small network."""
 from dataclasses import dataclass
 
 from visgen_fast.recipes import digits
-from visgen_fast.recipes.digits import pictures, system
+from visgen_fast.recipes.digits import images, system
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ def test_sample_draws_the_classes_asked_for_and_the_same_ones_as_the_whole_grid(
             assert abs(expected - got).max() <= 1 and expected.std() > 10
 
 
-def test_sample_by_another_seed_guidance_or_steps_draws_other_pictures(run, tmp_path):
+def test_sample_by_another_seed_guidance_or_steps_draws_other_images(run, tmp_path):
     def drawn(*options: str) -> bytes:
         command = ["sample", str(run / "checkpoints" / "step-00000003"), f"--out={tmp_path / 'x.png'}", "--labels=1"]
         assert cli.main([*command, "--device=cpu", *options]) == 0
@@ -147,7 +148,7 @@ def test_a_recipe_of_one_s_own_is_trained_and_sampled_by_its_path(tmp_path):
     assert cli.main(["sample", str(out), "--labels=1", f"--out={tmp_path / 'x.png'}", "--device=cpu"]) == 0
 
 
-def test_a_folder_of_pictures_is_trained_on_with_loading_processes(tmp_path):
+def test_a_folder_of_images_is_trained_on_with_loading_processes(tmp_path):
     for label, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
         (tmp_path / "data" / label).mkdir(parents=True)
         for count in range(3):
@@ -182,7 +183,7 @@ def test_a_folder_of_pictures_is_trained_on_with_loading_processes(tmp_path):
         (["train", "digits", "--heads=0"], "heads must be a number of at least 1, got 0"),
         (["train", "digits", "--sampling-steps=0"], "sampling_steps must be a number of at least 1, got 0"),
         (["train", "folder", "--data=x", "--size=0"], "size must be a number of at least 1, got 0"),
-        (["train", "digits", "--decay=linear"], "--decay"),
+        (["train", "digits", "--lr-schedule=linear"], "--lr-schedule"),
         (["train", "folder"], "--data"),
         (["train", "folder", "--data=nowhere"], "nowhere is not a folder"),
         (["train", "fashion-mnist", "--data=nowhere"], "nowhere has no train-images-idx3-ubyte"),
@@ -217,7 +218,7 @@ def test_a_mistake_in_sampling_is_answered_in_one_sentence(run, options, said, c
 
 
 def test_a_file_that_is_no_recipe_is_refused_by_what_it_lacks(tmp_path, capsys):
-    (tmp_path / "mine.py").write_text("def pictures(settings): ...\n")
+    (tmp_path / "mine.py").write_text("def images(settings): ...\n")
     assert "it lacks Settings, system" in mistake(capsys, "train", str(tmp_path / "mine.py"))
 
 
@@ -230,7 +231,7 @@ def test_a_bug_shows_its_traceback(monkeypatch):
     def broken(arguments):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "_recipes", broken)
+    monkeypatch.setattr(recipes, "recipes", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main(["recipes"])
 
@@ -256,7 +257,7 @@ def make_checkout(folder: Path, name: str) -> None:
 def test_bench_outside_a_checkout_says_where_the_benchmarks_are(capsys, monkeypatch, tmp_path):
     make_benchmarks(tmp_path, "another project's")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "__file__", str(tmp_path / "site-packages" / "visgen_fast" / "cli.py"))
+    monkeypatch.setattr(bench, "__file__", str(tmp_path / "site-packages" / "visgen_fast" / "commands" / "bench.py"))
     assert "checkout" in mistake(capsys, "bench")
 
 
@@ -265,7 +266,7 @@ def test_bench_runs_the_benchmarks_of_the_checkout_it_belongs_to_or_else_of_the_
 ):
     make_checkout(tmp_path / "here", "around it")
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr(cli, "__file__", str(tmp_path / "own" / "visgen_fast" / "cli.py"))
+    monkeypatch.setattr(bench, "__file__", str(tmp_path / "own" / "visgen_fast" / "commands" / "bench.py"))
     assert cli.main(["bench", "noise"]) == 3
     assert "around it ['noise']" in capfd.readouterr().out
     make_checkout(tmp_path / "own", "its own")

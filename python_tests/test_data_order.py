@@ -5,15 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visgen_fast import ops
-from visgen_fast.training.data.order import Batch, EndlessPermutation, MicroBatches, PicturesByPosition, load
-from visgen_fast.training.data.pictures import PicturesInMemory
+from visgen_fast.data.images import ImagesInMemory
+from visgen_fast.data.order import Batch, EndlessPermutation, ImagesByPosition, MicroBatches, load
 
 seeds = st.integers(-(2**63), 2**63 - 1)
 
 
-def some_pictures(count: int = 37) -> PicturesInMemory:
+def some_images(count: int = 37) -> ImagesInMemory:
     pixels = torch.arange(count * 12, dtype=torch.int64).remainder(251).to(torch.uint8).view(count, 1, 12, 1)
-    return PicturesInMemory(pixels.expand(count, 1, 12, 12).contiguous(), torch.arange(count) % 3, ["a", "b", "c"])
+    return ImagesInMemory(pixels.expand(count, 1, 12, 12).contiguous(), torch.arange(count) % 3, ["a", "b", "c"])
 
 
 def take(positions: MicroBatches, count: int) -> list[list[int]]:
@@ -23,7 +23,7 @@ def take(positions: MicroBatches, count: int) -> list[list[int]]:
 
 @given(length=st.integers(1, 50), seed=seeds, epoch=st.integers(0, 2**40))
 @settings(max_examples=30, deadline=None)
-def test_every_epoch_shows_every_picture_exactly_once(length, seed, epoch):
+def test_every_epoch_shows_every_image_exactly_once(length, seed, epoch):
     positions = torch.arange(length) + epoch * length
     indices = EndlessPermutation(length, seed)(positions)
     assert indices.sort().values.tolist() == list(range(length))
@@ -67,24 +67,24 @@ def test_ranks_and_micro_batches_together_have_each_step_s_positions_once(
     assert sorted(seen) == expected
 
 
-def test_a_position_s_picture_label_seed_and_mirroring_are_the_same_however_positions_are_grouped():
-    data = PicturesByPosition(some_pictures(), 5, mirror=True)
+def test_a_position_s_image_label_seed_and_mirroring_are_the_same_however_positions_are_grouped():
+    data = ImagesByPosition(some_images(), 5, horizontal_flip=True)
     together = data.__getitems__(list(range(100)))
     for positions in (list(range(1, 100, 2)), [99], [50, 3]):
-        alone = PicturesByPosition(some_pictures(), 5, mirror=True).__getitems__(positions)
-        for name in ("pixels", "labels", "seeds"):
+        alone = ImagesByPosition(some_images(), 5, horizontal_flip=True).__getitems__(positions)
+        for name in ("images", "labels", "seeds"):
             assert torch.equal(getattr(alone, name), getattr(together, name)[positions])
 
 
 def test_a_sample_s_seed_is_derived_from_the_run_s_seed_and_its_position():
-    batch = PicturesByPosition(some_pictures(), 5).__getitems__([4, 1_000_000])
+    batch = ImagesByPosition(some_images(), 5).__getitems__([4, 1_000_000])
     assert torch.equal(batch.seeds, ops.derive_seeds(5, torch.tensor([4, 1_000_000])))
 
 
-def test_half_of_the_pictures_are_mirrored_and_the_others_are_untouched():
+def test_half_of_the_images_are_mirrored_and_the_others_are_untouched():
     pixels = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4)
-    data = PicturesByPosition(PicturesInMemory(pixels, torch.tensor([0]), ["a"]), 0, mirror=True)
-    drawn = data.__getitems__(list(range(1000))).pixels
+    data = ImagesByPosition(ImagesInMemory(pixels, torch.tensor([0]), ["a"]), 0, horizontal_flip=True)
+    drawn = data.__getitems__(list(range(1000))).images
     plain, mirrored = (drawn == pixels).flatten(1).all(1), (drawn == pixels.flip(-1)).flatten(1).all(1)
     assert torch.all(plain ^ mirrored)
     # Five standard deviations of a fair coin thrown 1000 times.
@@ -93,12 +93,12 @@ def test_half_of_the_pictures_are_mirrored_and_the_others_are_untouched():
 
 def test_loading_processes_deliver_the_same_batches_as_the_training_process():
     def batches(workers: int) -> list[Batch]:
-        data = PicturesByPosition(some_pictures(), 5, mirror=True)
+        data = ImagesByPosition(some_images(), 5, horizontal_flip=True)
         loaded = load(data, MicroBatches(24, 8), workers=workers, pin_memory=False)
         return [next(loaded) for _ in range(6)]
 
     for here, there in zip(batches(0), batches(2), strict=True):
-        assert torch.equal(here.pixels, there.pixels)
+        assert torch.equal(here.images, there.images)
         assert torch.equal(here.labels, there.labels)
         assert torch.equal(here.seeds, there.seeds)
         assert here.module_seed == there.module_seed

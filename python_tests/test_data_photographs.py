@@ -1,13 +1,13 @@
-"""Crops of scikit-image's photographs, and pictures held out of a source."""
+"""Crops of scikit-image's photographs, and images held out of a source."""
 
 import sys
 
 import pytest
 import torch
 
-from visgen_fast.training.data.photographs import photographs
-from visgen_fast.training.data.pictures import digits, held_out_part, training_part
-from visgen_fast.training.errors import UserError
+from visgen_fast.data.images import digits, held_out_part, training_part
+from visgen_fast.data.photographs import photographs
+from visgen_fast.errors import UserError
 
 
 def test_the_photographs_are_the_same_each_time_and_of_two_thousand_held_out():
@@ -32,7 +32,7 @@ def test_without_scikit_image_one_sentence_says_what_is_missing(monkeypatch):
         photographs()
 
 
-def test_no_picture_is_both_trained_on_and_held_out():
+def test_no_image_is_both_trained_on_and_held_out():
     whole = digits()
     training, held_out = training_part(whole), held_out_part(whole)
     assert len(training) + len(held_out) == len(whole) and len(held_out) == 180

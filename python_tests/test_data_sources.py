@@ -1,4 +1,4 @@
-"""The data sets: digits, IDX files, folders of pictures."""
+"""The data sets: digits, IDX files, folders of images."""
 
 import gzip
 import logging
@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from visgen_fast.training.data.folder import PictureFolder, decode
-from visgen_fast.training.data.idx import fashion_mnist, read_idx
-from visgen_fast.training.data.order import MicroBatches, PicturesByPosition, load
-from visgen_fast.training.data.pictures import digits
-from visgen_fast.training.errors import UserError
+from visgen_fast.data.folder import ImageFolder, decode
+from visgen_fast.data.idx import fashion_mnist, read_idx
+from visgen_fast.data.images import digits
+from visgen_fast.data.order import ImagesByPosition, MicroBatches, load
+from visgen_fast.errors import UserError
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
@@ -21,19 +21,19 @@ def idx_bytes(array: np.ndarray) -> bytes:
     return header + array.astype(np.uint8).tobytes()
 
 
-def write_fashion_mnist(folder, pictures: np.ndarray, labels: np.ndarray, *, zipped: bool) -> None:
-    for name, array in (("train-images-idx3-ubyte", pictures), ("train-labels-idx1-ubyte", labels)):
+def write_fashion_mnist(folder, images: np.ndarray, labels: np.ndarray, *, zipped: bool) -> None:
+    for name, array in (("train-images-idx3-ubyte", images), ("train-labels-idx1-ubyte", labels)):
         content = idx_bytes(array)
         path = folder / (f"{name}.gz" if zipped else name)
         path.write_bytes(gzip.compress(content) if zipped else content)
 
 
-def save_picture(path, colour=(255, 0, 0), size=(20, 10), mode="RGB"):
+def save_image(path, colour=(255, 0, 0), size=(20, 10), mode="RGB"):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size, colour).save(path)
 
 
-def test_digits_are_uint8_pictures_of_ten_classes_over_the_whole_range():
+def test_digits_are_uint8_images_of_ten_classes_over_the_whole_range():
     data = digits()
     pixels, labels, complaints = data.read(range(len(data)))
     assert len(data) == 1797 and pixels.shape == (1797, 1, 8, 8) and pixels.dtype == torch.uint8
@@ -44,11 +44,11 @@ def test_digits_are_uint8_pictures_of_ten_classes_over_the_whole_range():
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_idx_files_are_read_whether_zipped_or_not(tmp_path, zipped):
-    pictures = np.random.default_rng(0).integers(0, 256, (6, 5, 5))
+    images = np.random.default_rng(0).integers(0, 256, (6, 5, 5))
     labels = np.array([0, 9, 3, 3, 1, 2])
-    write_fashion_mnist(tmp_path, pictures, labels, zipped=zipped)
+    write_fashion_mnist(tmp_path, images, labels, zipped=zipped)
     pixels, got, _ = fashion_mnist(tmp_path).read([1, 5])
-    assert pixels.dtype == torch.uint8 and pixels[:, 0].tolist() == pictures[[1, 5]].tolist()
+    assert pixels.dtype == torch.uint8 and pixels[:, 0].tolist() == images[[1, 5]].tolist()
     assert got.tolist() == [9, 2]
 
 
@@ -77,104 +77,104 @@ def test_a_folder_without_idx_files_says_where_to_get_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("pictures", "labels"), [((3, 4, 4), [0, 1]), ((2, 4, 5), [0, 1]), ((2, 4, 4), [0, 10]), ((0, 4, 4), [])]
+    ("images", "labels"), [((3, 4, 4), [0, 1]), ((2, 4, 5), [0, 1]), ((2, 4, 4), [0, 10]), ((0, 4, 4), [])]
 )
-def test_idx_files_that_do_not_belong_together_are_refused(tmp_path, pictures, labels):
-    write_fashion_mnist(tmp_path, np.zeros(pictures), np.array(labels), zipped=False)
+def test_idx_files_that_do_not_belong_together_are_refused(tmp_path, images, labels):
+    write_fashion_mnist(tmp_path, np.zeros(images), np.array(labels), zipped=False)
     with pytest.raises(UserError, match=str(tmp_path)):
         fashion_mnist(tmp_path)
 
 
 def test_sub_folders_are_classes_and_a_flat_folder_is_one_class(tmp_path):
-    save_picture(tmp_path / "classes" / "dog" / "deep" / "1.png")
-    save_picture(tmp_path / "classes" / "cat" / "2.jpg")
-    save_picture(tmp_path / "classes" / "dog" / "3.webp")
-    data = PictureFolder(tmp_path / "classes", 16)
+    save_image(tmp_path / "classes" / "dog" / "deep" / "1.png")
+    save_image(tmp_path / "classes" / "cat" / "2.jpg")
+    save_image(tmp_path / "classes" / "dog" / "3.webp")
+    data = ImageFolder(tmp_path / "classes", 16)
     assert data.format.class_names == ("cat", "dog") and data.labels.tolist() == [0, 1, 1]
-    flat = PictureFolder(tmp_path / "classes" / "cat", 16)
+    flat = ImageFolder(tmp_path / "classes" / "cat", 16)
     assert flat.format.class_names == ("cat",) and len(flat) == 1 and flat.format.shape == (3, 16, 16)
 
 
-def test_files_that_are_no_pictures_are_named_skipped_and_counted(tmp_path, caplog):
-    save_picture(tmp_path / "a" / "good.png")
-    save_picture(tmp_path / "stray.png")
+def test_files_that_are_no_images_are_named_skipped_and_counted(tmp_path, caplog):
+    save_image(tmp_path / "a" / "good.png")
+    save_image(tmp_path / "stray.png")
     (tmp_path / "a" / "notes.txt").write_text("hello")
     (tmp_path / "a" / "empty.png").write_bytes(b"")
     with caplog.at_level(logging.WARNING):
-        data = PictureFolder(tmp_path, 8)
+        data = ImageFolder(tmp_path, 8)
     assert len(data) == 1 and data.skipped == 3
     for name in ("stray.png", "notes.txt", "empty.png"):
         assert sum(name in message for message in caplog.messages) == 1
-    assert any("skipped 3 files and sub-folders beside 1 pictures" in message for message in caplog.messages)
+    assert any("skipped 3 files and sub-folders beside 1 images" in message for message in caplog.messages)
     assert not any("good.png" in message for message in caplog.messages)
 
 
 def test_names_with_a_leading_dot_are_ignored(tmp_path, caplog):
     for path in ("1.png", ".2.png", ".ipynb_checkpoints/3.png"):
-        save_picture(tmp_path / "a" / path)
-        save_picture(tmp_path / "classes" / "cat" / path)
-    save_picture(tmp_path / "classes" / ".thumbnails" / "4.png")
+        save_image(tmp_path / "a" / path)
+        save_image(tmp_path / "classes" / "cat" / path)
+    save_image(tmp_path / "classes" / ".thumbnails" / "4.png")
     with caplog.at_level(logging.WARNING):
-        flat, classes = PictureFolder(tmp_path / "a", 8), PictureFolder(tmp_path / "classes", 8)
+        flat, classes = ImageFolder(tmp_path / "a", 8), ImageFolder(tmp_path / "classes", 8)
     assert flat.paths == [str(tmp_path / "a" / "1.png")] and flat.format.class_names == ("a",)
     assert classes.paths == [str(tmp_path / "classes" / "cat" / "1.png")] and classes.format.class_names == ("cat",)
     assert flat.skipped == classes.skipped == 0 and not caplog.messages
 
 
-def test_a_sub_folder_without_readable_pictures_is_no_class_but_named_skipped_and_counted(tmp_path, caplog):
+def test_a_sub_folder_without_readable_images_is_no_class_but_named_skipped_and_counted(tmp_path, caplog):
     for folder in ("flat", "classes/cat", "classes/dog"):
-        save_picture(tmp_path / folder / "1.png")
+        save_image(tmp_path / folder / "1.png")
     (tmp_path / "flat" / "empty").mkdir()
     (tmp_path / "classes" / "code").mkdir()
     (tmp_path / "classes" / "code" / "notes.txt").write_text("hello")
     with caplog.at_level(logging.WARNING):
-        flat, classes = PictureFolder(tmp_path / "flat", 8), PictureFolder(tmp_path / "classes", 8)
+        flat, classes = ImageFolder(tmp_path / "flat", 8), ImageFolder(tmp_path / "classes", 8)
     assert len(flat) == 1 and flat.format.class_names == ("flat",) and flat.skipped == 1
     assert classes.format.class_names == ("cat", "dog") and classes.labels.tolist() == [0, 1] and classes.skipped == 2
     for path in ("flat/empty", "classes/code"):
-        assert f"skipped {tmp_path / path}: it has no readable pictures" in caplog.messages
+        assert f"skipped {tmp_path / path}: it has no readable images" in caplog.messages
 
 
-def test_a_folder_without_pictures_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="no readable pictures"):
-        PictureFolder(tmp_path, 8)
+def test_a_folder_without_images_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="no readable images"):
+        ImageFolder(tmp_path, 8)
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(UserError, match="no readable pictures"):
-        PictureFolder(tmp_path, 8)
+    with pytest.raises(UserError, match="no readable images"):
+        ImageFolder(tmp_path, 8)
     with pytest.raises(UserError, match="is not a folder"):
-        PictureFolder(tmp_path / "nowhere", 8)
+        ImageFolder(tmp_path / "nowhere", 8)
 
 
-def test_a_picture_damaged_behind_its_header_is_named_and_always_replaced_by_the_same_other_one(tmp_path):
+def test_a_image_damaged_behind_its_header_is_named_and_always_replaced_by_the_same_other_one(tmp_path):
     for name, colour in (("1.png", (255, 0, 0)), ("2.png", (0, 255, 0)), ("3.png", (0, 0, 255))):
-        save_picture(tmp_path / name, colour, (64, 64))
+        save_image(tmp_path / name, colour, (64, 64))
     damaged = tmp_path / "2.png"
     damaged.write_bytes(damaged.read_bytes()[:60])
-    data = PictureFolder(tmp_path, 8)
+    data = ImageFolder(tmp_path, 8)
     assert len(data) == 3
     pixels, _, complaints = data.read([1, 0])
     assert pixels[:, :, 0, 0].tolist() == [[0, 0, 255], [255, 0, 0]]
     assert len(complaints) == 1 and "2.png" in complaints[0]
     for path in (tmp_path / "1.png", tmp_path / "3.png"):
         path.write_bytes(b"gone")
-    with pytest.raises(UserError, match="none of the pictures"):
+    with pytest.raises(UserError, match="none of the images"):
         data.read([0])
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_mistake_in_a_loading_process_keeps_its_sentence(tmp_path, workers):
-    save_picture(tmp_path / "1.png")
-    data = PicturesByPosition(PictureFolder(tmp_path, 8), 0)
+    save_image(tmp_path / "1.png")
+    data = ImagesByPosition(ImageFolder(tmp_path, 8), 0)
     (tmp_path / "1.png").write_bytes(b"gone")
     with pytest.raises(UserError) as raised:
         next(load(data, MicroBatches(0, 1), workers=workers, pin_memory=False))
-    assert str(raised.value) == f"none of the pictures in {tmp_path} can be decoded any more"
+    assert str(raised.value) == f"none of the images in {tmp_path} can be decoded any more"
 
 
-def test_pictures_are_resized_and_cropped_at_their_centre(tmp_path):
-    picture = Image.new("RGB", (40, 20), "black")
-    picture.paste("white", (10, 0, 30, 20))
-    picture.save(tmp_path / "wide.png")
+def test_images_are_resized_and_cropped_at_their_centre(tmp_path):
+    image = Image.new("RGB", (40, 20), "black")
+    image.paste("white", (10, 0, 30, 20))
+    image.save(tmp_path / "wide.png")
     assert decode(tmp_path / "wide.png", 20).unique().tolist() == [255]
     small = decode(tmp_path / "wide.png", 5)
     assert small.shape == (3, 5, 5) and int(small.min()) > 230
@@ -191,9 +191,9 @@ def test_pictures_are_resized_and_cropped_at_their_centre(tmp_path):
         ("1", 1, [255, 255, 255]),
     ],
 )
-def test_every_kind_of_picture_becomes_rgb(tmp_path, mode, colour, expected):
-    save_picture(tmp_path / "picture.png", colour, mode=mode)
-    pixels = decode(tmp_path / "picture.png", 4)
+def test_every_kind_of_image_becomes_rgb(tmp_path, mode, colour, expected):
+    save_image(tmp_path / "image.png", colour, mode=mode)
+    pixels = decode(tmp_path / "image.png", 4)
     assert pixels.shape == (3, 4, 4) and pixels.dtype == torch.uint8
     assert pixels[:, 0, 0].tolist() == expected
 

@@ -202,11 +202,11 @@ def test_conversions_are_finite_at_every_time_whatever_the_network_says(
 def test_squared_errors_of_the_predictions_are_related_as_published(t: float, x: float, error: float) -> None:
     """ε-MSE = SNR·x-MSE; v-MSE = (1 + SNR)·x-MSE for VP; u-MSE = x-MSE/t² for rectified flow."""
     time = torch.tensor([t], dtype=torch.float64)
-    picture, x_t = torch.tensor([[x]], dtype=torch.float64), torch.tensor([[0.3]], dtype=torch.float64)
+    image, x_t = torch.tensor([[x]], dtype=torch.float64), torch.tensor([[0.3]], dtype=torch.float64)
 
     def squared_error(schedule: Schedule, kind: str) -> float:
         alpha, sigma = schedule.alpha(time), schedule.sigma(time)
-        right, wrong = (convert(value, x_t, alpha, sigma, "x", kind) for value in (picture, picture + error))
+        right, wrong = (convert(value, x_t, alpha, sigma, "x", kind) for value in (image, image + error))
         return (wrong - right).square().item()
 
     for schedule in SCHEDULES:

@@ -43,7 +43,7 @@ def gaussian_model(schedule: Schedule, prediction: str):
 def spread_after(schedule: Schedule, prediction: str, steps: int) -> float:
     """The samples' standard deviation over the noise's: the model is linear, so every sample shows it exactly."""
     noise = ops.gaussian(SEEDS, (3,), stream=ops.Purpose.INITIAL_STATE.stream(), dtype=torch.float64)
-    pictures = sample(
+    images = sample(
         gaussian_model(schedule, prediction),
         (3,),
         LABELS,
@@ -53,7 +53,7 @@ def spread_after(schedule: Schedule, prediction: str, steps: int) -> float:
         steps=steps,
         dtype=torch.float64,
     )
-    ratio = pictures / noise
+    ratio = images / noise
     torch.testing.assert_close(ratio, ratio[:1, :1].expand_as(ratio), rtol=1e-6, atol=0)
     return ratio[0, 0].item()
 
@@ -90,10 +90,10 @@ def test_the_table_of_rectified_flow_is_eulers_method_in_time() -> None:
     times, x = step_times(10), ops.gaussian(SEEDS, (5,), stream=ops.Purpose.INITIAL_STATE.stream(), dtype=torch.float64)
     for t, following in itertools.pairwise(times):
         x = x + (following - t) * network(x, t.expand(8), LABELS)
-    pictures = sample(
+    images = sample(
         network, (5,), LABELS, SEEDS, schedule=RectifiedFlow(), prediction="velocity", steps=10, dtype=torch.float64
     )
-    torch.testing.assert_close(pictures, x, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(images, x, rtol=1e-12, atol=1e-12)
 
 
 def test_the_table_of_the_cosine_schedule_is_ddim() -> None:
@@ -113,20 +113,20 @@ def test_tables_are_finite_float64(schedule: Schedule) -> None:
     assert table.dtype == torch.float64 and table.shape == (50, 5) and table.isfinite().all()
 
 
-def test_the_last_step_of_rectified_flow_ends_on_the_denoised_picture() -> None:
+def test_the_last_step_of_rectified_flow_ends_on_the_denoised_image() -> None:
     assert euler_table(RectifiedFlow(), step_times(50))[-1, 3:].tolist() == [0.0, 1.0]
 
 
 @every_schedule
-def test_a_step_is_exact_where_the_denoised_picture_does_not_change(schedule: Schedule) -> None:
+def test_a_step_is_exact_where_the_denoised_image_does_not_change(schedule: Schedule) -> None:
     """However long: on the line α·x + σ·ε to the point of the line at the next time."""
-    picture, noise = torch.tensor([[0.3]], dtype=torch.float64), torch.tensor([[-1.2]], dtype=torch.float64)
+    image, noise = torch.tensor([[0.3]], dtype=torch.float64), torch.tensor([[-1.2]], dtype=torch.float64)
     times = torch.tensor([0.9, 0.1], dtype=torch.float64)
-    start, end = (schedule.alpha(t) * picture + schedule.sigma(t) * noise for t in times)
-    torch.testing.assert_close(execute(euler_table(schedule, times), lambda x, *levels: picture, start), end)
+    start, end = (schedule.alpha(t) * image + schedule.sigma(t) * noise for t in times)
+    torch.testing.assert_close(execute(euler_table(schedule, times), lambda x, *levels: image, start), end)
 
 
-def test_a_picture_depends_on_its_seed_and_label_alone() -> None:
+def test_a_image_depends_on_its_seed_and_label_alone() -> None:
     def network(x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         level = (t + labels).view(-1, 1, 1, 1)
         return x_t * level
@@ -172,9 +172,9 @@ def test_the_network_is_called_once_a_step_without_and_at_twice_the_batch_with_g
     assert batches == [8, 8, 8, 16, 16, 16]
 
 
-def test_the_callback_sees_every_step_and_its_denoised_picture() -> None:
+def test_the_callback_sees_every_step_and_its_denoised_image() -> None:
     seen = []
-    pictures = sample(
+    images = sample(
         lambda x_t, t, labels: torch.full_like(x_t, 0.25),
         (2,),
         LABELS,
@@ -185,7 +185,7 @@ def test_the_callback_sees_every_step_and_its_denoised_picture() -> None:
         callback=lambda step, t, x, denoised: seen.append((step, t, x.shape, denoised.unique().item())),
     )
     assert seen == [(step, 1 - step / 4, (8, 2), 0.25) for step in range(4)]
-    torch.testing.assert_close(pictures, torch.full_like(pictures, 0.25))
+    torch.testing.assert_close(images, torch.full_like(images, 0.25))
 
 
 def test_a_bfloat16_network_moves_a_float32_state() -> None:
@@ -193,7 +193,7 @@ def test_a_bfloat16_network_moves_a_float32_state() -> None:
         assert x_t.dtype == torch.bfloat16 and t.dtype == torch.float32
         return torch.zeros_like(x_t)
 
-    pictures = sample(
+    images = sample(
         network,
         (4,),
         LABELS,
@@ -203,9 +203,9 @@ def test_a_bfloat16_network_moves_a_float32_state() -> None:
         steps=3,
         dtype=torch.bfloat16,
     )
-    assert pictures.dtype == torch.float32
+    assert images.dtype == torch.float32
     torch.testing.assert_close(
-        pictures, ops.gaussian(SEEDS, (4,), stream=ops.Purpose.INITIAL_STATE.stream()), rtol=1e-5, atol=1e-6
+        images, ops.gaussian(SEEDS, (4,), stream=ops.Purpose.INITIAL_STATE.stream()), rtol=1e-5, atol=1e-6
     )
 
 

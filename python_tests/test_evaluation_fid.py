@@ -21,7 +21,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("count", [500, 20])  # 20 pictures leave a covariance of 32 features singular
+@pytest.mark.parametrize("count", [500, 20])  # 20 images leave a covariance of 32 features singular
 def test_a_set_has_distance_zero_from_itself(count):
     found = moments(normal(count, 32) * torch.logspace(-4, 4, 32, dtype=torch.float64))
     assert frechet_distance(found, found) <= 1e-12 * float(found.covariance.trace())
@@ -88,7 +88,7 @@ def test_the_kernel_distance_has_no_bias():
 def test_arguments_that_do_not_fit_are_refused_in_a_sentence():
     one = FeatureMoments()
     one.add(torch.rand(1, 4))
-    with pytest.raises(ValueError, match="at least 2 pictures, got 1"):
+    with pytest.raises(ValueError, match="at least 2 images, got 1"):
         frechet_distance(one, one)
     with pytest.raises(ValueError, match=r"features must be \[B, 4\]"):
         one.add(torch.rand(2, 5))

@@ -112,9 +112,9 @@ def test_averaging_the_prefix_losses_recovers_the_mean_prefix():
 def test_prefix_losses_of_a_linear_decoder_split_into_optimum_and_spread():
     generator = torch.Generator().manual_seed(2)
     embeddings, decoder = (torch.randn(4, 6, generator=generator), torch.randn(9, 6, generator=generator))
-    picture, weights = torch.randn(9, generator=generator), torch.tensor([1.0, 2.0, 0.5, 3.0])
+    image, weights = torch.randn(9, generator=generator), torch.tensor([1.0, 2.0, 0.5, 3.0])
     prefixes = embeddings.cumsum(0)
     optimum = (minimizer_weights(weights).float()[:, None] * embeddings).sum(0)
-    total = (weights * (picture - prefixes @ decoder.T).square().sum(1)).sum()
+    total = (weights * (image - prefixes @ decoder.T).square().sum(1)).sum()
     spread = (weights * ((prefixes - optimum) @ decoder.T).square().sum(1)).sum()
-    torch.testing.assert_close(total, weights.sum() * (picture - decoder @ optimum).square().sum() + spread)
+    torch.testing.assert_close(total, weights.sum() * (image - decoder @ optimum).square().sum() + spread)

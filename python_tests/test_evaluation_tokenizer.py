@@ -40,22 +40,22 @@ def tokenizer(**options) -> GridTokenizer:
     return GridTokenizer(Pixels(back=False), quantizer, Pixels(back=True)).eval()
 
 
-def pictures(count: int = 12) -> torch.Tensor:
+def images(count: int = 12) -> torch.Tensor:
     return (torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(1)) * 0.3).clamp(-1, 1)
 
 
 def test_errors_begin_with_nothing_and_end_with_what_the_tokenizer_reconstructs():
-    trained, shown = tokenizer(), pictures()
+    trained, shown = tokenizer(), images()
     errors = prefix_errors(trained, shown)
     assert errors.vector.shape == (12 * 16, 7) and errors.latent.shape == errors.pixel.shape == (12, 7)
-    zero, full = shown.double().square(), (trained(shown).pictures.clamp(-1, 1).double() - shown).square()
+    zero, full = shown.double().square(), (trained(shown).images.clamp(-1, 1).double() - shown).square()
     torch.testing.assert_close(errors.pixel[:, 0], zero.flatten(1).mean(1))
     torch.testing.assert_close(errors.pixel[:, -1], full.flatten(1).mean(1))
     torch.testing.assert_close(errors.vector.view(12, 16, 7).mean(1), errors.latent)
 
 
 def test_each_prefix_is_what_its_codes_decode_to():
-    trained, shown = tokenizer(), pictures()
+    trained, shown = tokenizer(), images()
     codes, errors = trained.encode(shown), prefix_errors(trained, shown)
     for depth in range(1, 7):
         decoded = trained.decode(codes[..., :depth]).clamp(-1, 1)
@@ -65,7 +65,7 @@ def test_each_prefix_is_what_its_codes_decode_to():
 @pytest.mark.parametrize("shared", [False, True])
 def test_with_a_zero_code_no_depth_makes_a_latent_worse(shared):
     def harmful(zero_code):
-        errors = prefix_errors(tokenizer(shared=shared, zero_code=zero_code), pictures()).vector
+        errors = prefix_errors(tokenizer(shared=shared, zero_code=zero_code), images()).vector
         return invalid_codes(errors).harmful_share
 
     assert harmful(zero_code=False) > 0.1
@@ -73,10 +73,10 @@ def test_with_a_zero_code_no_depth_makes_a_latent_worse(shared):
 
 
 def test_an_evaluation_adds_up_its_batches():
-    trained, shown = tokenizer(), pictures()
+    trained, shown = tokenizer(), images()
     together = evaluate_tokenizer(trained, [shown], embed=lambda x: x.flatten(1)[:, :9])
     apart = evaluate_tokenizer(trained, shown.split(5), embed=lambda x: x.flatten(1)[:, :9])
-    assert apart.pictures == together.pictures == 12
+    assert apart.images == together.images == 12
     for name in ("psnr", "rfid", "kernel_distance", "usage", "perplexity"):
         assert getattr(apart, name) == pytest.approx(getattr(together, name))
     assert apart.invalid_codes == together.invalid_codes
@@ -85,29 +85,29 @@ def test_an_evaluation_adds_up_its_batches():
 
 
 def test_what_a_tokenizer_does_not_have_is_left_out():
-    plain = evaluate_tokenizer(Autoencoder(Pixels(back=False), Pixels(back=True)).eval(), [pictures()])
+    plain = evaluate_tokenizer(Autoencoder(Pixels(back=False), Pixels(back=True)).eval(), [images()])
     assert plain.usage == () and plain.invalid_codes == {} and plain.rfid is None
-    assert evaluate_tokenizer(tokenizer(depth=1), [pictures()]).invalid_codes == {}
+    assert evaluate_tokenizer(tokenizer(depth=1), [images()]).invalid_codes == {}
 
 
 def test_codes_too_many_to_count_leave_the_usage_out_and_the_file_valid(tmp_path):
     quantizer = BSQ(24, group_size=8)
     networks = nn.Conv2d(1, 24, 2, stride=2), nn.ConvTranspose2d(24, 1, 2, stride=2)
-    found = evaluate_tokenizer(GridTokenizer(networks[0], quantizer, networks[1]).eval(), [pictures()])
+    found = evaluate_tokenizer(GridTokenizer(networks[0], quantizer, networks[1]).eval(), [images()])
     assert found.usage == found.perplexity == ()
     write(found, tmp_path, {})
     assert "NaN" not in (tmp_path / "evaluation.json").read_text()
     assert "usage" not in as_text(found)
 
 
-def test_a_tokenizer_in_training_or_no_pictures_are_refused():
+def test_a_tokenizer_in_training_or_no_images_are_refused():
     with pytest.raises(ValueError, match="evaluation mode"):
-        evaluate_tokenizer(tokenizer().train(), [pictures()])
-    with pytest.raises(ValueError, match="at least one picture"):
+        evaluate_tokenizer(tokenizer().train(), [images()])
+    with pytest.raises(ValueError, match="at least one image"):
         evaluate_tokenizer(tokenizer(), [])
 
 
-def test_the_figure_is_drawn_where_some_pictures_are_exact(tmp_path):
+def test_the_figure_is_drawn_where_some_images_are_exact(tmp_path):
     found = invalid_codes(torch.tensor([[1.0, 0.5, 0.0], [1.0, 0.0, 0.2]]))
     plot_invalid_codes({"latent": found, "pixel": found}, tmp_path / "figure.png")
     with Image.open(tmp_path / "figure.png") as image:
@@ -137,7 +137,7 @@ def test_a_run_is_measured_from_the_command_line(runs, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("PSNR", "rFID", "usage", "invalid (pixel)", str(tmp_path)))
     found = json.loads((tmp_path / "evaluation.json").read_text())
-    assert found["pictures"] == 50 and found["rfid"] > 0 and len(found["usage"]) == 3
+    assert found["images"] == 50 and found["rfid"] > 0 and len(found["usage"]) == 3
     assert len(found["invalid_codes"]["pixel"]["mean"]) == 4
     assert (tmp_path / "invalid_codes.png").exists()
 

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from visgen_fast import ops
 from visgen_fast.diffusion import DiffusionObjective, LogitNormalTimes, RectifiedFlow, sample
 from visgen_fast.models import DiT
-from visgen_fast.models.dit import Attention, Modulation, patchify, sincos_positions, unpatchify
+from visgen_fast.models.layers.attention import Attention
+from visgen_fast.models.layers.embeddings import sincos_positions
+from visgen_fast.models.layers.modulation import Modulation
+from visgen_fast.models.layers.patches import patchify, unpatchify
 
 
 def small(**changes: object) -> DiT:
@@ -187,7 +190,7 @@ def test_state_holds_parameters_only() -> None:
     assert set(model.state_dict()) == {name for name, _ in model.named_parameters()}
 
 
-def test_sampled_pictures_are_the_same_in_any_batch() -> None:
+def test_sampled_images_are_the_same_in_any_batch() -> None:
     model = awake(small()).eval()
     seeds, labels = ops.derive_seeds(4, torch.arange(6)), torch.arange(6)
 
@@ -209,16 +212,16 @@ def test_sampled_pictures_are_the_same_in_any_batch() -> None:
 
 
 def test_learns_to_tell_two_classes_apart() -> None:
-    """Class 0 is black, class 1 white: after a short training, pictures drawn are of their class."""
+    """Class 0 is black, class 1 white: after a short training, images drawn are of their class."""
     model = small(classes=2, image_size=4)
     objective = DiffusionObjective(
         RectifiedFlow(), "velocity", LogitNormalTimes(), label_drop=0.1, null_label=model.null_label
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     labels = torch.arange(32) % 2
-    pictures = (2.0 * labels - 1).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
+    images = (2.0 * labels - 1).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
     for step in range(120):
-        loss = objective(model, pictures, labels, ops.derive_seeds(0, 32 * step + torch.arange(32))).mean()
+        loss = objective(model, images, labels, ops.derive_seeds(0, 32 * step + torch.arange(32))).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -28,9 +28,9 @@ def train(recipe: str, out: Path, *options: str) -> int:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_run_goes_on_bit_for_bit_and_leaves_its_reconstructions(recipe: str, tmp_path: Path) -> None:
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
-    assert train(recipe, straight, "--steps=4", "--decay=constant", "--log-every=1") == 0
-    assert train(recipe, resumed, "--steps=2", "--decay=constant", "--log-every=1") == 0
-    assert train(recipe, resumed, "--steps=4", "--decay=constant", "--log-every=1", "--resume") == 0
+    assert train(recipe, straight, "--steps=4", "--lr-schedule=constant", "--log-every=1") == 0
+    assert train(recipe, resumed, "--steps=2", "--lr-schedule=constant", "--log-every=1") == 0
+    assert train(recipe, resumed, "--steps=4", "--lr-schedule=constant", "--log-every=1", "--resume") == 0
     ends = [checkpoint.read(run) for run in (straight, resumed)]
     for part in checkpoint.PARTS:
         first, second = (end.tensors(part) for end in ends)
@@ -58,7 +58,7 @@ def test_the_second_stage_of_titok_keeps_what_the_first_run_encodes(tmp_path: Pa
 
 def test_a_second_stage_s_checkpoint_needs_the_first_run_no_more(tmp_path: Path, capsys) -> None:
     assert train("titok", tmp_path / "first", "--steps=2") == 0
-    options = ["--decay=constant", f"--decoder-of={tmp_path / 'first'}"]
+    options = ["--lr-schedule=constant", f"--decoder-of={tmp_path / 'first'}"]
     assert train("titok", tmp_path / "straight", *options, "--steps=4") == 0
     assert train("titok", tmp_path / "resumed", *options, "--steps=2") == 0
     shutil.rmtree(tmp_path / "first")

@@ -8,8 +8,8 @@ from visgen_fast.models.classifier import Classifier
 from visgen_fast.models.discriminator import PatchDiscriminator
 from visgen_fast.tokenizers.losses import (
     adaptive_weight,
-    deceiving_loss,
     discriminator_loss,
+    generator_loss,
     perceptual_loss,
     pixel_loss,
 )
@@ -27,19 +27,19 @@ def discriminator() -> PatchDiscriminator:
     return PatchDiscriminator(channels=1, width=4, layers=1)
 
 
-def test_pixel_losses_are_means_over_each_picture():
-    pictures = torch.zeros(2, 1, 2, 2)
+def test_pixel_losses_are_means_over_each_image():
+    images = torch.zeros(2, 1, 2, 2)
     reconstruction = torch.tensor([[2.0, 0, 0, 0], [1, -1, 1, -1]]).view(2, 1, 2, 2)
-    assert pixel_loss(reconstruction, pictures, "l1").tolist() == [0.5, 1.0]
-    assert pixel_loss(reconstruction, pictures, "l2").tolist() == [1.0, 1.0]
+    assert pixel_loss(reconstruction, images, "l1").tolist() == [0.5, 1.0]
+    assert pixel_loss(reconstruction, images, "l2").tolist() == [1.0, 1.0]
 
 
-def test_the_perceptual_loss_is_zero_for_equal_pictures_and_no_others(network):
-    pictures = torch.rand(3, 1, 8, 8)
-    assert perceptual_loss(network, pictures, pictures).tolist() == [0, 0, 0]
-    other = pictures.clone()
+def test_the_perceptual_loss_is_zero_for_equal_images_and_no_others(network):
+    images = torch.rand(3, 1, 8, 8)
+    assert perceptual_loss(network, images, images).tolist() == [0, 0, 0]
+    other = images.clone()
     other[1] = other[1].flip(-1)
-    losses = perceptual_loss(network, other, pictures)
+    losses = perceptual_loss(network, other, images)
     assert losses[1] > 0 and losses[0] == losses[2] == 0
 
 
@@ -48,9 +48,9 @@ def test_the_perceptual_loss_compares_directions_of_features_whatever_their_leng
         def __init__(self, factor):
             self.factor = factor
 
-        def features(self, pictures):
+        def features(self, images):
             # Without the offset, features that are all zero would have no direction.
-            return [self.factor * (level + 0.1) for level in network.features(pictures)]
+            return [self.factor * (level + 0.1) for level in network.features(images)]
 
     a, b = torch.rand(2, 2, 1, 8, 8)
     loss = perceptual_loss(Scaled(1), a, b)
@@ -63,14 +63,14 @@ def test_the_perceptual_loss_compares_directions_of_features_whatever_their_leng
 
 def test_the_perceptual_loss_teaches_the_reconstruction_only(network):
     reconstruction = torch.rand(1, 1, 8, 8, requires_grad=True)
-    pictures = torch.rand(1, 1, 8, 8, requires_grad=True)
-    perceptual_loss(network, reconstruction, pictures).sum().backward()
-    assert reconstruction.grad.any() and pictures.grad is None
+    images = torch.rand(1, 1, 8, 8, requires_grad=True)
+    perceptual_loss(network, reconstruction, images).sum().backward()
+    assert reconstruction.grad.any() and images.grad is None
 
 
 def test_deceiving_teaches_the_generator_and_leaves_the_discriminator_constant(discriminator):
     fake = torch.rand(2, 1, 8, 8, requires_grad=True)
-    loss = deceiving_loss(discriminator, fake)
+    loss = generator_loss(discriminator, fake)
     torch.testing.assert_close(loss, -discriminator(fake).flatten(1).mean(1))
     loss.sum().backward()
     assert fake.grad.any() and all(parameter.grad is None for parameter in discriminator.parameters())

@@ -5,9 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visgen_fast.models.autoencoder import Decoder, Encoder, SpatialAttention
+from visgen_fast.models.autoencoder import Decoder, Encoder
 from visgen_fast.models.classifier import Classifier
 from visgen_fast.models.discriminator import PatchDiscriminator
+from visgen_fast.models.layers.attention import SpatialAttention
 from visgen_fast.nn.residual_quantizer import ResidualQuantizer, VectorQuantizer
 from visgen_fast.tokenizers import Autoencoder, GridTokenizer
 
@@ -30,10 +31,10 @@ def test_the_decoder_gives_back_the_size_that_the_encoder_took(channels, widths,
     sizes = {"channels": channels, "widths": widths, "dimensions": 5, "patch_size": patch_size}
     encoder = Encoder(**sizes, blocks=blocks, attention=attention)
     decoder = Decoder(**sizes, blocks=blocks, attention=attention)
-    pictures = torch.rand(2, channels, grid[0] * encoder.reduction, grid[1] * encoder.reduction)
-    latents = encoder(pictures)
+    images = torch.rand(2, channels, grid[0] * encoder.reduction, grid[1] * encoder.reduction)
+    latents = encoder(images)
     assert latents.shape == (2, 5, *grid)
-    assert decoder(latents).shape == pictures.shape
+    assert decoder(latents).shape == images.shape
 
 
 def test_fashion_mnist_becomes_seven_by_seven_latents():
@@ -60,7 +61,7 @@ def test_a_size_that_makes_no_network_is_refused_by_name(wrong, said):
         Classifier(channels=1, classes=2, widths=())
 
 
-def test_pictures_that_do_not_fit_the_encoder_are_refused():
+def test_images_that_do_not_fit_the_encoder_are_refused():
     with pytest.raises(ValueError, match=r"\[B, 1, H, W\] with sides that 4 divides, got \[2, 1, 8, 6\]"):
         Encoder(channels=1, widths=(4, 4), dimensions=2, patch_size=2)(torch.rand(2, 1, 8, 6))
 
@@ -73,31 +74,31 @@ def test_attention_lets_every_position_see_every_other():
     assert (x.grad.abs().sum(1) > 0).all()
 
 
-def test_the_discriminator_s_verdict_does_not_depend_on_the_pictures_beside_it():
+def test_the_discriminator_s_verdict_does_not_depend_on_the_images_beside_it():
     torch.manual_seed(0)
     discriminator = PatchDiscriminator(channels=1, width=8, layers=2)
-    pictures = torch.randn(3, 1, 16, 16)
-    verdicts = discriminator(pictures)
+    images = torch.randn(3, 1, 16, 16)
+    verdicts = discriminator(images)
     assert verdicts.shape == (3, 1, 4, 4)
-    torch.testing.assert_close(discriminator(pictures[1:2]), verdicts[1:2])
+    torch.testing.assert_close(discriminator(images[1:2]), verdicts[1:2])
 
 
 def test_the_classifier_shows_its_features_at_each_level():
     classifier = Classifier(channels=3, classes=5, widths=(4, 8, 6))
-    pictures = torch.rand(2, 3, 8, 8)
-    features = classifier.features(pictures)
+    images = torch.rand(2, 3, 8, 8)
+    features = classifier.features(images)
     assert [tuple(level.shape) for level in features] == [(2, 4, 8, 8), (2, 8, 4, 4), (2, 6, 2, 2)]
     assert all((level >= 0).all() for level in features)
-    torch.testing.assert_close(classifier.embedding(pictures), features[-1].mean((2, 3)))
-    assert classifier(pictures).shape == (2, 5)
+    torch.testing.assert_close(classifier.embedding(images), features[-1].mean((2, 3)))
+    assert classifier(images).shape == (2, 5)
 
 
 def test_decoding_the_codes_gives_the_reconstruction_that_forward_gives():
     tokenizer = grid_tokenizer().eval()
-    pictures = torch.rand(2, 1, 8, 8) * 2 - 1
-    codes = tokenizer.encode(pictures)
+    images = torch.rand(2, 1, 8, 8) * 2 - 1
+    codes = tokenizer.encode(images)
     assert codes.shape == (2, 4, 4, 3) and codes.dtype == torch.int64
-    reconstruction, quantized = tokenizer(pictures)
+    reconstruction, quantized = tokenizer(images)
     assert torch.equal(quantized.codes, codes)
     torch.testing.assert_close(tokenizer.decode(codes), reconstruction, atol=1e-5, rtol=1e-5)
 
@@ -113,45 +114,45 @@ def test_a_prefix_of_the_depths_decodes_as_the_rest_dropped():
 
 def test_the_stages_show_each_depth_and_end_with_all_of_them():
     tokenizer = grid_tokenizer().eval()
-    pictures = torch.rand(2, 1, 8, 8)
-    stages = tokenizer.stages(pictures)
+    images = torch.rand(2, 1, 8, 8)
+    stages = tokenizer.stages(images)
     assert list(stages) == ["depth 1", "depth 2", "depth 3"]
-    codes = tokenizer.encode(pictures)
+    codes = tokenizer.encode(images)
     assert torch.equal(stages["depth 2"], tokenizer.decode(codes[..., :2]))
     assert torch.equal(stages["depth 3"], tokenizer.decode(codes))
 
 
 def test_one_depth_has_one_stage_and_the_plain_autoencoder_too():
     sizes = {"channels": 1, "widths": (8,), "dimensions": 4}
-    pictures = torch.rand(2, 1, 8, 8)
+    images = torch.rand(2, 1, 8, 8)
     for tokenizer in (
         GridTokenizer(Encoder(**sizes), VectorQuantizer(16, 4), Decoder(**sizes)),
         Autoencoder(Encoder(**sizes), Decoder(**sizes)),
     ):
-        stages = tokenizer.eval().stages(pictures)
+        stages = tokenizer.eval().stages(images)
         assert list(stages) == ["reconstruction"]
-        assert torch.equal(stages["reconstruction"], tokenizer(pictures).pictures)
+        assert torch.equal(stages["reconstruction"], tokenizer(images).images)
 
 
 def test_the_plain_autoencoder_changes_no_latent_and_has_no_codes():
     sizes = {"channels": 1, "widths": (8,), "dimensions": 4}
     encoder, decoder = Encoder(**sizes), Decoder(**sizes)
-    pictures = torch.rand(2, 1, 8, 8)
-    reconstruction, quantized = Autoencoder(encoder, decoder)(pictures)
-    assert torch.equal(reconstruction, decoder(encoder(pictures)))
+    images = torch.rand(2, 1, 8, 8)
+    reconstruction, quantized = Autoencoder(encoder, decoder)(images)
+    assert torch.equal(reconstruction, decoder(encoder(images)))
     assert quantized.codes.shape == (2, 8, 8, 0) and not quantized.loss.any()
 
 
 def test_the_seeds_decide_which_depths_training_drops():
     tokenizer = grid_tokenizer(depth=4, dropout=1.0).train()
-    pictures = torch.rand(16, 1, 8, 8)
+    images = torch.rand(16, 1, 8, 8)
     seeds = torch.arange(16)
     with torch.no_grad():
-        first = tokenizer(pictures, seeds).quantized.codes
-        again = tokenizer(pictures, seeds).quantized.codes
-        other = tokenizer(pictures, seeds + 100).quantized.codes
+        first = tokenizer(images, seeds).quantized.codes
+        again = tokenizer(images, seeds).quantized.codes
+        other = tokenizer(images, seeds + 100).quantized.codes
     assert torch.equal(first < 0, again < 0) and not torch.equal(first < 0, other < 0)
-    # A picture drops the same depths everywhere.
+    # An image drops the same depths everywhere.
     assert ((first < 0) == (first < 0)[:, :1, :1]).all()
 
 

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from visgen_fast import ops
-from visgen_fast.models.autoencoder import Decoder, Encoder, SpatialAttention
+from visgen_fast.data.images import ImageFormat, digits
+from visgen_fast.models.autoencoder import Decoder, Encoder
+from visgen_fast.models.layers.attention import SpatialAttention
 from visgen_fast.models.titok import TiTokDecoder, TiTokEncoder
 from visgen_fast.nn import MultiscaleQuantizer, QuantizerSequence, VectorQuantizer
 from visgen_fast.recipes import vq_vae_2 as recipe
 from visgen_fast.tokenizers import VQVAE2, MultiscaleTokenizer, TiTok, Tokenizer
-from visgen_fast.training.data.pictures import PictureFormat, digits
 
 TRANSFORMERS = {"image_size": 8, "channels": 1, "patch_size": 4, "width": 32, "depth": 1, "heads": 2, "tokens": 6}
 
@@ -43,13 +44,13 @@ def made(build) -> Tokenizer:
     return build()
 
 
-def pictures(count: int = 64) -> Tensor:
+def images(count: int = 64) -> Tensor:
     return digits().pixels[:count].float() / 127.5 - 1
 
 
 def train(tokenizer: Tokenizer, steps: int, rate: float = 5e-3) -> list[float]:
     """The losses of some steps on the first digits."""
-    shown = pictures()
+    shown = images()
     optimizer = torch.optim.Adam([weight for weight in tokenizer.parameters() if weight.requires_grad], lr=rate)
     losses = []
     for _ in range(steps):
@@ -65,7 +66,7 @@ def train(tokenizer: Tokenizer, steps: int, rate: float = 5e-3) -> list[float]:
 @every_tokenizer
 def test_codes_decode_to_the_reconstruction_and_are_one_sequence(build) -> None:
     tokenizer = made(build).eval()
-    shown = pictures(5)
+    shown = images(5)
     reconstruction, quantized = tokenizer(shown)
     codes = tokenizer.encode(shown)
     assert codes.shape == (5, LENGTHS[build], 1) and codes.dtype == torch.int64
@@ -74,18 +75,18 @@ def test_codes_decode_to_the_reconstruction_and_are_one_sequence(build) -> None:
     stages = tokenizer.stages(shown)
     torch.testing.assert_close(list(stages.values())[-1], reconstruction)
     assert all(stage.shape == shown.shape for stage in stages.values())
-    alone = torch.cat([tokenizer.encode(picture[None]) for picture in shown])
+    alone = torch.cat([tokenizer.encode(image[None]) for image in shown])
     assert torch.equal(alone, codes)
 
 
 @pytest.mark.parametrize(("build", "steps"), [(multiscale, 60), (vq_vae_2, 60), (titok, 160)])
-def test_training_tells_pictures_apart_and_reaches_every_weight(build, steps: int) -> None:
+def test_training_tells_images_apart_and_reaches_every_weight(build, steps: int) -> None:
     tokenizer = made(build)
     losses = train(tokenizer, steps)
     assert losses[-1] < 0.6 * losses[0]
-    shown = pictures()
-    error = (tokenizer(shown).pictures - shown).square().mean()
-    # The best that one picture can do for all of them is their mean.
+    shown = images()
+    error = (tokenizer(shown).images - shown).square().mean()
+    # The best that one image can do for all of them is their mean.
     assert error < 0.8 * (shown - shown.mean(0)).square().mean()
     assert [name for name, weight in tokenizer.named_parameters() if not weight.grad.any()] == []
     share, perplexity = tokenizer.quantizer.usage()
@@ -101,13 +102,13 @@ def test_state_dicts_restore_the_codes(build) -> None:
     torch.manual_seed(1)
     other = build()
     other.load_state_dict(tokenizer.state_dict())
-    shown = pictures(4)
+    shown = images(4)
     assert torch.equal(other.eval().encode(shown), tokenizer.eval().encode(shown))
 
 
 def test_stages_of_the_multiscale_tokenizer_are_the_decoded_prefixes_of_the_codes() -> None:
     tokenizer = made(multiscale).eval()
-    shown = pictures(3)
+    shown = images(3)
     codes = tokenizer.encode(shown)
     stages = tokenizer.stages(shown)
     assert list(stages) == ["1x1", "2x2", "4x4"]
@@ -117,7 +118,7 @@ def test_stages_of_the_multiscale_tokenizer_are_the_decoded_prefixes_of_the_code
 
 def test_the_bottom_is_encoded_knowing_the_top_and_the_top_does_not_know_the_bottom() -> None:
     tokenizer = made(vq_vae_2)
-    shown = pictures(32)
+    shown = images(32)
     train(tokenizer, 5)
     tokenizer.eval()
     before = tokenizer.encode(shown)
@@ -134,14 +135,14 @@ def test_the_bottom_is_encoded_knowing_the_top_and_the_top_does_not_know_the_bot
 
 def test_the_loss_of_the_hierarchy_is_the_sum_of_its_levels_losses() -> None:
     tokenizer = made(vq_vae_2).eval()
-    top, bottom = tokenizer._quantize(pictures(3), None)
-    loss = tokenizer(pictures(3)).quantized.loss
+    top, bottom = tokenizer._quantize(images(3), None)
+    loss = tokenizer(images(3)).quantized.loss
     torch.testing.assert_close(loss[:, 0], top.loss.mean((1, 2)) + bottom.loss.mean((1, 2)))
 
 
 def test_the_stage_with_the_top_alone_knows_nothing_of_the_bottom() -> None:
     tokenizer = made(vq_vae_2).eval()
-    shown = pictures(3)
+    shown = images(3)
     before = tokenizer.stages(shown)
     with torch.no_grad():
         tokenizer.join.weight.mul_(-2)
@@ -155,7 +156,7 @@ def test_the_second_stage_of_titok_trains_the_decoder_alone() -> None:
     second = titok(decoder_only=True)
     second.load_state_dict(first.state_dict())
     losses = train(second, 10)
-    shown = pictures(4)
+    shown = images(4)
     assert second.training and not second(shown).quantized.loss.any() and losses[-1] < losses[0]
     for name, value in second.state_dict().items():
         assert torch.equal(value, first.state_dict()[name]) == (not name.startswith("decoder.")), name
@@ -170,11 +171,11 @@ def test_codes_of_titok_may_learn_by_gradient() -> None:
     assert losses[-1] < losses[0] and not torch.equal(tokenizer.quantizer.codebook.embedding, before)
 
 
-def test_tokens_of_titok_see_the_whole_picture_and_pixels_every_token() -> None:
+def test_tokens_of_titok_see_the_whole_image_and_pixels_every_token() -> None:
     tokenizer = made(titok)
     for parameter in tokenizer.parameters():
         nn.init.normal_(parameter, std=0.2)
-    shown = pictures(1).requires_grad_()
+    shown = images(1).requires_grad_()
     (seen,) = torch.autograd.grad(tokenizer.latents(shown)[0, 3, 5], shown)
     assert seen.all()
     latents = ops.gaussian(ops.derive_seeds(0, torch.arange(1)), (6, 12)).requires_grad_()
@@ -184,7 +185,7 @@ def test_tokens_of_titok_see_the_whole_picture_and_pixels_every_token() -> None:
 
 def test_tokens_of_titok_are_quantized_by_their_direction() -> None:
     tokenizer = made(titok).eval()
-    quantized = tokenizer(pictures(4)).quantized.quantized
+    quantized = tokenizer(images(4)).quantized.quantized
     torch.testing.assert_close(quantized.norm(dim=-1), torch.ones(4, 6))
 
 
@@ -205,6 +206,6 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
 @pytest.mark.parametrize("attention", [False, True])
 def test_the_setting_attention_gives_every_network_of_vq_vae_2_some(attention):
     settings = recipe.Settings(widths=(8, 8), codes=8, dimensions=4, attention=attention)
-    tokenizer = recipe.system(settings, PictureFormat(channels=1, size=8, class_names=("all",))).tokenizer
+    tokenizer = recipe.system(settings, ImageFormat(channels=1, size=8, class_names=("all",))).tokenizer
     for network in (tokenizer.encode_bottom, tokenizer.encode_top, tokenizer.decode_top, tokenizer.decoder):
         assert any(isinstance(layer, SpatialAttention) for layer in network.modules()) == attention

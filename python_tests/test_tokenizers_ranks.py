@@ -15,7 +15,7 @@ from test_tokenizers_training import tiny_system, trainer_of
 
 import visgen_fast
 from visgen_fast.models.discriminator import PatchDiscriminator
-from visgen_fast.training.tokenizer_system import ReconstructionLoss
+from visgen_fast.systems.tokenizer import ReconstructionLoss
 
 STEPS = 4
 

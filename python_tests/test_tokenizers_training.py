@@ -11,6 +11,9 @@ import torch
 from PIL import Image
 
 from visgen_fast import cli
+from visgen_fast.data.images import digits
+from visgen_fast.data.order import Batch
+from visgen_fast.errors import UserError
 from visgen_fast.models.autoencoder import Decoder, Encoder
 from visgen_fast.models.classifier import Classifier
 from visgen_fast.models.discriminator import PatchDiscriminator
@@ -18,16 +21,13 @@ from visgen_fast.nn import BSQ, LookupFree
 from visgen_fast.nn.residual_quantizer import ResidualQuantizer
 from visgen_fast.recipes.classifier import trained_classifier
 from visgen_fast.recipes.rq_vae import Settings
+from visgen_fast.systems.tokenizer import ReconstructionLoss, TokenizerSystem
 from visgen_fast.tokenizers import Autoencoder, GridTokenizer
-from visgen_fast.training.data.order import Batch
-from visgen_fast.training.data.pictures import digits
-from visgen_fast.training.errors import UserError
 from visgen_fast.training.loop import Trainer
 from visgen_fast.training.settings import TrainingSettings
-from visgen_fast.training.tokenizer_system import ReconstructionLoss, TokenizerSystem
 
 TINY = ["--dataset=digits", "--widths", "8", "16", "--patch-size=1", "--batch-size=16", "--device=cpu"]
-TINY += ["--warmup-steps=0", "--decay=constant", "--codes=32", "--dimensions=4"]
+TINY += ["--warmup-steps=0", "--lr-schedule=constant", "--codes=32", "--dimensions=4"]
 ADVERSARIAL = ["--adversarial=0.5", "--discriminator-width=4", "--discriminator-layers=1", "--adversarial-start=2"]
 
 
@@ -91,7 +91,7 @@ def test_the_average_has_the_codebook_as_it_is(tmp_path):
 def test_both_players_of_the_game_learn_in_one_step_from_gradients_of_their_own(tmp_path):
     torch.manual_seed(1)
     discriminator = PatchDiscriminator(channels=1, width=4, layers=1)
-    system = tiny_system(ReconstructionLoss(adversarial=0.5), discriminator=discriminator, adversary_rate=0.5)
+    system = tiny_system(ReconstructionLoss(adversarial=0.5), discriminator=discriminator, adversary_lr_scale=0.5)
     trainer = trainer_of(system, tmp_path, beta2=0.97)
     groups = trainer.optimizer.param_groups
     assert [len(group["params"]) for group in groups] == [
@@ -275,7 +275,7 @@ def test_a_tokenizer_s_checkpoint_needs_the_classifier_s_no_more(tmp_path, capsy
     assert cli.main([*command, "--steps=2", f"--out={tmp_path / 'moved'}"]) == 0
     shutil.rmtree(classifier)
     here = (tmp_path / "moved").rename(tmp_path / "here")
-    assert cli.main(["evaluate", str(here), f"--features={here}", "--pictures=50"]) == 0
+    assert cli.main(["evaluate", str(here), f"--features={here}", "--images=50"]) == 0
     assert json.loads((here / "evaluation.json").read_text())["rfid"] > 0
     assert cli.main([*command, "--steps=4", f"--out={here}", "--resume"]) == 0
     for part in ("weights", "average", "optimizer"):
@@ -289,7 +289,7 @@ def test_a_tokenizer_s_checkpoint_needs_the_classifier_s_no_more(tmp_path, capsy
 def test_a_classifier_of_other_channels_is_refused(tmp_path, capsys):
     command = ["train", "classifier", "--dataset=digits", "--widths", "4", "--steps=1", "--device=cpu"]
     assert cli.main([*command, f"--out={tmp_path}"]) == 0
-    with pytest.raises(UserError, match="--features must be a classifier of pictures of 3 channels.* sees 1"):
+    with pytest.raises(UserError, match="--features must be a classifier of images of 3 channels.* sees 1"):
         trained_classifier(tmp_path, 3)
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from visgen_fast.errors import UserError
 from visgen_fast.training import checkpoint
-from visgen_fast.training.errors import UserError
 
 
 def parts(value: float) -> dict[str, dict[str, torch.Tensor]]:

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
+from visgen_fast.data.images import digits
+from visgen_fast.errors import UserError
 from visgen_fast.recipes._rectified_flow import RectifiedFlowSettings, rectified_flow_system
 from visgen_fast.recipes.vq_vae import Settings as VQVAESettings
-from visgen_fast.training.data.pictures import digits
-from visgen_fast.training.ema import MovingAverage
-from visgen_fast.training.errors import UserError
-from visgen_fast.training.figures import loss_curve, picture_grid
+from visgen_fast.training.average import MovingAverage
+from visgen_fast.training.figures import image_grid, loss_curve
 from visgen_fast.training.loop import Trainer
 from visgen_fast.training.report import COLUMNS, Report
 from visgen_fast.training.settings import TrainingSettings, differences, learning_rate, require_same, settings_from
@@ -51,7 +51,7 @@ def test_the_moving_average_copies_buffers_and_leaves_the_trained_module_alone()
 def test_the_learning_rate_rises_linearly_and_then_stays_or_falls_to_zero():
     constant = TrainingSettings(steps=100, learning_rate=0.5, warmup_steps=9)
     assert [learning_rate(constant, step) for step in (0, 4, 9, 50, 99)] == [0.05, 0.25, 0.5, 0.5, 0.5]
-    cosine = TrainingSettings(steps=109, learning_rate=0.5, warmup_steps=9, decay="cosine")
+    cosine = TrainingSettings(steps=109, learning_rate=0.5, warmup_steps=9, lr_schedule="cosine")
     rates = [learning_rate(cosine, step) for step in range(9, 109)]
     assert rates == sorted(rates, reverse=True) and rates[0] == 0.5 and 0 < rates[-1] < 0.001
     assert learning_rate(cosine, 59) == pytest.approx(0.25)
@@ -104,7 +104,7 @@ def test_settings_that_are_tuples_survive_being_written_as_json():
 
 
 def test_a_resumed_run_whose_mathematics_changes_all_the_same_is_told_so():
-    cosine = RectifiedFlowSettings(steps=10, decay="cosine")
+    cosine = RectifiedFlowSettings(steps=10, lr_schedule="cosine")
     saved = asdict(cosine)
     assert differences(saved, replace(cosine, workers=3)) == []
     [longer] = differences(saved, replace(cosine, steps=20))
@@ -114,15 +114,15 @@ def test_a_resumed_run_whose_mathematics_changes_all_the_same_is_told_so():
 
 
 def test_a_run_resumed_with_other_micro_batches_is_told_what_depends_on_them(tmp_path, caplog):
-    pictures = digits()
+    images = digits()
 
     def warnings(name: str, accumulation: int, **options) -> list[str]:
         caplog.clear()
         settings = RectifiedFlowSettings(
             width=8, depth=1, heads=1, batch_size=4, steps=1, device="cpu", accumulation=accumulation, **options
         )
-        system = rectified_flow_system(settings, pictures.format)
-        trainer = Trainer(system, pictures, settings, tmp_path / name, identity={"recipe": "test"}, resume=True)
+        system = rectified_flow_system(settings, images.format)
+        trainer = Trainer(system, images, settings, tmp_path / name, identity={"recipe": "test"}, resume=True)
         if trainer.step == 0:
             trainer.optimize()
             trainer.save()
@@ -153,9 +153,9 @@ def test_settings_of_a_checkpoint_that_this_version_does_not_know_are_named():
     channels=st.sampled_from([1, 3]),
     size=st.sampled_from([8, 28, 64]),
 )
-def test_every_picture_of_a_grid_is_in_its_place_with_its_values(rows, columns, channels, size):
+def test_every_image_of_a_grid_is_in_its_place_with_its_values(rows, columns, channels, size):
     values = torch.arange(rows * columns).view(rows, columns, 1, 1, 1).expand(-1, -1, channels, size, size)
-    image = np.asarray(picture_grid(values / 127.5 - 1)).astype(int)
+    image = np.asarray(image_grid(values / 127.5 - 1)).astype(int)
     side = size * max(1, round(48 / size))
     for row in range(rows):
         for column in range(columns):
@@ -164,13 +164,13 @@ def test_every_picture_of_a_grid_is_in_its_place_with_its_values(rows, columns, 
             assert block.shape == (side, side, 3) and (block == row * columns + column).all()
 
 
-def test_one_long_row_of_pictures_is_broken_into_rows_of_ten():
-    assert picture_grid(torch.zeros(1, 40, 3, 64, 64)).size == (4 + 10 * 68, 4 + 4 * 68)
+def test_one_long_row_of_images_is_broken_into_rows_of_ten():
+    assert image_grid(torch.zeros(1, 40, 3, 64, 64)).size == (4 + 10 * 68, 4 + 4 * 68)
 
 
 def test_names_stand_left_of_the_rows_and_values_beyond_the_range_are_clipped():
-    named = np.asarray(picture_grid(torch.full((2, 3, 1, 8, 8), 7.0), ["cat", "ankle boot"]))
-    bare = np.asarray(picture_grid(torch.full((2, 3, 1, 8, 8), -7.0)))
+    named = np.asarray(image_grid(torch.full((2, 3, 1, 8, 8), 7.0), ["cat", "ankle boot"]))
+    bare = np.asarray(image_grid(torch.full((2, 3, 1, 8, 8), -7.0)))
     margin = named.shape[1] - bare.shape[1]
     assert margin > 20 and (named[:, :margin] > 200).any() and (named[4:52, margin + 4 : margin + 52] == 255).all()
     assert bare[4:52, 4:52].max() == 0

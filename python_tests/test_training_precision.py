@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import visgen_fast
+from visgen_fast.errors import UserError
 from visgen_fast.recipes import digits
 from visgen_fast.training import checkpoint
-from visgen_fast.training.errors import UserError
 from visgen_fast.training.loop import Trainer
 
 TINY = {"width": 16, "depth": 1, "heads": 2, "batch_size": 8, "device": "cpu", "sampling_steps": 2, "sample_every": 0}
@@ -21,8 +21,8 @@ TINY = {"width": 16, "depth": 1, "heads": 2, "batch_size": 8, "device": "cpu", "
 
 def make_trainer(out: Path, **changes: object) -> Trainer:
     settings = digits.Settings(**{**TINY, **changes})
-    pictures = digits.pictures(settings)
-    return Trainer(digits.system(settings, pictures.format), pictures, settings, out, identity={"recipe": "digits"})
+    images = digits.images(settings)
+    return Trainer(digits.system(settings, images.format), images, settings, out, identity={"recipe": "digits"})
 
 
 @pytest.mark.parametrize(

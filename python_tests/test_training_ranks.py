@@ -33,14 +33,14 @@ def train(out: Path, accumulation: int) -> None:
         accumulation=accumulation,
         gradient_clip=1e9,
     )
-    pictures = digits.pictures(settings)
+    images = digits.images(settings)
     torch.manual_seed(0)
-    system = digits.system(settings, pictures.format)
+    system = digits.system(settings, images.format)
     for parameter in system.parameters():
         # Behind zero-initialised layers all gradients would be zero, and equal for that reason.
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.02)
-    trainer = Trainer(system, pictures, settings, out / "run", identity={"recipe": "digits"})
+    trainer = Trainer(system, images, settings, out / "run", identity={"recipe": "digits"})
     gradients: dict[str, torch.Tensor] = {}
 
     def keep_first(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""The training objective of every diffusion and flow model: regress the target of a noised picture."""
+"""The training objective of every diffusion and flow model: regress the target of a noised image."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class DiffusionObjective:
     ) -> Tensor:
         """The mean squared error of each sample, float32 [B].
 
-        x: pictures [B, ...] in [−1, 1], or uint8 pixels; labels, seeds: int64 [B];
+        x: images [B, ...] in [−1, 1], or uint8 pixels; labels, seeds: int64 [B];
         model(x_t [B, ...], t [B], labels [B]) → [B, ...].
         """
         if self.null_label is not None:

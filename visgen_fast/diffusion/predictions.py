@@ -2,7 +2,7 @@
 
 With x_t = α·x + σ·ε the choices are
 
-    x         the picture
+    x         the image
     epsilon   the noise ε
     v         α·ε − σ·x   (Salimans and Ho, "Progressive distillation", 2022)
     velocity  ε − x       (dx_t/dt of rectified flow; for other schedules the same difference, not the derivative)
@@ -65,7 +65,7 @@ def coefficients(schedule: Schedule, prediction: Prediction | str, t: Tensor) ->
 
 
 def to_x(value: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor, source: Prediction | str) -> Tensor:
-    """The picture x̂ that a prediction `value` of kind `source` implies at x_t.
+    """The image x̂ that a prediction `value` of kind `source` implies at x_t.
 
     value, x_t: [B, ...] of any float dtype. alpha, sigma: [B], or any shape that broadcasts against x_t (levels per
     frame or token). Returns float32, or float64 where value or x_t is.
@@ -107,7 +107,7 @@ def convert(
 
 
 def check_samplable(schedule: Schedule, prediction: Prediction | str) -> None:
-    """ValueError where sampling would have to read the picture from ε at a time when x_t holds nothing of it.
+    """ValueError where sampling would have to read the image from ε at a time when x_t holds nothing of it.
 
     Lin et al., "Common diffusion noise schedules and sample steps are flawed", 2023, section 3.3.
     """

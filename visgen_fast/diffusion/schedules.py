@@ -1,8 +1,8 @@
-"""Noise schedules: how much signal α(t) and how much noise σ(t) the noised picture x_t = α·x + σ·ε holds.
+"""Noise schedules: how much signal α(t) and how much noise σ(t) the noised image x_t = α·x + σ·ε holds.
 
 Time t runs from 0 (data) to 1 (noise); λ = ln(α²/σ²) is the log signal-to-noise ratio and falls with t. Everything is
 differentiable in t and elementwise on float32 or float64 tensors of any shape, so that a noise level may belong to a
-picture, a frame or a token.
+image, a frame or a token.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """The share of the picture in x_t, at times t in [0, 1]."""
+        """The share of the image in x_t, at times t in [0, 1]."""
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class Schedule(ABC):
 
     @property
     def zero_terminal_snr(self) -> bool:
-        """Whether nothing of the picture is left at t = 1, so that ε at that time says nothing about it."""
+        """Whether nothing of the image is left at t = 1, so that ε at that time says nothing about it."""
         return bool(self.alpha(torch.ones((), dtype=torch.float64)) == 0)
 
 

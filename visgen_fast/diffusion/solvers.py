@@ -77,12 +77,12 @@ def sample(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Draw pictures by Euler's method from noise, t = 1, to data, t = 0.
+    """Draw images by Euler's method from noise, t = 1, to data, t = 0.
 
-    A picture depends on its seed and its label alone, never on the batch it is drawn in.
+    An image depends on its seed and its label alone, never on the batch it is drawn in.
 
     model(x_t, t [B], labels) → [B, *shape], predicting `prediction` (put it into eval mode first).
-    shape: of one picture. labels, seeds: int64 [B], moved to `device` (default: where the seeds are).
+    shape: of one image. labels, seeds: int64 [B], moved to `device` (default: where the seeds are).
     guidance: the scale of classifier-free guidance, see `guided`; 1 is none. callback: see `execute`.
     dtype: of what the network is given; the state itself is float32, and float64 for a float64 dtype.
 

@@ -1,4 +1,4 @@
-"""Measuring what was trained: distances between sets of pictures, reconstruction, invalid codes."""
+"""Measuring what was trained: distances between sets of images, reconstruction, invalid codes."""
 
 from .fid import FeatureMoments, frechet_distance, kernel_distance
 from .invalid_codes import InvalidCodes, PrefixErrors, expected_errors, invalid_codes, minimizer_weights, prefix_errors

@@ -1,6 +1,6 @@
-"""Distances between two sets of pictures by the features that a network finds in them.
+"""Distances between two sets of images by the features that a network finds in them.
 
-The Fréchet distance (FID; rFID between pictures and their reconstructions) compares the two means and covariances; the
+The Fréchet distance (FID; rFID between images and their reconstructions) compares the two means and covariances; the
 kernel distance (KID) needs no Gaussian. Both depend on the network: compare numbers of the same one only.
 """
 
@@ -46,9 +46,9 @@ class FeatureMoments:
 
     @property
     def covariance(self) -> Tensor:
-        """The unbiased covariance, float64 [F, F]; ValueError for fewer than two pictures."""
+        """The unbiased covariance, float64 [F, F]; ValueError for fewer than two images."""
         if self.count < 2:
-            raise ValueError(f"a covariance needs the features of at least 2 pictures, got {self.count}")
+            raise ValueError(f"a covariance needs the features of at least 2 images, got {self.count}")
         return self._scatter / (self.count - 1)
 
 
@@ -71,7 +71,7 @@ def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
 def _root(covariance: Tensor) -> Tensor:
     """The symmetric root of a positive semi-definite matrix."""
     values, vectors = torch.linalg.eigh(covariance)
-    # What is below rounding is 0 in truth, where there are fewer pictures than features.
+    # What is below rounding is 0 in truth, where there are fewer images than features.
     values = values.where(values > len(values) * torch.finfo(values.dtype).eps * values[-1], 0.0)
     return vectors * values.sqrt() @ vectors.T
 
@@ -81,7 +81,7 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
 
     The kernel is (x·y/F + 1)³. All pairs count, so that there are no random subsets; the estimate may be negative.
 
-    Raises ValueError for fewer than two pictures in a set.
+    Raises ValueError for fewer than two images in a set.
 
     Source: Bińkowski et al., "Demystifying MMD GANs", 2018.
     """

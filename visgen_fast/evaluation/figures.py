@@ -23,7 +23,7 @@ def plot_invalid_codes(found: Mapping[str, InvalidCodes], out: Path) -> None:
     for axes, space in ((latent, "latent"), (pixel, "pixel")):
         _errors(axes, found[space], space)
         _best_prefix(best, found[space], space)
-    best.set(xlabel="codes in the best prefix", ylabel="share of pictures", title="which prefix is best")
+    best.set(xlabel="codes in the best prefix", ylabel="share of images", title="which prefix is best")
     best.legend()
     figure.savefig(out, dpi=120)
 
@@ -33,13 +33,13 @@ def _errors(axes: Axes, found: InvalidCodes, space: str) -> None:
     axes.fill_between(depths, found.quantiles["0.1"], found.quantiles["0.9"], color=colour, alpha=0.2, linewidth=0)
     axes.plot(depths, found.quantiles["0.5"], color=colour, linestyle=":", label="median, 10 to 90 %")
     axes.plot(depths, found.mean, color=colour, marker="o", markersize=4, label="mean")
-    # A logarithm has no place for the exact reconstruction that some pictures may have.
+    # A logarithm has no place for the exact reconstruction that some images may have.
     axes.set_yscale("log" if min(found.quantiles["0.1"]) > 0 else "linear")
     axes.set_xticks([depth for depth in depths if depth % max(1, len(depths) // 8) == 0])
     axes.set(
         xlabel="codes in the prefix",
         ylabel="mean square error",
-        title=f"{space}: all codes are no better than fewer\nfor {found.invalid_share:.0%} of the pictures",
+        title=f"{space}: all codes are no better than fewer\nfor {found.invalid_share:.0%} of the images",
     )
     axes.legend()
 

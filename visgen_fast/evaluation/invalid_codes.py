@@ -2,14 +2,14 @@
 
 A residual quantizer writes a latent z as a sum of codes, S_d = e_1 + … + e_d after d of Q depths. More depths ought to
 be better, and often are not. A reason, where the decoder D is linear and every prefix is asked to reconstruct the
-picture x (Gu, arXiv 2407.18290, 2024): with weights w_d of sum W,
+image x (Gu, arXiv 2407.18290, 2024): with weights w_d of sum W,
 
     Σ_d w_d ‖x − D(S_d)‖²  =  W ‖x − D(S̄)‖² + Σ_d w_d ‖D(S_d − S̄)‖²,
     S̄ = Σ_d w_d S_d / W = Σ_k a_k e_k,   a_k = Σ_{d≥k} w_d / W,
 
-so training moves S̄, not S_Q, to the picture. Where the codes of all depths are alike, the prefix nearest to S̄ is that
+so training moves S̄, not S_Q, to the image. Where the codes of all depths are alike, the prefix nearest to S̄ is that
 of median length under the weights (`expected_errors`): half of the depths if all prefixes weigh the same, and all of
-them once the last prefix has half of the weight. Here it is measured what becomes of that, picture by picture.
+them once the last prefix has half of the weight. Here it is measured what becomes of that, image by image.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ QUANTILES = (0.1, 0.5, 0.9)
 
 @dataclass(frozen=True)
 class InvalidCodes:
-    """What each depth of a residual code is worth, over many items (pictures, or latent vectors), in one space.
+    """What each depth of a residual code is worth, over many items (images, or latent vectors), in one space.
 
     The prefix of length d is the first d codes, 0 ≤ d ≤ Q; that of length 0 is the latent 0.
 
@@ -89,11 +89,11 @@ class LatentTokenizer(Protocol):
 
     quantizer: Quantizer
 
-    def latents(self, pictures: Tensor) -> Tensor:
-        """Pictures [B, C, H, W] to vectors [B, ..., D]."""
+    def latents(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] to vectors [B, ..., D]."""
 
-    def pictures_of(self, latents: Tensor) -> Tensor:
-        """Quantized vectors [B, ..., D] to pictures [B, C, H, W]."""
+    def images_of(self, latents: Tensor) -> Tensor:
+        """Quantized vectors [B, ..., D] to images [B, C, H, W]."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ class PrefixErrors:
 
     Attributes:
         vector: of each latent vector against its prefix sum, [vectors, Q + 1].
-        latent: the same over all vectors of a picture, [B, Q + 1].
-        pixel: of each picture against its decoded prefix, clamped to [−1, 1], [B, Q + 1].
+        latent: the same over all vectors of an image, [B, Q + 1].
+        pixel: of each image against its decoded prefix, clamped to [−1, 1], [B, Q + 1].
     """
 
     vector: Tensor
@@ -112,15 +112,15 @@ class PrefixErrors:
 
 
 @torch.no_grad()
-def prefix_errors(tokenizer: LatentTokenizer, pictures: Tensor) -> PrefixErrors:
-    """The errors of all prefixes of the codes that `tokenizer`, in evaluation mode, has for pictures [B, C, H, W]."""
-    latents = tokenizer.latents(pictures)
+def prefix_errors(tokenizer: LatentTokenizer, images: Tensor) -> PrefixErrors:
+    """The errors of all prefixes of the codes that `tokenizer`, in evaluation mode, has for images [B, C, H, W]."""
+    latents = tokenizer.latents(images)
     codes = tokenizer.quantizer(latents).codes
     vector, pixel = [], []
     for depth in range(codes.shape[-1] + 1):
         prefix = tokenizer.quantizer.decode(codes[..., :depth]) if depth else torch.zeros_like(latents)
         vector.append((latents.double() - prefix.double()).square().mean(-1))
-        pixel.append(pixel_errors(tokenizer.pictures_of(prefix), pictures))
+        pixel.append(pixel_errors(tokenizer.images_of(prefix), images))
     by_vector = torch.stack(vector, -1).cpu()
     return PrefixErrors(
         vector=by_vector.flatten(0, -2),

@@ -1,4 +1,4 @@
-"""How far a reconstruction is from the picture, pixel by pixel."""
+"""How far a reconstruction is from the image, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 
-def pixel_errors(reconstructions: Tensor, pictures: Tensor) -> Tensor:
-    """The mean square error of each picture, float64 [B], after both are clamped to [−1, 1], as they are when shown.
+def pixel_errors(reconstructions: Tensor, images: Tensor) -> Tensor:
+    """The mean square error of each image, float64 [B], after both are clamped to [−1, 1], as they are when shown.
 
-    `reconstructions` and `pictures` are [B, C, H, W] with pixels in [−1, 1].
+    `reconstructions` and `images` are [B, C, H, W] with pixels in [−1, 1].
     """
-    difference = reconstructions.clamp(-1, 1).double() - pictures.clamp(-1, 1).double()
+    difference = reconstructions.clamp(-1, 1).double() - images.clamp(-1, 1).double()
     return difference.square().flatten(1).mean(1)
 
 

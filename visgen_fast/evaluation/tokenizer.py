@@ -1,4 +1,4 @@
-"""What a trained tokenizer is worth, measured on pictures it was not trained on."""
+"""What a trained tokenizer is worth, measured on images it was not trained on."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class TokenizerEvaluation:
     """A tokenizer's measures.
 
     Attributes:
-        pictures: how many were measured.
+        images: how many were measured.
         psnr: the mean peak signal-to-noise ratio of their reconstructions, in dB.
         usage: the share of the codebook that occurs at each depth; empty where there are no codes, or
             too many to be counted.
         perplexity: the exponential of the entropy of each depth's codes; empty likewise.
-        rfid: the Fréchet distance between the features of pictures and reconstructions; None without a feature network.
+        rfid: the Fréchet distance between the features of images and reconstructions; None without a feature network.
         kernel_distance: the kernel distance of the same.
         invalid_codes: what each depth is worth in the spaces "vector" (one latent vector), "latent" (all those of a
-            picture) and "pixel"; empty where there is one depth, no latent to look at, or it was not asked for.
+            image) and "pixel"; empty where there is one depth, no latent to look at, or it was not asked for.
     """
 
-    pictures: int
+    images: int
     psnr: float
     usage: tuple[float, ...]
     perplexity: tuple[float, ...]
@@ -47,12 +47,12 @@ def evaluate_tokenizer(
     embed: Callable[[Tensor], Tensor] | None = None,
     prefixes: bool = True,
 ) -> TokenizerEvaluation:
-    """Measures `tokenizer` on `batches` of pictures [B, C, H, W] in [−1, 1].
+    """Measures `tokenizer` on `batches` of images [B, C, H, W] in [−1, 1].
 
-    `embed` gives the features [B, F] of pictures for the distances between sets of them. Without `prefixes` there are
+    `embed` gives the features [B, F] of images for the distances between sets of them. Without `prefixes` there are
     no `invalid_codes`, for which every prefix of the codes is decoded.
 
-    ValueError for a tokenizer in training mode, in which quantizers learn and drop depths, or without any picture.
+    ValueError for a tokenizer in training mode, in which quantizers learn and drop depths, or without any image.
     """
     if tokenizer.training:
         raise ValueError("tokenizer must be in evaluation mode")
@@ -60,22 +60,22 @@ def evaluate_tokenizer(
         tokenizer.quantizer.reset_usage()
     prefixes = prefixes and _has_prefixes(tokenizer)
     errors, by_prefix, features = [], [], []
-    for pictures in batches:
-        reconstructions = tokenizer(pictures).pictures
-        errors.append(pixel_errors(reconstructions, pictures).cpu())
+    for images in batches:
+        reconstructions = tokenizer(images).images
+        errors.append(pixel_errors(reconstructions, images).cpu())
         if prefixes:
-            by_prefix.append(prefix_errors(tokenizer, pictures))  # type: ignore[arg-type]  # it has what that needs
+            by_prefix.append(prefix_errors(tokenizer, images))  # type: ignore[arg-type]  # it has what that needs
         if embed is not None:
             # What is shown is what is compared.
-            features.append((embed(pictures).cpu(), embed(reconstructions.clamp(-1, 1)).cpu()))
+            features.append((embed(images).cpu(), embed(reconstructions.clamp(-1, 1)).cpu()))
     if not errors:
-        raise ValueError("batches must hold at least one picture")
+        raise ValueError("batches must hold at least one image")
     usage, perplexity = tokenizer.quantizer.usage() if isinstance(tokenizer, Tokenizer) else (torch.empty(0),) * 2
     if not usage.isfinite().all():
         usage, perplexity = (torch.empty(0),) * 2
     rfid, kernel = _distances(features) if features else (None, None)
     return TokenizerEvaluation(
-        pictures=sum(map(len, errors)),
+        images=sum(map(len, errors)),
         psnr=float(psnr(torch.cat(errors)).mean()),
         usage=tuple(usage.tolist()),
         perplexity=tuple(perplexity.tolist()),
@@ -86,12 +86,12 @@ def evaluate_tokenizer(
 
 
 def _has_prefixes(tokenizer: Reconstructor) -> bool:
-    opens = all(hasattr(tokenizer, part) for part in ("latents", "pictures_of"))
+    opens = all(hasattr(tokenizer, part) for part in ("latents", "images_of"))
     return isinstance(tokenizer, Tokenizer) and tokenizer.quantizer.depth > 1 and opens
 
 
 def _distances(features: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """Fréchet and kernel distance between pictures and reconstructions."""
+    """Fréchet and kernel distance between images and reconstructions."""
     real, made = FeatureMoments(), FeatureMoments()
     for originals, reconstructions in features:
         real.add(originals)

@@ -1,4 +1,4 @@
-"""Convolutional encoder and decoder between pictures and grids of latents, as in VQGAN and RQ-VAE.
+"""Convolutional encoder and decoder between images and grids of latents, as in VQGAN and RQ-VAE.
 
 Esser, Rombach and Ommer, "Taming transformers for high-resolution image synthesis", 2021; Lee et al., "Autoregressive
 image generation using residual quantization", 2022: residual blocks with group normalisation and SiLU, a convolution
@@ -7,23 +7,22 @@ that halves or doubles the resolution between levels, attention at the coarsest 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-_GROUPS = 8
+from .layers.attention import SpatialAttention
+from .layers.residual import ResidualBlock, group_norm
 
 
 class Encoder(nn.Module):
-    """Pictures [B, channels, H, W] to latents [B, dimensions, H/f, W/f], f = `reduction(widths, patch_size)`.
+    """Images [B, channels, H, W] to latents [B, dimensions, H/f, W/f], f = `reduction(widths, patch_size)`.
 
     widths: features at each level, the finest first; each level has half the resolution of the one before.
     patch_size: side of the squares of pixels that the first convolution turns into one position each.
     blocks: residual blocks at each level; attention: one head of attention at the coarsest level; dropout: in blocks.
 
-    ValueError where a size is below 1 or widths is empty; pictures whose sides f does not divide are refused likewise.
+    ValueError where a size is below 1 or widths is empty; images whose sides f does not divide are refused likewise.
     """
 
     def __init__(
@@ -49,25 +48,21 @@ class Encoder(nn.Module):
                 layers.append(nn.Conv2d(widths[level - 1], width, 3, stride=2, padding=1))
             layers += [ResidualBlock(width, width, dropout) for _ in range(blocks)]
         layers += _bottom(widths[-1], attention, dropout)
-        layers += [_norm(widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], dimensions, 1)]
+        layers += [group_norm(widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], dimensions, 1)]
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """[B, channels, H, W] to [B, dimensions, H/f, W/f]."""
-        if (
-            pictures.dim() != 4
-            or pictures.shape[1] != self.channels
-            or any(n % self.reduction for n in pictures.shape[2:])
-        ):
+        if images.dim() != 4 or images.shape[1] != self.channels or any(n % self.reduction for n in images.shape[2:]):
             raise ValueError(
-                f"pictures must be [B, {self.channels}, H, W] with sides that {self.reduction} divides, "
-                f"got {list(pictures.shape)}"
+                f"images must be [B, {self.channels}, H, W] with sides that {self.reduction} divides, "
+                f"got {list(images.shape)}"
             )
-        return self.layers(pictures)
+        return self.layers(images)
 
 
 class Decoder(nn.Module):
-    """Latents [B, dimensions, h, w] to pictures [B, channels, h·f, w·f]: the mirror image of `Encoder`."""
+    """Latents [B, dimensions, h, w] to images [B, channels, h·f, w·f]: the mirror image of `Encoder`."""
 
     def __init__(
         self,
@@ -88,14 +83,14 @@ class Decoder(nn.Module):
             layers += [ResidualBlock(widths[level], widths[level], dropout) for _ in range(blocks)]
             if level:
                 layers += [nn.Upsample(scale_factor=2), nn.Conv2d(widths[level], widths[level - 1], 3, padding=1)]
-        layers += [_norm(widths[0]), nn.SiLU()]
+        layers += [group_norm(widths[0]), nn.SiLU()]
         self.layers = nn.Sequential(*layers)
         self.output = nn.Conv2d(widths[0], channels * patch_size**2, 3, padding=1)
         self.to_pixels = nn.PixelShuffle(patch_size)
 
     @property
     def last_layer(self) -> Tensor:
-        """The weight where the gradients of several losses of the picture are compared."""
+        """The weight where the gradients of several losses of the image are compared."""
         return self.output.weight
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -103,40 +98,8 @@ class Decoder(nn.Module):
         return self.to_pixels(self.output(self.layers(latents)))
 
 
-class ResidualBlock(nn.Module):
-    """x + conv(SiLU(norm(conv(SiLU(norm(x)))))), x through a 1×1 convolution where the number of features changes."""
-
-    def __init__(self, inputs: int, outputs: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(
-            *(_norm(inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1)),
-            *(_norm(outputs), nn.SiLU(), nn.Dropout(dropout), nn.Conv2d(outputs, outputs, 3, padding=1)),
-        )
-        self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, H, W] to [B, outputs, H, W]."""
-        return self.shortcut(x) + self.branch(x)
-
-
-class SpatialAttention(nn.Module):
-    """x plus self-attention of one head over all positions of its normalisation."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = _norm(width)
-        self.qkv = nn.Conv2d(width, 3 * width, 1)
-        self.project = nn.Conv2d(width, width, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, width, H, W] to the same shape."""
-        query, key, value = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=-1)
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        return x + self.project(mixed.transpose(1, 2).unflatten(2, x.shape[2:]))
-
-
 def reduction(widths: Sequence[int], patch_size: int = 1) -> int:
-    """How many pixels a side of the picture there are to one latent."""
+    """How many pixels a side of the image there are to one latent."""
     return patch_size * 2 ** (len(widths) - 1)
 
 
@@ -145,10 +108,6 @@ def _bottom(width: int, attention: bool, dropout: float) -> list[nn.Module]:
     if not attention:
         return [ResidualBlock(width, width, dropout)]
     return [ResidualBlock(width, width, dropout), SpatialAttention(width), ResidualBlock(width, width, dropout)]
-
-
-def _norm(width: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(_GROUPS, width), width)
 
 
 def _check(*, widths: Sequence[int], **sizes: int) -> None:

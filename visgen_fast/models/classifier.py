@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from .autoencoder import ResidualBlock
+from .layers.residual import ResidualBlock
 
 
 class Classifier(nn.Module):
-    """Pictures [B, channels, H, W] to logits [B, classes].
+    """Images [B, channels, H, W] to logits [B, classes].
 
     widths: features at each level, the finest first; each level is a residual block, and has half the resolution of the
     one before. ValueError where widths is empty or a size below 1.
@@ -39,18 +39,18 @@ class Classifier(nn.Module):
         classifier.load_state_dict(tensors)
         return classifier
 
-    def features(self, pictures: Tensor) -> list[Tensor]:
+    def features(self, images: Tensor) -> list[Tensor]:
         """The activations of each level, [B, width, H/2^level, W/2^level], none negative."""
         found = []
         for level in self.levels:
-            pictures = level(pictures)
-            found.append(pictures)
+            images = level(images)
+            found.append(images)
         return found
 
-    def embedding(self, pictures: Tensor) -> Tensor:
+    def embedding(self, images: Tensor) -> Tensor:
         """What the last layer sees, [B, widths[-1]]: the last level's activations, averaged over space."""
-        return self.features(pictures)[-1].mean((2, 3))
+        return self.features(images)[-1].mean((2, 3))
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """[B, channels, H, W] in [−1, 1] to logits [B, classes]."""
-        return self.output(self.embedding(pictures))
+        return self.output(self.embedding(images))

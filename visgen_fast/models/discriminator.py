@@ -1,7 +1,7 @@
 """The patch discriminator of Isola et al., "Image-to-image translation with conditional adversarial networks", 2017.
 
 Its verdicts are local: one number for each patch that its convolutions see. Group normalisation stands in for the
-paper's batch normalisation, so that the verdict on a picture does not depend on the pictures beside it.
+paper's batch normalisation, so that the verdict on an image does not depend on the images beside it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class PatchDiscriminator(nn.Module):
-    """Pictures [B, channels, H, W] to logits [B, 1, h, w], high where a patch looks real.
+    """Images [B, channels, H, W] to logits [B, 1, h, w], high where a patch looks real.
 
     width: features after the first convolution, doubled by each of the `layers` − 1 next ones that halve the
     resolution, up to eight times `width`. ValueError where a size is below 1.
@@ -37,6 +37,6 @@ class PatchDiscriminator(nn.Module):
             features = wider
         self.layers = nn.Sequential(*parts, nn.Conv2d(features, 1, 3, padding=1))
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """[B, channels, H, W] to [B, 1, H/2^layers, W/2^layers]."""
-        return self.layers(pictures)
+        return self.layers(images)

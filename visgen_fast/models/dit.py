@@ -1,15 +1,18 @@
 """DiT, the diffusion transformer of Peebles and Xie, "Scalable diffusion models with transformers", 2023.
 
-A picture becomes a sequence of patches; a plain transformer works on it. Time and class enter each block as a shift, a
+An image becomes a sequence of patches; a plain transformer works on it. Time and class enter each block as a shift, a
 scale and a gate of its normalised activations (AdaLN-Zero). Gates and output start at zero: the network begins as the
 zero function with an identity inside.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from .layers.attention import Attention
+from .layers.embeddings import TimeEmbedding, sincos_positions
+from .layers.modulation import Modulation, modulate
+from .layers.patches import patchify, unpatchify
 
 
 class DiT(nn.Module):
@@ -19,7 +22,7 @@ class DiT(nn.Module):
     of a patch; width, depth, heads: of the transformer; classes: number of labels, to which `null_label` = classes is
     added as "no class"; mlp_ratio: hidden width of a block's MLP over `width`; dropout: on the output of each branch.
 
-    ValueError where one of the sizes is below 1, patch_size does not divide the picture, heads does not divide width,
+    ValueError where one of the sizes is below 1, patch_size does not divide the image, heads does not divide width,
     or width is no multiple of 4.
     """
 
@@ -76,7 +79,7 @@ class DiT(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """x_t: [B, channels, height, width]; t: times in [0, 1], [B]; labels: int64 [B], `null_label` for no class.
 
-        Returns the prediction [B, channels, height, width]. ValueError for pictures of another size.
+        Returns the prediction [B, channels, height, width]. ValueError for images of another size.
         """
         if x_t.shape[1:] != (self.channels, *self.image_size):
             raise ValueError(
@@ -109,21 +112,6 @@ class Block(nn.Module):
         return x + gate_2 * self.dropout(self.mlp(modulate(self.norm(x), shift_2, scale_2)))
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention over all tokens."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.project = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, N, width] to the same shape."""
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.project(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
-
-
 class Output(nn.Module):
     """Normalise, modulate and map tokens to the pixels of their patch."""
 
@@ -137,63 +125,3 @@ class Output(nn.Module):
         """[B, N, width] to [B, N, features]."""
         shift, scale = self.modulation(condition)
         return self.linear(modulate(self.norm(x), shift, scale))
-
-
-class Modulation(nn.Module):
-    """Shifts, scales and gates as a linear function of the condition."""
-
-    def __init__(self, width: int, parts: int) -> None:
-        super().__init__()
-        self.parts = parts
-        self.linear = nn.Linear(width, parts * width)
-
-    def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
-        """[..., width] to `parts` tensors of that shape."""
-        return self.linear(F.silu(condition)).chunk(self.parts, dim=-1)
-
-
-class TimeEmbedding(nn.Module):
-    """A time in [0, 1] as a vector: cosines and sines of 1000·t at frequencies from 1 down to 1/10000, then an MLP."""
-
-    def __init__(self, width: int, frequencies: int = 128) -> None:
-        super().__init__()
-        self.frequencies = frequencies
-        self.input = nn.Linear(2 * frequencies, width)
-        self.output = nn.Linear(width, width)
-
-    def forward(self, t: Tensor) -> Tensor:
-        """[B] to [B, width]."""
-        # In float32 even for a bfloat16 network, whose 8 bits would fold the fast frequencies onto each other.
-        exponents = torch.arange(self.frequencies, dtype=torch.float32, device=t.device) / self.frequencies
-        angles = 1000 * t.float()[:, None] * 10000**-exponents
-        waves = torch.cat((angles.cos(), angles.sin()), dim=-1).to(self.input.weight.dtype)
-        return self.output(F.silu(self.input(waves)))
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x·(1 + scale) + shift."""
-    return x * (1 + scale) + shift
-
-
-def sincos_positions(height: int, width: int, features: int) -> Tensor:
-    """Fixed positions of a height × width grid, row by row: float32 [height·width, features].
-
-    A quarter of the features each for sine and cosine of the row and of the column, at frequencies from 1 down to
-    1/10000 (Vaswani et al., 2017, in two dimensions).
-    """
-    frequencies = 10000 ** -(torch.arange(features // 4, dtype=torch.float64) / (features // 4))
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    angles = [axis.flatten()[:, None] * frequencies for axis in (rows, columns)]
-    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1).float()
-
-
-def patchify(x: Tensor, patch_size: int) -> Tensor:
-    """[B, C, H, W] to tokens [B, (H/p)·(W/p), p·p·C], row by row."""
-    x = x.unflatten(3, (-1, patch_size)).unflatten(2, (-1, patch_size))  # [B, C, H/p, p, W/p, p]
-    return x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-
-
-def unpatchify(tokens: Tensor, patch_size: int, image_size: tuple[int, int]) -> Tensor:
-    """The inverse of `patchify` for pictures of `image_size` (height, width)."""
-    grid = tokens.unflatten(1, (image_size[0] // patch_size, -1)).unflatten(3, (patch_size, patch_size, -1))
-    return grid.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)

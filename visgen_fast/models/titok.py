@@ -1,7 +1,7 @@
 """The networks of TiTok: Yu et al., "An image is worth 32 tokens for reconstruction and generation", 2024.
 
-A picture becomes a short sequence of latent tokens that stand for no place in it. The encoder is a transformer over
-the picture's patches and a few learned tokens, of which only the latter are kept; the decoder is a transformer over
+An image becomes a short sequence of latent tokens that stand for no place in it. The encoder is a transformer over
+the image's patches and a few learned tokens, of which only the latter are kept; the decoder is a transformer over
 these and one mask token for each patch, of which only the latter are kept. The paper's second stage decodes to pixels
 through a pretrained VQGAN; here, as in the authors' later TA-TiTok (Kim et al., 2025), the patches are pixels.
 """
@@ -11,11 +11,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .dit import Attention, patchify, unpatchify
+from .layers.attention import Attention
+from .layers.patches import patchify, unpatchify
 
 
 class TiTokEncoder(nn.Module):
-    """Pictures [B, channels, image_size, image_size] to latent tokens [B, tokens, dimensions].
+    """Images [B, channels, image_size, image_size] to latent tokens [B, tokens, dimensions].
 
     image_size: pixels along a side; patch_size: pixels along the side of a patch; width, depth, heads: of the
     transformer. The paper has patches of 16 pixels and (width, depth, heads) of (512, 8, 8), (768, 12, 12) or
@@ -48,14 +49,14 @@ class TiTokEncoder(nn.Module):
         self.output = nn.Linear(width, dimensions)
         _initialize(self)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        patches = self.embed_patch(patchify(pictures, self.patch_size)) + self.patch_positions
-        latents = self.latent_tokens.expand(len(pictures), -1, -1)
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.embed_patch(patchify(images, self.patch_size)) + self.patch_positions
+        latents = self.latent_tokens.expand(len(images), -1, -1)
         return self.output(self.transformer(torch.cat((patches, latents), 1))[:, -self.tokens :])
 
 
 class TiTokDecoder(nn.Module):
-    """Latent tokens [B, tokens, dimensions] to pictures [B, channels, image_size, image_size].
+    """Latent tokens [B, tokens, dimensions] to images [B, channels, image_size, image_size].
 
     The arguments are those of `TiTokEncoder`. A 3×3 convolution of the pixels smooths the seams of the patches.
     """
@@ -139,7 +140,7 @@ def _learned(count: int, width: int) -> nn.Parameter:
 
 
 def _initialize(network: nn.Module) -> None:
-    """Xavier's initial weights, no biases: they suit any width, and tokens differ by picture from the first step."""
+    """Xavier's initial weights, no biases: they suit any width, and tokens differ by image from the first step."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)

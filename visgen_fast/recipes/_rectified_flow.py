@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..data.images import ImageFormat
 from ..diffusion.objective import DiffusionObjective
 from ..diffusion.predictions import Prediction
 from ..diffusion.schedules import RectifiedFlow
 from ..diffusion.times import LogitNormalTimes
 from ..models.dit import DiT
-from ..training.data.pictures import PictureFormat
+from ..systems.diffusion import DiffusionSystem, SamplerSettings
 from ..training.settings import TrainingSettings
-from ..training.system import DiffusionSystem, SamplerSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,23 +39,23 @@ class RectifiedFlowSettings(TrainingSettings):
     dropout: float = 0.0
     """Share of a block's features that training sets to zero."""
     label_drop: float = 0.1
-    """Share of the pictures trained on without their label, which guidance needs."""
+    """Share of the images trained on without their label, which guidance needs."""
     sampling_steps: int = 50
-    """Euler steps from noise to picture."""
+    """Euler steps from noise to image."""
     guidance: float = 2.0
-    """Weight of classifier-free guidance when pictures are drawn; 1 is none."""
+    """Weight of classifier-free guidance when images are drawn; 1 is none."""
 
 
-def rectified_flow_system(settings: RectifiedFlowSettings, pictures: PictureFormat) -> DiffusionSystem:
-    """The system these settings describe, for pictures of this format. ValueError where the two don't fit."""
+def rectified_flow_system(settings: RectifiedFlowSettings, images: ImageFormat) -> DiffusionSystem:
+    """The system these settings describe, for images of this format. ValueError where the two don't fit."""
     model = DiT(
-        image_size=pictures.size,
-        channels=pictures.channels,
+        image_size=images.size,
+        channels=images.channels,
         patch_size=settings.patch_size,
         width=settings.width,
         depth=settings.depth,
         heads=settings.heads,
-        classes=len(pictures.class_names),
+        classes=len(images.class_names),
         dropout=settings.dropout,
     )
     objective = DiffusionObjective(
@@ -65,6 +65,4 @@ def rectified_flow_system(settings: RectifiedFlowSettings, pictures: PictureForm
         label_drop=settings.label_drop,
         null_label=model.null_label,
     )
-    return DiffusionSystem(
-        model, objective, pictures.shape, SamplerSettings(settings.sampling_steps, settings.guidance)
-    )
+    return DiffusionSystem(model, objective, images.shape, SamplerSettings(settings.sampling_steps, settings.guidance))

@@ -6,23 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from ..data.images import ImageFormat
+from ..errors import UserError
 from ..models.autoencoder import Decoder, Encoder
 from ..models.discriminator import PatchDiscriminator
+from ..systems.tokenizer import ReconstructionLoss, TokenizerSystem
 from ..tokenizers import Reconstructor
-from ..training.data.pictures import PictureFormat
-from ..training.errors import UserError
-from ..training.tokenizer_system import ReconstructionLoss, TokenizerSystem
-from ._pictures import PictureSettings
+from ._images import ImageSettings
 from .classifier import trained_classifier
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossSettings(PictureSettings):
+class LossSettings(ImageSettings):
     """What a tokenizer, whatever its networks are, is trained for."""
 
     LEAST: ClassVar[dict[str, float]] = {
-        **PictureSettings.LEAST,
-        **{"perceptual": 0, "adversarial": 0, "adversarial_start": 0, "adversary_rate": 0},
+        **ImageSettings.LEAST,
+        **{"perceptual": 0, "adversarial": 0, "adversarial_start": 0, "adversary_lr_scale": 0},
         **{"discriminator_width": 1, "discriminator_layers": 1},
     }
 
@@ -33,7 +33,7 @@ class LossSettings(PictureSettings):
     perceptual: float = 0.0
     """Weight of the distance in the features of a classifier; above 0 it needs --features."""
     features: str = ""
-    """A run of the recipe classifier on pictures of the same kind; with it the metrics have rFID."""
+    """A run of the recipe classifier on images of the same kind; with it the metrics have rFID."""
     adversarial: float = 0.0
     """Weight of a discriminator's verdict, times the adaptive one; 0.75 is RQ-VAE's."""
     adversarial_start: int = 0
@@ -42,12 +42,12 @@ class LossSettings(PictureSettings):
     """Features of the discriminator's first layer."""
     discriminator_layers: int = 2
     """Halvings of the resolution in the discriminator."""
-    adversary_rate: float = 1.0
+    adversary_lr_scale: float = 1.0
     """The discriminator's learning rate, over the tokenizer's."""
     steps: int = 2000
     batch_size: int = 64
     learning_rate: float = 2e-3
-    decay: Literal["constant", "cosine"] = "cosine"
+    lr_schedule: Literal["constant", "cosine"] = "cosine"
     ema_decay: float = 0.99
 
     def __post_init__(self) -> None:
@@ -75,10 +75,10 @@ class TokenizerSettings(LossSettings):
     """Attention at the coarsest level."""
 
 
-def networks(settings: TokenizerSettings, pictures: PictureFormat, dimensions: int) -> tuple[Encoder, Decoder]:
-    """Encoder and decoder for pictures of this format and latents of `dimensions` features."""
+def networks(settings: TokenizerSettings, images: ImageFormat, dimensions: int) -> tuple[Encoder, Decoder]:
+    """Encoder and decoder for images of this format and latents of `dimensions` features."""
     sizes: dict[str, Any] = {
-        "channels": pictures.channels,
+        "channels": images.channels,
         "widths": settings.widths,
         "dimensions": dimensions,
         "patch_size": settings.patch_size,
@@ -86,31 +86,30 @@ def networks(settings: TokenizerSettings, pictures: PictureFormat, dimensions: i
         "attention": settings.attention,
     }
     encoder = Encoder(**sizes)
-    if pictures.size % encoder.reduction:
+    if images.size % encoder.reduction:
         raise ValueError(
-            f"patch_size × 2^(levels of widths − 1) must divide the pictures' size {pictures.size}, "
-            f"got {encoder.reduction}"
+            f"patch_size × 2^(levels of widths − 1) must divide the images' size {images.size}, got {encoder.reduction}"
         )
     return encoder, Decoder(**sizes)
 
 
 def dead_below(settings: LossSettings, vectors: int, codes: int) -> float:
-    """How few vectors of a step make a code a dead one, where each picture has `vectors`: a tenth of an equal share."""
+    """How few vectors of a step make a code a dead one, where each image has `vectors`: a tenth of an equal share."""
     return 0.1 * settings.batch_size * vectors / codes
 
 
-def tokenizer_system(tokenizer: Reconstructor, settings: LossSettings, pictures: PictureFormat) -> TokenizerSystem:
-    """`tokenizer` with the losses that the settings describe, for pictures of this format."""
+def tokenizer_system(tokenizer: Reconstructor, settings: LossSettings, images: ImageFormat) -> TokenizerSystem:
+    """`tokenizer` with the losses that the settings describe, for images of this format."""
     if settings.perceptual and not settings.features:
         raise UserError("--perceptual needs a trained classifier: give a run of the recipe classifier as --features")
     return TokenizerSystem(
         tokenizer,
         ReconstructionLoss(settings.pixel_loss, settings.perceptual, settings.adversarial, settings.adversarial_start),
-        features=trained_classifier(Path(settings.features), pictures.channels) if settings.features else None,
+        features=trained_classifier(Path(settings.features), images.channels) if settings.features else None,
         discriminator=PatchDiscriminator(
-            channels=pictures.channels, width=settings.discriminator_width, layers=settings.discriminator_layers
+            channels=images.channels, width=settings.discriminator_width, layers=settings.discriminator_layers
         )
         if settings.adversarial
         else None,
-        adversary_rate=settings.adversary_rate,
+        adversary_lr_scale=settings.adversary_lr_scale,
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..data.images import ImageFormat
+from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import Autoencoder
-from ..training.data.pictures import PictureFormat
-from ..training.tokenizer_system import TokenizerSystem
-from ._pictures import held_out, pictures
+from ._images import held_out, images
 from ._tokenizer import TokenizerSettings, networks, tokenizer_system
 
-__all__ = ["Settings", "held_out", "pictures", "system"]
+__all__ = ["Settings", "held_out", "images", "system"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,6 @@ class Settings(TokenizerSettings):
     """Features of a latent."""
 
 
-def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
-    """The system these settings describe, for pictures of this format."""
-    return tokenizer_system(Autoencoder(*networks(settings, pictures, settings.dimensions)), settings, pictures)
+def system(settings: Settings, images: ImageFormat) -> TokenizerSystem:
+    """The system these settings describe, for images of this format."""
+    return tokenizer_system(Autoencoder(*networks(settings, images, settings.dimensions)), settings, images)

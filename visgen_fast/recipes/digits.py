@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..training.data.pictures import PicturesInMemory
-from ..training.data.pictures import digits as load_digits
+from ..data.images import ImagesInMemory
+from ..data.images import digits as load_digits
 from ._rectified_flow import RectifiedFlowSettings
 from ._rectified_flow import rectified_flow_system as system
 
-__all__ = ["Settings", "pictures", "system"]
+__all__ = ["Settings", "images", "system"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +21,12 @@ class Settings(RectifiedFlowSettings):
     batch_size: int = 64
     learning_rate: float = 2e-3
     warmup_steps: int = 50
-    decay: Literal["constant", "cosine"] = "cosine"
+    lr_schedule: Literal["constant", "cosine"] = "cosine"
     ema_decay: float = 0.99
     sample_every: int = 250
     checkpoint_every: int = 250
 
 
-def pictures(settings: Settings) -> PicturesInMemory:
+def images(settings: Settings) -> ImagesInMemory:
     """The digits that come with scikit-learn."""
     return load_digits()

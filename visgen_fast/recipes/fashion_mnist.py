@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..training.data.idx import FASHION_MNIST_FOLDER, fashion_mnist
-from ..training.data.pictures import PicturesInMemory
+from ..data.idx import FASHION_MNIST_FOLDER, fashion_mnist
+from ..data.images import ImagesInMemory
 from ._rectified_flow import RectifiedFlowSettings
 from ._rectified_flow import rectified_flow_system as system
 
-__all__ = ["Settings", "pictures", "system"]
+__all__ = ["Settings", "images", "system"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(RectifiedFlowSettings):
-    """Class-conditional rectified flow on the 60 000 training pictures of Fashion-MNIST."""
+    """Class-conditional rectified flow on the 60 000 training images of Fashion-MNIST."""
 
     data: str = str(FASHION_MNIST_FOLDER)
     """Folder with the IDX files, gzipped or not; the Debian package dataset-fashion-mnist has them."""
@@ -26,6 +26,6 @@ class Settings(RectifiedFlowSettings):
     ema_decay: float = 0.9995
 
 
-def pictures(settings: Settings) -> PicturesInMemory:
+def images(settings: Settings) -> ImagesInMemory:
     """The training part, from the folder `settings.data`."""
     return fashion_mnist(Path(settings.data))

@@ -1,4 +1,4 @@
-"""Your own pictures: any folder, optionally one sub-folder a class, by rectified flow."""
+"""Your own images: any folder, optionally one sub-folder a class, by rectified flow."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ..training.data.folder import PictureFolder
+from ..data.folder import ImageFolder
 from ._rectified_flow import RectifiedFlowSettings
 from ._rectified_flow import rectified_flow_system as system
 
-__all__ = ["Settings", "pictures", "system"]
+__all__ = ["Settings", "images", "system"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(RectifiedFlowSettings):
-    """Rectified flow on a folder of pictures, conditional on the class where sub-folders give classes."""
+    """Rectified flow on a folder of images, conditional on the class where sub-folders give classes."""
 
     LEAST: ClassVar[dict[str, float]] = {**RectifiedFlowSettings.LEAST, "size": 1}
 
     data: str
-    """The folder: pictures, or one sub-folder of pictures a class. Files that aren't pictures are named and skipped."""
+    """The folder: images, or one sub-folder of images a class. Files that aren't images are named and skipped."""
     size: int = 64
-    """Pictures are resized and cropped to this many pixels a side."""
-    mirror: bool = True
+    """Images are resized and cropped to this many pixels a side."""
+    horizontal_flip: bool = True
     patch_size: int = 4
     width: int = 384
     depth: int = 8
@@ -36,6 +36,6 @@ class Settings(RectifiedFlowSettings):
     workers: int = 2
 
 
-def pictures(settings: Settings) -> PictureFolder:
-    """The pictures of the folder `settings.data`; its sub-folders are the classes."""
-    return PictureFolder(Path(settings.data), settings.size)
+def images(settings: Settings) -> ImageFolder:
+    """The images of the folder `settings.data`; its sub-folders are the classes."""
+    return ImageFolder(Path(settings.data), settings.size)

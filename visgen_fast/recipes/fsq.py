@@ -1,4 +1,4 @@
-"""FSQ: pictures as a grid of codes that are rounded numbers, without a codebook; Fashion-MNIST on two CPU cores.
+"""FSQ: images as a grid of codes that are rounded numbers, without a codebook; Fashion-MNIST on two CPU cores.
 
 Mentzer et al., "Finite scalar quantization: VQ-VAE made simple", 2023.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ..data.images import ImageFormat
 from ..nn.fsq import FSQ
+from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import GridTokenizer
-from ..training.data.pictures import PictureFormat
-from ..training.tokenizer_system import TokenizerSystem
-from ._pictures import held_out, pictures
+from ._images import held_out, images
 from ._tokenizer import TokenizerSettings, networks, tokenizer_system
 
-__all__ = ["Settings", "held_out", "pictures", "system"]
+__all__ = ["Settings", "held_out", "images", "system"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class Settings(TokenizerSettings):
     """How a dimension is bounded before it is rounded, see visgen_fast.ops.finite_scalar_quantize."""
 
 
-def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
-    """The system these settings describe, for pictures of this format."""
-    encoder, decoder = networks(settings, pictures, len(settings.levels))
+def system(settings: Settings, images: ImageFormat) -> TokenizerSystem:
+    """The system these settings describe, for images of this format."""
+    encoder, decoder = networks(settings, images, len(settings.levels))
     quantizer = FSQ(settings.levels, bound=settings.bound)
-    return tokenizer_system(GridTokenizer(encoder, quantizer, decoder), settings, pictures)
+    return tokenizer_system(GridTokenizer(encoder, quantizer, decoder), settings, images)

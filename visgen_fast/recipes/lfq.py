@@ -1,4 +1,4 @@
-"""LFQ: pictures as a grid of codes that are signs, without a codebook; Fashion-MNIST on two CPU cores.
+"""LFQ: images as a grid of codes that are signs, without a codebook; Fashion-MNIST on two CPU cores.
 
 Yu et al., "Language model beats diffusion: tokenizer is key to visual generation", 2023 (MAGVIT-v2).
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..data.images import ImageFormat
 from ..nn.lookup_free import LookupFree
+from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import GridTokenizer
-from ..training.data.pictures import PictureFormat
-from ..training.tokenizer_system import TokenizerSystem
-from ._pictures import held_out, pictures
+from ._images import held_out, images
 from ._tokenizer import TokenizerSettings, networks, tokenizer_system
 
-__all__ = ["Settings", "held_out", "pictures", "system"]
+__all__ = ["Settings", "held_out", "images", "system"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,9 @@ class Settings(TokenizerSettings):
     """Weight of the latents' distance to their codes."""
 
 
-def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
-    """The system these settings describe, for pictures of this format."""
-    encoder, decoder = networks(settings, pictures, settings.bits)
+def system(settings: Settings, images: ImageFormat) -> TokenizerSystem:
+    """The system these settings describe, for images of this format."""
+    encoder, decoder = networks(settings, images, settings.bits)
     quantizer = LookupFree(
         settings.bits,
         entropy_weight=settings.entropy,
@@ -46,4 +46,4 @@ def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
         inverse_temperature=settings.inverse_temperature,
         commitment_weight=settings.commitment,
     )
-    return tokenizer_system(GridTokenizer(encoder, quantizer, decoder), settings, pictures)
+    return tokenizer_system(GridTokenizer(encoder, quantizer, decoder), settings, images)

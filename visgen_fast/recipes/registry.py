@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from ..training.errors import UserError
+from ..errors import UserError
 
 _FOLDER = Path(__file__).parent
-_NO_RECIPES = {"__init__", "registry"}
+_NO_RECIPES = {"__init__", "registry", "runs"}
 
 
 def recipe_names() -> dict[str, str]:
@@ -35,7 +35,7 @@ def load_recipe(name: str) -> ModuleType:
             f"there is no recipe {name!r}; there are {', '.join(recipe_names())}, and Python files of your own"
         )
     module = _import_file(path)
-    missing = [part for part in ("Settings", "pictures", "system") if not hasattr(module, part)]
+    missing = [part for part in ("Settings", "images", "system") if not hasattr(module, part)]
     if missing:
         raise UserError(f"{path} is not a recipe: it lacks {', '.join(missing)}")
     return module

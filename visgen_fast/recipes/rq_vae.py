@@ -1,4 +1,4 @@
-"""RQ-VAE: pictures as a grid of stacks of codes, each refining the one before; Fashion-MNIST on two CPU cores.
+"""RQ-VAE: images as a grid of stacks of codes, each refining the one before; Fashion-MNIST on two CPU cores.
 
 Lee et al., "Autoregressive image generation using residual quantization", 2022: one codebook for all depths and a
 commitment to the sums up to each of them. The remedies against codes that add nothing are options.
@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from ..data.images import ImageFormat
 from ..nn.residual_quantizer import ResidualQuantizer
+from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import GridTokenizer
-from ..training.data.pictures import PictureFormat
-from ..training.tokenizer_system import TokenizerSystem
-from ._pictures import held_out, pictures
+from ._images import held_out, images
 from ._tokenizer import TokenizerSettings, networks, tokenizer_system
 
-__all__ = ["Settings", "held_out", "pictures", "system"]
+__all__ = ["Settings", "held_out", "images", "system"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Settings(TokenizerSettings):
     codebook_decay: float = 0.99
     """Decay of the moving averages that the codes follow."""
     quantizer_dropout: float = 0.0
-    """Share of the pictures that training encodes with a random number of depths only."""
+    """Share of the images that training encodes with a random number of depths only."""
     dropout_multiple_of: int = 1
     """Rounds that number of depths up to a multiple."""
     zero_code: bool = False
@@ -54,9 +54,9 @@ class Settings(TokenizerSettings):
     """Prefixes kept by the beam search that chooses codes after training; 1 takes the nearest code at each depth."""
 
 
-def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
-    """The system these settings describe, for pictures of this format."""
-    encoder, decoder = networks(settings, pictures, settings.dimensions)
+def system(settings: Settings, images: ImageFormat) -> TokenizerSystem:
+    """The system these settings describe, for images of this format."""
+    encoder, decoder = networks(settings, images, settings.dimensions)
     quantizer = ResidualQuantizer(
         settings.depth,
         settings.codes,
@@ -72,4 +72,4 @@ def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
         zero_code=settings.zero_code,
         beam=settings.beam,
     )
-    return tokenizer_system(GridTokenizer(encoder, quantizer, decoder), settings, pictures)
+    return tokenizer_system(GridTokenizer(encoder, quantizer, decoder), settings, images)

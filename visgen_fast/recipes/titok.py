@@ -1,4 +1,4 @@
-"""TiTok: pictures as a short sequence of codes that stand for no place in them; Fashion-MNIST on two CPU cores.
+"""TiTok: images as a short sequence of codes that stand for no place in them; Fashion-MNIST on two CPU cores.
 
 Yu et al., "An image is worth 32 tokens for reconstruction and generation", 2024. Its second stage, in which only the
 decoder learns, is a run with --decoder-of.
@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from ..data.images import ImageFormat
+from ..errors import UserError
 from ..models.titok import TiTokDecoder, TiTokEncoder
 from ..nn.residual_quantizer import VectorQuantizer
+from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import TiTok
-from ..training.data.pictures import PictureFormat
-from ..training.errors import UserError
-from ..training.tokenizer_system import TokenizerSystem
-from ._other_runs import averaged_weights
-from ._pictures import held_out, pictures
+from ._images import held_out, images
 from ._tokenizer import LossSettings, dead_below, tokenizer_system
+from .runs import averaged_weights
 
-__all__ = ["Settings", "held_out", "pictures", "system"]
+__all__ = ["Settings", "held_out", "images", "system"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Settings(LossSettings):
     OTHER_RUNS: ClassVar[tuple[str, ...]] = (*LossSettings.OTHER_RUNS, "decoder_of")
 
     tokens: int = 32
-    """Codes of a picture."""
+    """Codes of an image."""
     codes: int = 4096
     """Codes in the codebook."""
     dimensions: int = 12
@@ -57,11 +57,11 @@ class Settings(LossSettings):
     """A run of this recipe, of the same sizes, whose encoder and codes are kept while the decoder learns on."""
 
 
-def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
-    """The system these settings describe, for pictures of this format."""
+def system(settings: Settings, images: ImageFormat) -> TokenizerSystem:
+    """The system these settings describe, for images of this format."""
     sizes: dict[str, Any] = {
-        "image_size": pictures.size,
-        "channels": pictures.channels,
+        "image_size": images.size,
+        "channels": images.channels,
         "patch_size": settings.patch_size,
         "width": settings.width,
         "depth": settings.depth,
@@ -81,7 +81,7 @@ def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
     tokenizer = TiTok(TiTokEncoder(**sizes), quantizer, TiTokDecoder(**sizes), decoder_only=bool(settings.decoder_of))
     if settings.decoder_of:
         _load(tokenizer, Path(settings.decoder_of))
-    return tokenizer_system(tokenizer, settings, pictures)
+    return tokenizer_system(tokenizer, settings, images)
 
 
 def _load(tokenizer: TiTok, run: Path) -> None:

@@ -1,4 +1,4 @@
-"""VAR's tokenizer: pictures as grids of codes at rising resolutions, from a single code on; Fashion-MNIST on two cores.
+"""VAR's tokenizer: images as grids of codes at rising resolutions, from a single code on; Fashion-MNIST on two cores.
 
 Tian et al., "Visual autoregressive modeling: scalable image generation via next-scale prediction", 2024, section 3.2.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from ..data.images import ImageFormat
 from ..nn.next_scale_quantizer import PATCH_NUMBERS, MultiscaleQuantizer
+from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import MultiscaleTokenizer
-from ..training.data.pictures import PictureFormat
-from ..training.tokenizer_system import TokenizerSystem
-from ._pictures import held_out, pictures
+from ._images import held_out, images
 from ._tokenizer import TokenizerSettings, dead_below, networks, tokenizer_system
 
-__all__ = ["Settings", "held_out", "pictures", "system"]
+__all__ = ["Settings", "held_out", "images", "system"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +39,13 @@ class Settings(TokenizerSettings):
     commitment: float = 0.25
     """Weight of the features' distance to their codes."""
     quantizer_dropout: float = 0.0
-    """Share of the pictures that training encodes with a random number of scales only."""
+    """Share of the images that training encodes with a random number of scales only."""
 
 
-def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
-    """The system these settings describe, for pictures of this format."""
-    encoder, decoder = networks(settings, pictures, settings.dimensions)
-    side = pictures.size // encoder.reduction
+def system(settings: Settings, images: ImageFormat) -> TokenizerSystem:
+    """The system these settings describe, for images of this format."""
+    encoder, decoder = networks(settings, images, settings.dimensions)
+    side = images.size // encoder.reduction
     scales = settings.patch_numbers or (*(number for number in PATCH_NUMBERS if number < side), side)
     if scales[-1] != side:
         raise ValueError(f"patch_numbers must end with {side}, the feature map's own, got {scales}")
@@ -61,4 +61,4 @@ def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
         commit="manual",
         dropout=settings.quantizer_dropout,
     )
-    return tokenizer_system(MultiscaleTokenizer(encoder, quantizer, decoder), settings, pictures)
+    return tokenizer_system(MultiscaleTokenizer(encoder, quantizer, decoder), settings, images)

@@ -1,4 +1,4 @@
-"""VQ-VAE: pictures as a grid of codes from one codebook; Fashion-MNIST on two CPU cores.
+"""VQ-VAE: images as a grid of codes from one codebook; Fashion-MNIST on two CPU cores.
 
 Van den Oord, Vinyals and Kavukcuoglu, "Neural discrete representation learning", 2017.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from ..data.images import ImageFormat
 from ..nn.residual_quantizer import VectorQuantizer
+from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import GridTokenizer
-from ..training.data.pictures import PictureFormat
-from ..training.tokenizer_system import TokenizerSystem
-from ._pictures import held_out, pictures
+from ._images import held_out, images
 from ._tokenizer import TokenizerSettings, networks, tokenizer_system
 
-__all__ = ["Settings", "held_out", "pictures", "system"]
+__all__ = ["Settings", "held_out", "images", "system"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,9 @@ class Settings(TokenizerSettings):
     """Decay of the moving averages."""
 
 
-def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
-    """The system these settings describe, for pictures of this format."""
-    encoder, decoder = networks(settings, pictures, settings.dimensions)
+def system(settings: Settings, images: ImageFormat) -> TokenizerSystem:
+    """The system these settings describe, for images of this format."""
+    encoder, decoder = networks(settings, images, settings.dimensions)
     quantizer = VectorQuantizer(
         settings.codes,
         settings.dimensions,
@@ -53,4 +53,4 @@ def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
         decay=settings.codebook_decay,
         commit="manual",
     )
-    return tokenizer_system(GridTokenizer(encoder, quantizer, decoder), settings, pictures)
+    return tokenizer_system(GridTokenizer(encoder, quantizer, decoder), settings, images)

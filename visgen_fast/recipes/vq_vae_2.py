@@ -1,4 +1,4 @@
-"""VQ-VAE-2: pictures as a coarse grid of codes below a finer one; small photographs on two CPU cores.
+"""VQ-VAE-2: images as a coarse grid of codes below a finer one; small photographs on two CPU cores.
 
 Razavi, van den Oord and Vinyals, "Generating diverse high-fidelity images with VQ-VAE-2", 2019.
 """
@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from ..data.images import ImageFormat
 from ..models.autoencoder import reduction
 from ..nn.residual_quantizer import VectorQuantizer
+from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import VQVAE2
-from ..training.data.pictures import PictureFormat
-from ..training.tokenizer_system import TokenizerSystem
-from ._pictures import held_out, pictures
+from ._images import held_out, images
 from ._tokenizer import TokenizerSettings, dead_below, tokenizer_system
 
-__all__ = ["Settings", "held_out", "pictures", "system"]
+__all__ = ["Settings", "held_out", "images", "system"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,9 @@ class Settings(TokenizerSettings):
     """Decay of the moving averages that the codes follow."""
 
 
-def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
-    """The system these settings describe, for pictures of this format."""
-    side = pictures.size // reduction(settings.widths, settings.patch_size)
+def system(settings: Settings, images: ImageFormat) -> TokenizerSystem:
+    """The system these settings describe, for images of this format."""
+    side = images.size // reduction(settings.widths, settings.patch_size)
     top, bottom = (
         VectorQuantizer(
             settings.codes,
@@ -51,8 +51,8 @@ def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
         for vectors in ((side // 2) ** 2, side**2)
     )
     tokenizer = VQVAE2(
-        size=pictures.size,
-        channels=pictures.channels,
+        size=images.size,
+        channels=images.channels,
         top=top,
         bottom=bottom,
         widths=settings.widths,
@@ -60,4 +60,4 @@ def system(settings: Settings, pictures: PictureFormat) -> TokenizerSystem:
         blocks=settings.blocks,
         attention=settings.attention,
     )
-    return tokenizer_system(tokenizer, settings, pictures)
+    return tokenizer_system(tokenizer, settings, images)

@@ -1,4 +1,4 @@
-"""Tokenizers: networks that turn pictures into codes of a codebook and back."""
+"""Tokenizers: networks that turn images into codes of a codebook and back."""
 
 from .autoencoder import Autoencoder
 from .grid import GridTokenizer

@@ -20,8 +20,8 @@ class Autoencoder(Reconstructor):
     def last_layer(self) -> Tensor:
         return self.decoder.last_layer
 
-    def forward(self, pictures: Tensor, seeds: Tensor | None = None) -> Reconstruction:
-        latents = self.encoder(pictures)
+    def forward(self, images: Tensor, seeds: Tensor | None = None) -> Reconstruction:
+        latents = self.encoder(images)
         vectors = latents.permute(0, 2, 3, 1)
         codes = vectors.new_empty((*vectors.shape[:-1], 0)).long()
         unchanged = Quantized(vectors, codes, vectors.new_zeros(vectors.shape[:-1]).float())

@@ -30,21 +30,21 @@ class GridTokenizer(Tokenizer):
     def last_layer(self) -> Tensor:
         return self.decoder.last_layer
 
-    def latents(self, pictures: Tensor) -> Tensor:
+    def latents(self, images: Tensor) -> Tensor:
         """The vectors to quantize: [B, C, H, W] to [B, h, w, D]."""
-        return self.encoder(pictures).permute(0, 2, 3, 1)
+        return self.encoder(images).permute(0, 2, 3, 1)
 
-    def pictures_of(self, latents: Tensor) -> Tensor:
-        """The pictures of quantized vectors: [B, h, w, D] to [B, C, H, W]."""
+    def images_of(self, latents: Tensor) -> Tensor:
+        """The images of quantized vectors: [B, h, w, D] to [B, C, H, W]."""
         return self.decoder(latents.permute(0, 3, 1, 2))
 
     @torch.no_grad()
-    def encode(self, pictures: Tensor) -> Tensor:
-        return self.quantizer(self.latents(pictures)).codes
+    def encode(self, images: Tensor) -> Tensor:
+        return self.quantizer(self.latents(images)).codes
 
     def decode(self, codes: Tensor) -> Tensor:
-        return self.pictures_of(self.quantizer.decode(codes))
+        return self.images_of(self.quantizer.decode(codes))
 
-    def forward(self, pictures: Tensor, seeds: Tensor | None = None) -> Reconstruction:
-        quantized = self.quantizer(self.latents(pictures), seeds=seeds)
-        return Reconstruction(self.pictures_of(quantized.quantized), quantized)
+    def forward(self, images: Tensor, seeds: Tensor | None = None) -> Reconstruction:
+        quantized = self.quantizer(self.latents(images), seeds=seeds)
+        return Reconstruction(self.images_of(quantized.quantized), quantized)

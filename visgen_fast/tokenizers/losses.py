@@ -1,6 +1,6 @@
 """What makes a reconstruction good: closeness in pixels, in features, and to the eye of an adversary.
 
-Every loss is one number a picture, [B], float32.
+Every loss is one number an image, [B], float32.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ _LEAST_NORM = 1e-10
 class FeatureNetwork(Protocol):
     """A network that shows its inner activations, as `models.classifier.Classifier` does."""
 
-    def features(self, pictures: Tensor) -> list[Tensor]:
+    def features(self, images: Tensor) -> list[Tensor]:
         """Activations [B, features, h, w] of several levels."""
 
 
-def pixel_loss(reconstruction: Tensor, pictures: Tensor, kind: Literal["l1", "l2"]) -> Tensor:
-    """The mean absolute (l1) or squared (l2) difference of all values of a picture."""
-    difference = reconstruction.float() - pictures.float()
+def pixel_loss(reconstruction: Tensor, images: Tensor, kind: Literal["l1", "l2"]) -> Tensor:
+    """The mean absolute (l1) or squared (l2) difference of all values of an image."""
+    difference = reconstruction.float() - images.float()
     return (difference.abs() if kind == "l1" else difference.square()).flatten(1).mean(1)
 
 
-def perceptual_loss(network: FeatureNetwork, reconstruction: Tensor, pictures: Tensor) -> Tensor:
+def perceptual_loss(network: FeatureNetwork, reconstruction: Tensor, images: Tensor) -> Tensor:
     """The squared distance of normalised features, averaged over space and summed over the network's levels.
 
     At each position a level's features are scaled to length 1. Source: Zhang et al., "The unreasonable effectiveness of
     deep features as a perceptual metric", 2018, equation 1, with all weights w_l equal to 1.
     """
     with torch.no_grad():
-        targets = network.features(pictures)
+        targets = network.features(images)
     losses = [
         (_unit(features) - _unit(target)).square().sum(1).mean((1, 2))
         for features, target in zip(network.features(reconstruction), targets, strict=True)
@@ -48,7 +48,7 @@ def _unit(features: Tensor) -> Tensor:
     return features * torch.rsqrt(features.square().sum(1, keepdim=True) + _LEAST_NORM)
 
 
-def deceiving_loss(discriminator: nn.Module, reconstruction: Tensor) -> Tensor:
+def generator_loss(discriminator: nn.Module, reconstruction: Tensor) -> Tensor:
     """The generator's side of the hinge game: −D(reconstruction), averaged over the patches.
 
     It teaches what made the reconstruction and not the discriminator, whose weights are constants here.
@@ -57,12 +57,12 @@ def deceiving_loss(discriminator: nn.Module, reconstruction: Tensor) -> Tensor:
     return -functional_call(discriminator, constants, (reconstruction,)).float().flatten(1).mean(1)
 
 
-def discriminator_loss(discriminator: nn.Module, reconstruction: Tensor, pictures: Tensor) -> Tensor:
-    """The discriminator's side: ½(relu(1 − D(picture)) + relu(1 + D(reconstruction))), averaged over the patches.
+def discriminator_loss(discriminator: nn.Module, reconstruction: Tensor, images: Tensor) -> Tensor:
+    """The discriminator's side: ½(relu(1 − D(image)) + relu(1 + D(reconstruction))), averaged over the patches.
 
     It teaches the discriminator alone. Source: Lim and Ye, "Geometric GAN", 2017.
     """
-    real, fake = discriminator(pictures), discriminator(reconstruction.detach())
+    real, fake = discriminator(images), discriminator(reconstruction.detach())
     return 0.5 * (F.relu(1 - real.float()) + F.relu(1 + fake.float())).flatten(1).mean(1)
 
 

@@ -1,4 +1,4 @@
-"""VAR's tokenizer: a picture as maps of codes at rising resolutions, the first of a single code.
+"""VAR's tokenizer: an image as maps of codes at rising resolutions, the first of a single code.
 
 Tian et al., "Visual autoregressive modeling: scalable image generation via next-scale prediction", 2024, section 3.2.
 """
@@ -31,27 +31,27 @@ class MultiscaleTokenizer(Tokenizer):
     def last_layer(self) -> Tensor:
         return self.decoder.last_layer
 
-    def features(self, pictures: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         """What is quantized: [B, C, h, w] to [B, D, H, W]."""
-        return self.before(self.encoder(pictures))
+        return self.before(self.encoder(images))
 
-    def pictures_of(self, features: Tensor) -> Tensor:
-        """The pictures of quantized features: [B, D, H, W] to [B, C, h, w]."""
+    def images_of(self, features: Tensor) -> Tensor:
+        """The images of quantized features: [B, D, H, W] to [B, C, h, w]."""
         return self.decoder(self.after(features))
 
     @torch.no_grad()
-    def encode(self, pictures: Tensor) -> Tensor:
-        return torch.cat(self.quantizer.to_codes(self.features(pictures)), 1)[..., None]
+    def encode(self, images: Tensor) -> Tensor:
+        return torch.cat(self.quantizer.to_codes(self.features(images)), 1)[..., None]
 
     def decode(self, codes: Tensor) -> Tensor:
-        return self.pictures_of(self.quantizer.decode(codes))
+        return self.images_of(self.quantizer.decode(codes))
 
-    def forward(self, pictures: Tensor, seeds: Tensor | None = None) -> Reconstruction:
-        quantized = self.quantizer(self.features(pictures), seeds=seeds)
-        return Reconstruction(self.pictures_of(quantized.quantized), quantized)
+    def forward(self, images: Tensor, seeds: Tensor | None = None) -> Reconstruction:
+        quantized = self.quantizer(self.features(images), seeds=seeds)
+        return Reconstruction(self.images_of(quantized.quantized), quantized)
 
-    def stages(self, pictures: Tensor) -> dict[str, Tensor]:
+    def stages(self, images: Tensor) -> dict[str, Tensor]:
         """The reconstructions after each scale."""
-        prefixes = self.quantizer.prefix_features(self.encode(pictures))
+        prefixes = self.quantizer.prefix_features(self.encode(images))
         names = [f"{rows}x{columns}" for rows, columns in self.quantizer.grids]
-        return {name: self.pictures_of(features) for name, features in zip(names, prefixes, strict=True)}
+        return {name: self.images_of(features) for name, features in zip(names, prefixes, strict=True)}

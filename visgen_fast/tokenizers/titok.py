@@ -1,4 +1,4 @@
-"""TiTok: a picture as a short sequence of tokens without places (Yu et al., "An image is worth 32 tokens", 2024)."""
+"""TiTok: an image as a short sequence of tokens without places (Yu et al., "An image is worth 32 tokens", 2024)."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ class TiTok(Tokenizer):
             self.quantizer.eval()
         return self
 
-    def latents(self, pictures: Tensor) -> Tensor:
+    def latents(self, images: Tensor) -> Tensor:
         """The tokens to quantize: [B, C, H, W] to [B, L, D]."""
-        return self.encoder(pictures)
+        return self.encoder(images)
 
     @torch.no_grad()
-    def encode(self, pictures: Tensor) -> Tensor:
-        return self.quantizer(self.latents(pictures)).codes
+    def encode(self, images: Tensor) -> Tensor:
+        return self.quantizer(self.latents(images)).codes
 
     def decode(self, codes: Tensor) -> Tensor:
         return self.decoder(self.quantizer.decode(codes))
 
-    def forward(self, pictures: Tensor, seeds: Tensor | None = None) -> Reconstruction:
-        quantized = self.quantizer(self.latents(pictures), seeds=seeds)
+    def forward(self, images: Tensor, seeds: Tensor | None = None) -> Reconstruction:
+        quantized = self.quantizer(self.latents(images), seeds=seeds)
         if self.decoder_only:
             quantized = Quantized(quantized.quantized, quantized.codes, torch.zeros_like(quantized.loss))
         return Reconstruction(self.decoder(quantized.quantized), quantized)

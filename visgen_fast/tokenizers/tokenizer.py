@@ -1,4 +1,4 @@
-"""What a tokenizer is: pictures to codes and back."""
+"""What a tokenizer is: images to codes and back."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from ..nn.quantizer import Quantizer
 
 
 class Reconstruction(NamedTuple):
-    """What was made of pictures: the pictures decoded again [B, C, H, W], and what the quantizer did to the latents."""
+    """What was made of images: the images decoded again [B, C, H, W], and what the quantizer did to the latents."""
 
-    pictures: Tensor
+    images: Tensor
     quantized: Quantized
 
 
 class Reconstructor(nn.Module, ABC):
-    """Takes pictures [B, C, H, W] in [−1, 1] apart and puts them together again."""
+    """Takes images [B, C, H, W] in [−1, 1] apart and puts them together again."""
 
     @abstractmethod
-    def forward(self, pictures: Tensor, seeds: Tensor | None = None) -> Reconstruction:
-        """Pictures encoded, quantized and decoded, differentiable. `seeds` int64 [B] drive what the quantizer drops."""
+    def forward(self, images: Tensor, seeds: Tensor | None = None) -> Reconstruction:
+        """Images encoded, quantized and decoded, differentiable. `seeds` int64 [B] drive what the quantizer drops."""
 
     @property
     @abstractmethod
     def last_layer(self) -> Tensor:
         """The decoder's last weight, where an adversarial loss is balanced against the reconstruction's."""
 
-    def stages(self, pictures: Tensor) -> dict[str, Tensor]:
+    def stages(self, images: Tensor) -> dict[str, Tensor]:
         """Reconstructions from ever more of the latents, each under its name; the last is from all of them."""
-        return {"reconstruction": self(pictures).pictures}
+        return {"reconstruction": self(images).images}
 
 
 class Tokenizer(Reconstructor):
-    """Pictures to codes int64 [B, *grid, Q] and back, Q the depth of `quantizer`.
+    """Images to codes int64 [B, *grid, Q] and back, Q the depth of `quantizer`.
 
     The grid is (h, w), or (L,) for a sequence of tokens. Codes are meant to be made in evaluation mode: in training
     mode quantizers learn from what they see, and drop depths.
@@ -45,16 +45,16 @@ class Tokenizer(Reconstructor):
     quantizer: Quantizer
 
     @abstractmethod
-    def encode(self, pictures: Tensor) -> Tensor:
-        """The codes of pictures [B, C, H, W]: int64 [B, *grid, Q], without gradient."""
+    def encode(self, images: Tensor) -> Tensor:
+        """The codes of images [B, C, H, W]: int64 [B, *grid, Q], without gradient."""
 
     @abstractmethod
     def decode(self, codes: Tensor) -> Tensor:
-        """The pictures [B, C, H, W] of codes [B, *grid, Q], or of their first depths [B, *grid, ≤ Q]."""
+        """The images [B, C, H, W] of codes [B, *grid, Q], or of their first depths [B, *grid, ≤ Q]."""
 
-    def stages(self, pictures: Tensor) -> dict[str, Tensor]:
+    def stages(self, images: Tensor) -> dict[str, Tensor]:
         """Reconstructions from one depth, from two, and so on."""
-        codes = self.encode(pictures)
+        codes = self.encode(images)
         if codes.shape[-1] == 1:
             return {"reconstruction": self.decode(codes)}
         return {f"depth {d}": self.decode(codes[..., :d]) for d in range(1, codes.shape[-1] + 1)}

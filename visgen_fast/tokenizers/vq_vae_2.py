@@ -1,4 +1,4 @@
-"""VQ-VAE-2: a picture as a coarse grid of codes for what is global in it, and a finer one for the rest.
+"""VQ-VAE-2: an image as a coarse grid of codes for what is global in it, and a finer one for the rest.
 
 Razavi, van den Oord and Vinyals, "Generating diverse high-fidelity images with VQ-VAE-2", 2019, algorithm 1.
 """
@@ -19,14 +19,14 @@ from .tokenizer import Reconstruction, Tokenizer
 
 
 class VQVAE2(Tokenizer):
-    """A hierarchy of two levels: the bottom, in the paper, a quarter of the picture's size, the top half of that.
+    """A hierarchy of two levels: the bottom, in the paper, a quarter of the image's size, the top half of that.
 
-    The top's codes come first. Decoded to the bottom's size, they help to encode the bottom; the picture is decoded
+    The top's codes come first. Decoded to the bottom's size, they help to encode the bottom; the image is decoded
     from both. Codes are [B, top's rows·columns + bottom's, 1], each row by row.
 
     Args:
-        size: pixels of the pictures, one number or (height, width).
-        channels: of the pictures.
+        size: pixels of the images, one number or (height, width).
+        channels: of the images.
         top, bottom: the quantizers, both of the same dimensions, which the paper has as 64, with 512 codes each.
         widths, patch_size, blocks: of the bottom's `Encoder` and `Decoder`; the last width and the blocks are the
             top's too.
@@ -71,32 +71,32 @@ class VQVAE2(Tokenizer):
     def last_layer(self) -> Tensor:
         return self.decoder.last_layer
 
-    def forward(self, pictures: Tensor, seeds: Tensor | None = None) -> Reconstruction:
+    def forward(self, images: Tensor, seeds: Tensor | None = None) -> Reconstruction:
         """See `Tokenizer`. The loss, [B, 1], is the sum of both levels'."""
-        top, bottom = self._quantize(pictures, seeds)
+        top, bottom = self._quantize(images, seeds)
         quantized = Quantized(
             torch.cat([_sequence(top.quantized), _sequence(bottom.quantized)], 1),
             torch.cat([_sequence(top.codes), _sequence(bottom.codes)], 1),
             (top.loss.flatten(1).mean(1) + bottom.loss.flatten(1).mean(1))[:, None],
         )
-        return Reconstruction(self._pictures_of(top.quantized, bottom.quantized), quantized)
+        return Reconstruction(self._images_of(top.quantized, bottom.quantized), quantized)
 
     @torch.no_grad()
-    def encode(self, pictures: Tensor) -> Tensor:
-        return torch.cat([_sequence(level.codes) for level in self._quantize(pictures, None)], 1)
+    def encode(self, images: Tensor) -> Tensor:
+        return torch.cat([_sequence(level.codes) for level in self._quantize(images, None)], 1)
 
     def decode(self, codes: Tensor) -> Tensor:
-        return self._pictures_of(*self._levels(codes))
+        return self._images_of(*self._levels(codes))
 
-    def stages(self, pictures: Tensor) -> dict[str, Tensor]:
+    def stages(self, images: Tensor) -> dict[str, Tensor]:
         """The reconstruction with zeros in the place of the bottom's vectors, and the full one."""
-        top, bottom = self._levels(self.encode(pictures))
-        return {"top only": self._pictures_of(top, torch.zeros_like(bottom)), "full": self._pictures_of(top, bottom)}
+        top, bottom = self._levels(self.encode(images))
+        return {"top only": self._images_of(top, torch.zeros_like(bottom)), "full": self._images_of(top, bottom)}
 
-    def _quantize(self, pictures: Tensor, seeds: Tensor | None) -> tuple[Quantized, Quantized]:
+    def _quantize(self, images: Tensor, seeds: Tensor | None) -> tuple[Quantized, Quantized]:
         """The top's vectors quantized, [B, h, w, D], then the bottom's."""
         quantize_top, quantize_bottom = self.quantizer.parts
-        features = self.encode_bottom(pictures)
+        features = self.encode_bottom(images)
         top = quantize_top(self.encode_top(features).permute(0, 2, 3, 1), seeds=seeds)
         context = self.decode_top(top.quantized.permute(0, 3, 1, 2))
         bottom = self.join(torch.cat((context, features), 1)).permute(0, 2, 3, 1)
@@ -107,7 +107,7 @@ class VQVAE2(Tokenizer):
         vectors = self.quantizer.decode(codes).split(self.quantizer.lengths, 1)
         return [some.unflatten(1, grid) for some, grid in zip(vectors, self.grids, strict=True)]
 
-    def _pictures_of(self, top: Tensor, bottom: Tensor) -> Tensor:
+    def _images_of(self, top: Tensor, bottom: Tensor) -> Tensor:
         enlarged = self.enlarge_top(top.permute(0, 3, 1, 2))
         return self.decoder(torch.cat((enlarged, bottom.permute(0, 3, 1, 2)), 1))
 

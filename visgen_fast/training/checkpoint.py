@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .errors import UserError
+from ..errors import UserError
 
 FORMAT = "visgen_fast checkpoint 1"
 PARTS = ("weights", "average", "optimizer")

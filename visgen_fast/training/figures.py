@@ -1,4 +1,4 @@
-"""Figures of a run: a grid of pictures and the curve of the loss."""
+"""Figures of a run: a grid of images and the curve of the loss."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ _LETTER_HEIGHT = 16
 _GREY = (88, 88, 88)
 
 
-def picture_grid(pictures: Tensor, names: Sequence[str] = ()) -> Image.Image:
-    """A grid [rows, columns, C, H, W] of pictures in [−1, 1] as one RGB image on grey.
+def image_grid(images: Tensor, names: Sequence[str] = ()) -> Image.Image:
+    """A grid [rows, columns, C, H, W] of images in [−1, 1] as one RGB grid on grey.
 
-    Small pictures are enlarged by a whole factor, without smoothing, until they can be seen. `names`, one a row, are
+    Small images are enlarged by a whole factor, without smoothing, until they can be seen. `names`, one a row, are
     written at the left. A single row is broken into rows of ten. C is 1 (grey) or 3 (RGB).
     """
-    if len(pictures) == 1 and pictures.shape[1] % 10 == 0:
-        pictures, names = pictures.unflatten(1, (-1, 10))[0], ()
-    rows, columns, _, height, width = pictures.shape
+    if len(images) == 1 and images.shape[1] % 10 == 0:
+        images, names = images.unflatten(1, (-1, 10))[0], ()
+    rows, columns, _, height, width = images.shape
     scale = max(1, round(_LEAST_SIDE / height))
-    pixels = ((pictures.float().cpu() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 1, 3, 4, 2).numpy()
+    pixels = ((images.float().cpu() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 1, 3, 4, 2).numpy()
     pixels = np.broadcast_to(pixels, (*pixels.shape[:-1], 3)).repeat(scale, 2).repeat(scale, 3)
     font = ImageFont.load_default(_LETTER_HEIGHT)
     margin = max((int(font.getlength(name)) + 2 * _GAP for name in names), default=0)
     step_x, step_y = width * scale + _GAP, height * scale + _GAP
-    image = Image.new("RGB", (margin + columns * step_x + _GAP, rows * step_y + _GAP), _GREY)
-    draw = ImageDraw.Draw(image)
+    grid = Image.new("RGB", (margin + columns * step_x + _GAP, rows * step_y + _GAP), _GREY)
+    draw = ImageDraw.Draw(grid)
     for row in range(rows):
         if names:
             draw.text((margin - _GAP, row * step_y + step_y // 2), names[row], "white", font, anchor="rm")
         for column in range(columns):
-            picture = Image.fromarray(np.ascontiguousarray(pixels[row, column]))
-            image.paste(picture, (margin + _GAP + column * step_x, _GAP + row * step_y))
-    return image
+            image = Image.fromarray(np.ascontiguousarray(pixels[row, column]))
+            grid.paste(image, (margin + _GAP + column * step_x, _GAP + row * step_y))
+    return grid
 
 
 def loss_curve(losses: Path, out: Path) -> None:

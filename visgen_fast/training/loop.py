@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
+from ..data.images import Images
+from ..data.order import Batch, ImagesByPosition, MicroBatches, load
+from ..errors import UserError
 from . import checkpoint
-from .data.order import Batch, MicroBatches, PicturesByPosition, load
-from .data.pictures import Pictures
-from .ema import MovingAverage
-from .errors import UserError
+from .average import MovingAverage
 from .report import Report
 from .settings import TrainingSettings, differences, learning_rate, require_same
 from .system import System
@@ -28,13 +28,13 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Trains a system on pictures, with AdamW, and keeps the run in the folder `out`.
+    """Trains a system on images, with AdamW, and keeps the run in the folder `out`.
 
     One process, or one of the ranks that `torchrun` or `accelerate launch` started: all ranks together take
-    `settings.batch_size` pictures a step and do what one rank would have done, but for what the system's
+    `settings.batch_size` images a step and do what one rank would have done, but for what the system's
     `per_micro_batch` names, and the k-means start of codebooks. `identity` is stored in the checkpoints: what it takes
-    to build the system again. `held_out` are pictures never trained on, for the figures and the final metrics; without
-    them the figures show training pictures. With `resume`, the run goes on from its newest checkpoint, if it has one:
+    to build the system again. `held_out` are images never trained on, for the figures and the final metrics; without
+    them the figures show training images. With `resume`, the run goes on from its newest checkpoint, if it has one:
     with the same settings and ranks, bit for bit as if it had never stopped; how it differs otherwise is logged.
 
     Raises `UserError` where the settings and the machine don't agree, or `out` holds another run.
@@ -43,16 +43,16 @@ class Trainer:
     def __init__(
         self,
         system: System,
-        pictures: Pictures,
+        images: Images,
         settings: TrainingSettings,
         out: Path,
         *,
         identity: dict[str, Any],
-        held_out: Pictures | None = None,
+        held_out: Images | None = None,
         resume: bool = False,
     ) -> None:
         self.settings, self.out, self.identity = settings, out, identity
-        self.pictures, self.held_out = pictures, held_out
+        self.images, self.held_out = images, held_out
         self.accelerator = _accelerator(settings)
         self.average = MovingAverage(system, settings.ema_decay)
         self.average.module.to(self.accelerator.device)
@@ -104,11 +104,11 @@ class Trainer:
             )
         except ValueError as error:
             raise UserError(str(error)) from error
-        data = PicturesByPosition(self.pictures, settings.seed, mirror=settings.mirror)
+        data = ImagesByPosition(self.images, settings.seed, horizontal_flip=settings.horizontal_flip)
         return load(data, positions, workers=settings.workers, pin_memory=accelerator.device.type == "cuda")
 
     def run(self) -> None:
-        """Trains up to `settings.steps`, then draws the run's pictures and its loss curve."""
+        """Trains up to `settings.steps`, then draws the run's images and its loss curve."""
         settings = self.settings
         with self._report() as report:
             total, norms = torch.zeros(2, device=self.accelerator.device)
@@ -138,10 +138,10 @@ class Trainer:
             self._finish(report)
 
     def optimize(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """One optimizer step; the mean loss of this rank's pictures, and the norm of the gradient before clipping."""
+        """One optimizer step; the mean loss of this rank's images, and the norm of the gradient before clipping."""
         rate = learning_rate(self.settings, self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group.get("rate_factor", 1.0)
+            group["lr"] = rate * group.get("lr_scale", 1.0)
         self.bare_system.before_step(self.step)
         loss = torch.zeros((), device=self.accelerator.device)
         for _ in range(self.settings.accumulation):
@@ -202,7 +202,7 @@ class Trainer:
                 {
                     **self.identity,
                     "settings": asdict(self.settings),
-                    "pictures": self._describe_pictures(),
+                    "images": self._describe_images(),
                     "ranks": self.accelerator.num_processes,
                     "position": self.step * self.settings.batch_size,
                     "loss_scaler": None if scaler is None else scaler.state_dict(),
@@ -220,10 +220,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             for difference in self._differences(saved.state):
                 logger.warning("%s", difference)
-        if saved.state["pictures"] != self._describe_pictures():
-            raise UserError(
-                f"the run in {self.out} was trained on other pictures: their number, size or classes differ"
-            )
+        if saved.state["images"] != self._describe_images():
+            raise UserError(f"the run in {self.out} was trained on other images: their number, size or classes differ")
         saved.load_into(self.bare_system, "weights")
         saved.load_into(self.average.module, "average")
         checkpoint.load_optimizer(self.optimizer.optimizer, self.bare_system, saved.tensors("optimizer"))
@@ -240,12 +238,12 @@ class Trainer:
         if former != now and concerned:
             found.append(
                 f"the next steps have other {', '.join(concerned)} than with the former accumulation of {former[0]} on "
-                f"{former[1]} ranks: these depend on which pictures share a micro-batch"
+                f"{former[1]} ranks: these depend on which images share a micro-batch"
             )
         return found
 
-    def _describe_pictures(self) -> dict[str, Any]:
-        return {"count": len(self.pictures), **self.pictures.format.to_json()}
+    def _describe_images(self) -> dict[str, Any]:
+        return {"count": len(self.images), **self.images.format.to_json()}
 
     def _report(self) -> AbstractContextManager[Report | None]:
         if not self.accelerator.is_main_process:
@@ -278,8 +276,8 @@ class Trainer:
     def _draw(self, report: Report | None, step: int | None) -> None:
         """Draws the run's figure with the averaged weights, on the main rank."""
         if report is not None:
-            pictures = self.pictures if self.held_out is None else self.held_out
-            drawn, names = self.average.module.draw(pictures, seed=self.settings.seed, device=self.accelerator.device)
+            images = self.images if self.held_out is None else self.held_out
+            drawn, names = self.average.module.draw(images, seed=self.settings.seed, device=self.accelerator.device)
             report.draw(drawn, names, step)
         self.accelerator.wait_for_everyone()
 
@@ -291,7 +289,7 @@ class Trainer:
                 self.measured = self.average.module.evaluate(self.held_out, device=self.accelerator.device)
                 report.metrics(self.measured)
         if self.seen_complaints:
-            logger.warning("%d pictures could not be decoded and others stood in for them", len(self.seen_complaints))
+            logger.warning("%d images could not be decoded and others stood in for them", len(self.seen_complaints))
         self.accelerator.end_training()
 
 

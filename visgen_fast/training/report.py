@@ -2,11 +2,11 @@
 
 OUT/
     settings.json          recipe and settings
-    losses.csv             step, loss, learning rate, gradient norm, pictures per second, the system's metrics
+    losses.csv             step, loss, learning rate, gradient norm, images per second, the system's metrics
     loss.png               its curve
     FIGURE.png             the run's figure at the end: samples, one row a class; a tokenizer's reconstructions
     FIGURE/                the figure on the way
-    metrics.json           what the finished system measured on pictures that were held out
+    metrics.json           what the finished system measured on images that were held out
     tensorboard/           the same for TensorBoard
     checkpoints/           see training/checkpoint.py
 """
@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from .figures import loss_curve, picture_grid
+from .figures import image_grid, loss_curve
 
-COLUMNS = ("step", "loss", "learning_rate", "gradient_norm", "pictures_per_second")
+COLUMNS = ("step", "loss", "learning_rate", "gradient_norm", "images_per_second")
 
 
 class Report:
@@ -50,7 +50,7 @@ class Report:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}"),
-            TextColumn("{task.fields[rate]} pictures/s"),
+            TextColumn("{task.fields[rate]} images/s"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -71,7 +71,7 @@ class Report:
     ) -> None:
         """Notes the mean loss and metrics since the last call, and the last gradient norm, at `step`.
 
-        `rate` is in pictures/s.
+        `rate` is in images/s.
         """
         numbers = (
             f"{learning_rate:.6g}",
@@ -88,15 +88,15 @@ class Report:
         if self._progress.disable and (step == self._steps or step - self._told >= self._steps / 10):
             self._told = step
             left = (time.monotonic() - self._began) / (step - self._start) * (self._steps - step)
-            self.console.print(f"step {step}/{self._steps}, loss {loss:.4f}, {rate:.0f} pictures/s, {left:.0f} s left")
+            self.console.print(f"step {step}/{self._steps}, loss {loss:.4f}, {rate:.0f} images/s, {left:.0f} s left")
 
-    def draw(self, pictures: Tensor, names: Sequence[str], step: int | None) -> Path:
-        """Draws the figure of `pictures` [rows, columns, C, H, W]: the one of `step`, or the run's last (None)."""
+    def draw(self, images: Tensor, names: Sequence[str], step: int | None) -> Path:
+        """Draws the figure of `images` [rows, columns, C, H, W]: the one of `step`, or the run's last (None)."""
         path = self.out / (f"{self.figure}.png" if step is None else f"{self.figure}/step-{step:08d}.png")
-        image = picture_grid(pictures, names)
-        image.save(path)
+        grid = image_grid(images, names)
+        grid.save(path)
         if step is not None:
-            self._board.add_image(self.figure, np.asarray(image), step, dataformats="HWC")
+            self._board.add_image(self.figure, np.asarray(grid), step, dataformats="HWC")
         return path
 
     def metrics(self, measured: dict[str, float]) -> None:

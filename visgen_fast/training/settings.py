@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, TypeVar
 
-from .errors import UserError
+from ..errors import UserError
 
 S = TypeVar("S", bound="TrainingSettings")
 
@@ -44,14 +44,14 @@ class TrainingSettings:
     steps: int = 10_000
     """Optimizer steps."""
     batch_size: int = 128
-    """Pictures in one optimizer step, over all ranks and all accumulated micro-batches together."""
+    """Images in one optimizer step, over all ranks and all accumulated micro-batches together."""
     accumulation: int = 1
     """Micro-batches whose gradients are added up to one optimizer step; more of them need less memory."""
     learning_rate: float = 1e-3
     """AdamW's learning rate after the warm-up."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises linearly to its full value."""
-    decay: Literal["constant", "cosine"] = "constant"
+    lr_schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate after the warm-up: kept, or lowered to 0 along a half cosine that ends at the last step."""
     beta2: float = 0.99
     """AdamW's decay of the mean square of the gradients; short runs want less than the usual 0.999."""
@@ -65,12 +65,12 @@ class TrainingSettings:
     """Number format of the network's arithmetic; "no" is float32."""
     device: Literal["auto", "cpu"] = "auto"
     """Where to compute: the accelerator if there is one, or the CPU."""
-    mirror: bool = False
-    """Mirror half of the pictures, left to right."""
+    horizontal_flip: bool = False
+    """Mirror half of the images, left to right."""
     seed: int = 0
     """Everything random in the run follows from this number."""
     workers: int = 0
-    """Processes that load pictures; 0 loads them in the training process."""
+    """Processes that load images; 0 loads them in the training process."""
     log_every: int = 20
     """Steps between two rows in losses.csv and in TensorBoard."""
     sample_every: int = 500
@@ -101,7 +101,7 @@ def learning_rate(settings: TrainingSettings, step: int) -> float:
     rate = settings.learning_rate
     if step < settings.warmup_steps:
         return rate * (step + 1) / (settings.warmup_steps + 1)
-    if settings.decay == "constant":
+    if settings.lr_schedule == "constant":
         return rate
     progress = (step - settings.warmup_steps) / max(settings.steps - settings.warmup_steps, 1)
     return rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
@@ -140,7 +140,7 @@ def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
 
 def differences(saved: dict[str, Any], settings: TrainingSettings) -> list[str]:
     """In a sentence each, how the run of `saved` continued with `settings` differs from one that had them all along."""
-    if settings.decay == "constant" or saved["steps"] == settings.steps:
+    if settings.lr_schedule == "constant" or saved["steps"] == settings.steps:
         return []
     return [
         f"the steps done followed a cosine decay that ends at step {saved['steps']}, the next ones follow one that "

@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights, which draws better pictures than the weights of any one step."""
+"""The exponential moving average of the weights, which draws better images than the weights of any one step."""
 
 from __future__ import annotations
 

@@ -11,16 +11,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..data.images import Images, in_chunks, to_range
+from ..data.order import Batch
 from ..evaluation import evaluate_tokenizer, pixel_errors, psnr
 from ..models.classifier import Classifier
 from ..nn.bsq import BSQ
 from ..nn.codebook import Codebook
 from ..nn.lookup_free import LookupFree
-from ..tokenizers.losses import adaptive_weight, deceiving_loss, discriminator_loss, perceptual_loss, pixel_loss
+from ..tokenizers.losses import adaptive_weight, discriminator_loss, generator_loss, perceptual_loss, pixel_loss
 from ..tokenizers.tokenizer import Reconstructor, Tokenizer
-from .data.order import Batch
-from .data.pictures import Pictures, in_chunks, to_range
-from .system import System
+from ..training.system import System
 
 # Of the figure.
 _COLUMNS = 10
@@ -48,7 +48,7 @@ class TokenizerSystem(System):
     features: a frozen network for the perceptual loss, and for rFID where that loss has no weight; discriminator: the
     adversary, which learns in the same backward pass. That pass serves both players: what a player's loss must not
     teach is a constant in it, so that both take their steps from the same reconstructions, as in RQ-VAE's training.
-    `adversary_rate` is the discriminator's learning rate over the tokenizer's.
+    `adversary_lr_scale` is the discriminator's learning rate over the tokenizer's.
 
     Quantizers that learn by averages commit once an optimizer step. ValueError where a weighted loss lacks its network.
     """
@@ -62,14 +62,14 @@ class TokenizerSystem(System):
         *,
         features: Classifier | None = None,
         discriminator: nn.Module | None = None,
-        adversary_rate: float = 1.0,
+        adversary_lr_scale: float = 1.0,
     ) -> None:
         super().__init__()
         if loss.perceptual > 0 and features is None:
             raise ValueError("a perceptual loss needs a feature network")
         if (loss.adversarial > 0) != (discriminator is not None):
             raise ValueError("an adversarial loss needs a weight above 0 and a discriminator")
-        self.tokenizer, self.loss, self.adversary_rate = tokenizer, loss, adversary_rate
+        self.tokenizer, self.loss, self.adversary_lr_scale = tokenizer, loss, adversary_lr_scale
         self.features = None if features is None else copy.deepcopy(features).eval().requires_grad_(False)
         self.discriminator = discriminator
         self.metric_names = (
@@ -82,29 +82,29 @@ class TokenizerSystem(System):
         self._seen: dict[str, list[Tensor]] = {}
 
     def forward(self, batch: Batch) -> Tensor:
-        pictures = to_range(batch.pixels)
-        reconstruction, quantized = self.tokenizer(pictures, batch.seeds)
-        closeness = pixel_loss(reconstruction, pictures, self.loss.pixel)
-        self._note("psnr", psnr(pixel_errors(reconstruction.detach(), pictures)))
+        images = to_range(batch.images)
+        reconstruction, quantized = self.tokenizer(images, batch.seeds)
+        closeness = pixel_loss(reconstruction, images, self.loss.pixel)
+        self._note("psnr", psnr(pixel_errors(reconstruction.detach(), images)))
         if self.features is not None and self.loss.perceptual > 0:
-            distance = perceptual_loss(self.features, reconstruction, pictures)
+            distance = perceptual_loss(self.features, reconstruction, images)
             closeness = closeness + self.loss.perceptual * distance
             self._note("perceptual", distance)
         loss = closeness + quantized.loss.flatten(1).mean(1)
         if self.discriminator is not None:
-            loss = loss + self._game(self.discriminator, reconstruction, pictures, closeness)
+            loss = loss + self._game(self.discriminator, reconstruction, images, closeness)
         return loss
 
-    def _game(self, discriminator: nn.Module, reconstruction: Tensor, pictures: Tensor, closeness: Tensor) -> Tensor:
-        """What both players of the adversarial game have to pay for each picture."""
-        deceiving = deceiving_loss(discriminator, reconstruction)
-        verdict = discriminator_loss(discriminator, reconstruction, pictures)
-        weight = self.loss.adversarial * adaptive_weight(closeness.mean(), deceiving.mean(), self.tokenizer.last_layer)
+    def _game(self, discriminator: nn.Module, reconstruction: Tensor, images: Tensor, closeness: Tensor) -> Tensor:
+        """What both players of the adversarial game have to pay for each image."""
+        fooling = generator_loss(discriminator, reconstruction)
+        verdict = discriminator_loss(discriminator, reconstruction, images)
+        weight = self.loss.adversarial * adaptive_weight(closeness.mean(), fooling.mean(), self.tokenizer.last_layer)
         self._note("discriminator", verdict)
         self._note("adversarial_weight", weight)
         # Before its start the game has weight 0 rather than being left out: data-parallel training wants a gradient,
         # if only of zero, for every weight.
-        return float(self._step >= self.loss.adversarial_start) * (weight * deceiving + verdict)
+        return float(self._step >= self.loss.adversarial_start) * (weight * fooling + verdict)
 
     @property
     def per_micro_batch(self) -> tuple[str, ...]:
@@ -124,7 +124,7 @@ class TokenizerSystem(System):
         ]
         if self.discriminator is not None:
             weights = list(self.discriminator.parameters())
-            groups.append({"params": weights, "rate_factor": self.adversary_rate, "beta1": _ADVERSARY_BETA1})
+            groups.append({"params": weights, "lr_scale": self.adversary_lr_scale, "beta1": _ADVERSARY_BETA1})
         return groups
 
     def before_step(self, step: int) -> None:
@@ -155,21 +155,21 @@ class TokenizerSystem(System):
         return {"usage": usage.mean(), "perplexity": perplexity.mean()}
 
     @torch.no_grad()
-    def draw(self, pictures: Pictures, *, seed: int, device: torch.device) -> tuple[Tensor, Sequence[str]]:
-        """Pictures in the first row, below them what the codes up to each depth give."""
-        shown = to_range(pictures.read(range(min(_COLUMNS, len(pictures))))[0].to(device))
+    def draw(self, images: Images, *, seed: int, device: torch.device) -> tuple[Tensor, Sequence[str]]:
+        """Images in the first row, below them what the codes up to each depth give."""
+        shown = to_range(images.read(range(min(_COLUMNS, len(images))))[0].to(device))
         rows = {"input": shown, **self.tokenizer.stages(shown)}
         return torch.stack(list(rows.values())), list(rows)
 
-    def evaluate(self, pictures: Pictures, *, device: torch.device) -> dict[str, float]:
-        """The mean PSNR in decibels of all `pictures`, and the mean usage and perplexity of the codes they were given.
+    def evaluate(self, images: Images, *, device: torch.device) -> dict[str, float]:
+        """The mean PSNR in decibels of all `images`, and the mean usage and perplexity of the codes they were given.
 
         These two are left out where codes are too many to be counted. A feature network adds the Fréchet distance
-        between the features of pictures and reconstructions, rFID, and their kernel distance.
+        between the features of images and reconstructions, rFID, and their kernel distance.
         """
         found = evaluate_tokenizer(
             self.tokenizer,
-            (shown for shown, _ in in_chunks(pictures, device)),
+            (shown for shown, _ in in_chunks(images, device)),
             embed=None if self.features is None else self.features.embedding,
             prefixes=False,
         )

@@ -1,7 +1,7 @@
-"""Which picture comes at which position of a run, on which rank, with which seed.
+"""Which image comes at which position of a run, on which rank, with which seed.
 
 A run sees an endless sequence of positions 0, 1, 2, …. What happens at a position is a pure function of the run's seed
-and the position: the picture, its augmentation, its noise, its time and whether its label is dropped. Batch size,
+and the position: the image, its augmentation, its noise, its time and whether its label is dropped. Batch size,
 number of ranks and interruptions only group the positions differently.
 """
 
@@ -15,31 +15,31 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ... import ops
+from .. import ops
 from ..errors import UserError
-from .pictures import Pictures
+from .images import Images
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some positions' pictures, uint8 [B, C, H, W], their labels int64 [B] and their seeds int64 [B].
+    """Some positions' images, uint8 [B, C, H, W], their labels int64 [B] and their seeds int64 [B].
 
     `module_seed` seeds torch's own generators for this batch, which dropout draws from. `complaints` has a sentence for
     every unreadable file that was met.
     """
 
-    pixels: Tensor
+    images: Tensor
     labels: Tensor
     seeds: Tensor
     module_seed: int
     complaints: tuple[str, ...]
 
     def to(self, device: torch.device) -> Batch:
-        move = {name: getattr(self, name).to(device, non_blocking=True) for name in ("pixels", "labels", "seeds")}
+        move = {name: getattr(self, name).to(device, non_blocking=True) for name in ("images", "labels", "seeds")}
         return replace(self, **move)
 
     def pin_memory(self) -> Batch:
-        return replace(self, **{name: getattr(self, name).pin_memory() for name in ("pixels", "labels", "seeds")})
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in ("images", "labels", "seeds")})
 
 
 class EndlessPermutation:
@@ -67,18 +67,18 @@ class EndlessPermutation:
         return indices
 
 
-class PicturesByPosition(Dataset):
-    """Batches of `pictures` by position, each picture with its seed; half of them mirrored if `mirror`."""
+class ImagesByPosition(Dataset):
+    """Batches of `images` by position, each image with its seed; half of them mirrored if `horizontal_flip`."""
 
-    def __init__(self, pictures: Pictures, seed: int, *, mirror: bool = False) -> None:
-        self.pictures, self.seed, self.mirror = pictures, seed, mirror
-        self.permutation = EndlessPermutation(len(pictures), seed)
+    def __init__(self, images: Images, seed: int, *, horizontal_flip: bool = False) -> None:
+        self.images, self.seed, self.horizontal_flip = images, seed, horizontal_flip
+        self.permutation = EndlessPermutation(len(images), seed)
 
     def __getitems__(self, positions: list[int]) -> Batch:
         at = torch.tensor(positions)
-        pixels, labels, complaints = self.pictures.read(self.permutation(at).tolist())
+        pixels, labels, complaints = self.images.read(self.permutation(at).tolist())
         seeds = ops.derive_seeds(self.seed, at)
-        if self.mirror:
+        if self.horizontal_flip:
             chance = ops.uniform(seeds, (1, 1, 1), stream=ops.Purpose.AUGMENTATION.stream())
             pixels = torch.where(chance <= 0.5, pixels.flip(-1), pixels)
         module_seed = int(ops.derive_seeds(self.seed, at[:1], purpose=ops.Purpose.DROPOUT))
@@ -106,10 +106,10 @@ class MicroBatches(Sampler[list[int]]):
             first += self.size
 
 
-def load(data: PicturesByPosition, positions: MicroBatches, *, workers: int, pin_memory: bool) -> Iterator[Batch]:
+def load(data: ImagesByPosition, positions: MicroBatches, *, workers: int, pin_memory: bool) -> Iterator[Batch]:
     """The batches at `positions`, read ahead by `workers` processes (0: by this one).
 
-    Raises the `UserError` of a picture source as it was, whichever process it arose in.
+    Raises the `UserError` of an image source as it was, whichever process it arose in.
     """
     for batch in DataLoader(
         _MistakesAsValues(data),
@@ -126,7 +126,7 @@ def load(data: PicturesByPosition, positions: MicroBatches, *, workers: int, pin
 class _MistakesAsValues(Dataset):
     """Delivers a `UserError`: one that is raised in a loading process gets a traceback for its sentence."""
 
-    def __init__(self, data: PicturesByPosition) -> None:
+    def __init__(self, data: ImagesByPosition) -> None:
         self.data = data
 
     def __getitems__(self, positions: list[int]) -> Batch | UserError:

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the library, and the pictures that live in memory."""
+"""What a data set is to the rest of the library, and the images that live in memory."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-# Pictures that are drawn or measured in one go.
+# Images that are drawn or measured in one go.
 AT_A_TIME = 100
 
 
 @dataclass(frozen=True)
-class PictureFormat:
-    """What a network must know about the pictures: square uint8 pictures [channels, size, size] of named classes."""
+class ImageFormat:
+    """What a network must know about the images: square uint8 images [channels, size, size] of named classes."""
 
     size: int
     channels: int
@@ -29,14 +29,14 @@ class PictureFormat:
         return {"size": self.size, "channels": self.channels, "class_names": list(self.class_names)}
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> PictureFormat:
+    def from_json(cls, content: dict[str, Any]) -> ImageFormat:
         return cls(content["size"], content["channels"], tuple(content["class_names"]))
 
 
-class Pictures(Protocol):
-    """A data set: its length, its format, and its pictures by index."""
+class Images(Protocol):
+    """A data set: its length, its format, and its images by index."""
 
-    format: PictureFormat
+    format: ImageFormat
 
     def __len__(self) -> int: ...
 
@@ -49,19 +49,19 @@ def to_range(pixels: Tensor) -> Tensor:
     return pixels.float() / 127.5 - 1
 
 
-def in_chunks(pictures: Pictures, device: torch.device, *, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """All `pictures` or the first `most`, on `device`: float32 [≤ AT_A_TIME, C, H, W] in [−1, 1], and labels int64."""
-    for indices in torch.arange(len(pictures))[:most].split(AT_A_TIME):
-        pixels, labels, _ = pictures.read(indices.tolist())
+def in_chunks(images: Images, device: torch.device, *, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """All `images` or the first `most`, on `device`: float32 [≤ AT_A_TIME, C, H, W] in [−1, 1], and labels int64."""
+    for indices in torch.arange(len(images))[:most].split(AT_A_TIME):
+        pixels, labels, _ = images.read(indices.tolist())
         yield to_range(pixels.to(device)), labels.to(device)
 
 
-class PicturesInMemory:
+class ImagesInMemory:
     """Pixels uint8 [N, C, S, S] with labels int64 [N]."""
 
     def __init__(self, pixels: Tensor, labels: Tensor, class_names: Sequence[str]) -> None:
         self.pixels, self.labels = pixels, labels
-        self.format = PictureFormat(pixels.shape[-1], pixels.shape[1], tuple(class_names))
+        self.format = ImageFormat(pixels.shape[-1], pixels.shape[1], tuple(class_names))
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -72,33 +72,33 @@ class PicturesInMemory:
 
 
 class Part:
-    """Some of the pictures of another source, by their indices."""
+    """Some of the images of another source, by their indices."""
 
-    def __init__(self, pictures: Pictures, indices: Sequence[int]) -> None:
-        self.pictures, self.indices, self.format = pictures, indices, pictures.format
+    def __init__(self, images: Images, indices: Sequence[int]) -> None:
+        self.images, self.indices, self.format = images, indices, images.format
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-        return self.pictures.read([self.indices[index] for index in indices])
+        return self.images.read([self.indices[index] for index in indices])
 
 
-def training_part(pictures: Pictures, *, every: int = 10) -> Part:
-    """All pictures but those of `held_out_part`."""
-    return Part(pictures, [index for index in range(len(pictures)) if index % every])
+def training_part(images: Images, *, every: int = 10) -> Part:
+    """All images but those of `held_out_part`."""
+    return Part(images, [index for index in range(len(images)) if index % every])
 
 
-def held_out_part(pictures: Pictures, *, every: int = 10) -> Part:
-    """The first of each `every` pictures, which a source without a test part of its own keeps from training."""
-    return Part(pictures, range(0, len(pictures), every))
+def held_out_part(images: Images, *, every: int = 10) -> Part:
+    """The first of each `every` images, which a source without a test part of its own keeps from training."""
+    return Part(images, range(0, len(images), every))
 
 
-def digits() -> PicturesInMemory:
+def digits() -> ImagesInMemory:
     """The 1797 handwritten digits of 8×8 grey pixels that come with scikit-learn (UCI ML repository, 1998)."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
     # The pixels count ink from 0 to 16.
     pixels = torch.from_numpy(data.images).mul(255 / 16).round().to(torch.uint8)[:, None]
-    return PicturesInMemory(pixels, torch.from_numpy(data.target).long(), [str(digit) for digit in range(10)])
+    return ImagesInMemory(pixels, torch.from_numpy(data.target).long(), [str(digit) for digit in range(10)])

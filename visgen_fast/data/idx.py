@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..errors import UserError
-from .pictures import PicturesInMemory
+from .images import ImagesInMemory
 
 # Where the Debian package dataset-fashion-mnist puts its files.
 FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -44,8 +44,8 @@ def read_idx(path: Path) -> np.ndarray:
     return values.reshape(shape)
 
 
-def fashion_mnist(folder: Path | None = None, *, part: str = "train") -> PicturesInMemory:
-    """Fashion-MNIST: 28×28 grey pictures of ten kinds of clothing, 60 000 in part "train", 10 000 in part "t10k".
+def fashion_mnist(folder: Path | None = None, *, part: str = "train") -> ImagesInMemory:
+    """Fashion-MNIST: 28×28 grey images of ten kinds of clothing, 60 000 in part "train", 10 000 in part "t10k".
 
     `folder` defaults to that of the Debian package dataset-fashion-mnist. Source: Xiao, Rasul and Vollgraf,
     "Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms" (2017).
@@ -55,13 +55,13 @@ def fashion_mnist(folder: Path | None = None, *, part: str = "train") -> Picture
     labels = read_idx(_find(folder, f"{part}-labels-idx1-ubyte"))
     if pixels.ndim != 3 or pixels.shape[1] != pixels.shape[2] or labels.shape != pixels.shape[:1]:
         raise UserError(
-            f"the IDX files in {folder} don't belong together: pictures {pixels.shape}, labels {labels.shape}"
+            f"the IDX files in {folder} don't belong together: images {pixels.shape}, labels {labels.shape}"
         )
     if len(labels) == 0 or labels.max() >= len(FASHION_MNIST_CLASSES):
         raise UserError(
             f"the labels in {folder} must be numbers from 0 to {len(FASHION_MNIST_CLASSES) - 1}, and not none"
         )
-    return PicturesInMemory(
+    return ImagesInMemory(
         torch.from_numpy(pixels.copy())[:, None], torch.from_numpy(labels.astype(np.int64)), FASHION_MNIST_CLASSES
     )
 

@@ -1,4 +1,4 @@
-"""Small colour crops of the photographs that scikit-image comes with: real pictures that need no download."""
+"""Small colour crops of the photographs that scikit-image comes with: real images that need no download."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ... import ops
+from .. import ops
 from ..errors import UserError
-from .pictures import PicturesInMemory
+from .images import ImagesInMemory
 
 SIZE = 32
 # A crop is cut twice as large and shrunk: at full resolution, 32×32 pixels of these photographs are all smooth.
@@ -25,7 +25,7 @@ _COUNTS = {"train": 20_000, "held out": 2_000}
 _SEED = 0
 
 
-def photographs(*, part: Literal["train", "held out"] = "train") -> PicturesInMemory:
+def photographs(*, part: Literal["train", "held out"] = "train") -> ImagesInMemory:
     """Crops of 32×32 colour pixels, 20 000 of five photographs for training and 2000 of two others, held out.
 
     Each call cuts the same ones. They are of one class. Source: van der Walt et al., "scikit-image: image processing in
@@ -42,7 +42,7 @@ def photographs(*, part: Literal["train", "held out"] = "train") -> PicturesInMe
     ]
     # Interleaved, so that the first few show all of them.
     pixels = torch.stack(crops, 1).flatten(0, 1)[: _COUNTS[part]].contiguous()
-    return PicturesInMemory(pixels, torch.zeros(len(pixels), dtype=torch.int64), ("photograph",))
+    return ImagesInMemory(pixels, torch.zeros(len(pixels), dtype=torch.int64), ("photograph",))
 
 
 def _crops(photograph: np.ndarray, count: int, step: int) -> Tensor:

@@ -1,0 +1,1 @@
+"""The commands of `visgen-fast`, a file each."""

@@ -1,0 +1,68 @@
+"""`visgen-fast evaluate`: measures a trained tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from ..errors import UserError
+from .options import device_named, parse
+
+
+def evaluate(arguments: list[str]) -> int:
+    measure(parse(EvaluateOptions, arguments, "visgen-fast evaluate"))
+    return 0
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Measure a trained tokenizer on images that were held out; writes evaluation.json and invalid_codes.png."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """Folder of a run, whose newest checkpoint is taken, or of one checkpoint."""
+    beam: int | None = None
+    """Prefixes that the beam search for codes keeps; 1 takes the nearest code; by default the recipe's."""
+    features: Path | None = None
+    """A run of the recipe classifier on images of the same kind, or of a tokenizer that was given one: gives rFID."""
+    pictures: int = 2000
+    """How many of the held-out images to measure, the first ones."""
+    out: Path | None = None
+    """Folder for the results; by default that of the checkpoint given."""
+    device: str = "auto"
+    """Where to compute, as torch names it, for example cpu or cuda:1."""
+
+
+def measure(options: EvaluateOptions) -> None:
+    """Measures what the options of `evaluate` ask for, and writes and prints it."""
+    from ..data.images import in_chunks
+    from ..evaluation import evaluate_tokenizer
+    from ..evaluation.report import as_text, write
+    from ..nn.residual_quantizer import ResidualQuantizer
+    from ..recipes.classifier import trained_classifier
+    from ..recipes.runs import trained
+    from ..systems.tokenizer import TokenizerSystem
+    from ..tokenizers import Tokenizer
+    from ..training import checkpoint
+
+    if options.pictures < 2 or (options.beam is not None and options.beam < 1):
+        raise UserError("--pictures must be at least 2 and --beam at least 1")
+    device = device_named(options.device)
+    saved = checkpoint.read(options.checkpoint)
+    recipe, settings, system = trained(saved)
+    if not isinstance(system, TokenizerSystem) or not hasattr(recipe, "held_out"):
+        raise UserError(f"the recipe {saved.state['recipe']} trains no tokenizer with held-out images to measure it on")
+    tokenizer = system.tokenizer.to(device)
+    if options.beam is not None:
+        quantizer = tokenizer.quantizer if isinstance(tokenizer, Tokenizer) else None
+        if not isinstance(quantizer, ResidualQuantizer):
+            raise UserError(f"--beam needs a residual quantizer, and the recipe {saved.state['recipe']} has none")
+        quantizer.beam = options.beam
+    channels = saved.state["images"]["channels"]
+    embed = None if options.features is None else trained_classifier(options.features, channels).to(device).embedding
+    chunks = in_chunks(recipe.held_out(settings), device, most=options.pictures)
+    found = evaluate_tokenizer(tokenizer, (shown for shown, _ in chunks), embed=embed)
+    out = options.out or options.checkpoint
+    write(found, out, {"recipe": saved.state["recipe"], "step": saved.state["step"], "beam": options.beam})
+    print(f"{as_text(found)}\nwritten to {out}")

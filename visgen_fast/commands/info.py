@@ -1,0 +1,59 @@
+"""`visgen-fast info`: shows versions, device and compiled libraries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .options import no_options
+
+if TYPE_CHECKING:
+    import torch
+
+
+def info(arguments: list[str]) -> int:
+    import importlib.metadata
+    import platform
+
+    import torch
+
+    no_options(arguments, "info", "Show versions, device and compiled libraries.")
+    from visgen_fast import ops  # noqa: F401  loads the compiled libraries
+
+    try:
+        version = importlib.metadata.version("visgen_fast")
+    except importlib.metadata.PackageNotFoundError:
+        version = "not installed, used from a checkout"
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    libraries = [path for path in sorted(torch.ops.loaded_libraries) if "visgen_fast" in path]
+    rows = {
+        "visgen_fast": version,
+        "python": platform.python_version(),
+        "torch": f"{torch.__version__} (CUDA {torch.version.cuda or 'none'})",
+        "device": "cpu" if accelerator is None else _device_name(accelerator),
+        "cpu threads": str(torch.get_num_threads()),
+        "libraries": "\n".join(libraries) or "none: the operations run in plain PyTorch",
+        **_build_rows(),
+    }
+    for name, value in rows.items():
+        print(f"{name:<20}" + value.replace("\n", "\n" + " " * 20))
+    return 0
+
+
+def _device_name(device: torch.device) -> str:
+    import torch
+
+    return f"{device.type} ({torch.cuda.get_device_name()})" if device.type == "cuda" else device.type
+
+
+def _build_rows() -> dict[str, str]:
+    """What the optional module `_C` says of the build."""
+    try:
+        from visgen_fast import _C
+    except ImportError:
+        return {"build": "unknown: visgen_fast._C was not built for this Python"}
+    build = {name: _one_line(value) for name, value in _C.build_info().items()}
+    return {"cpu capability": _C.cpu_capability(), **{name.replace("_", " "): text for name, text in build.items()}}
+
+
+def _one_line(value: object) -> str:
+    return " ".join(value) if isinstance(value, list) else str(value)

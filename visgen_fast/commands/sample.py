@@ -1,0 +1,84 @@
+"""`visgen-fast sample`: draws images with a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from ..errors import UserError
+from .options import device_named, parse
+
+
+def sample(arguments: list[str]) -> int:
+    draw(parse(SampleOptions, arguments, "visgen-fast sample"))
+    return 0
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """Draw images with a trained model, one row a class."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """Folder of a run, whose newest checkpoint is taken, or of one checkpoint."""
+    labels: tuple[str, ...] = ()
+    """Classes to draw, by name or number; all of them if none is given."""
+    count_per_class: int = 10
+    """Images of each class."""
+    guidance: float | None = None
+    """Weight of classifier-free guidance, 1 for none; by default the recipe's."""
+    steps: int | None = None
+    """Steps of the solver; by default the recipe's."""
+    seed: int = 0
+    """Another seed draws other images."""
+    out: Path = Path("samples.png")
+    """The PNG file to write."""
+    device: str = "auto"
+    """Where to compute, as torch names it, for example cpu or cuda:1."""
+
+
+def draw(options: SampleOptions) -> None:
+    """Builds a checkpoint's system again, with the averaged weights, and draws what the options of `sample` ask for."""
+    from ..data.images import ImageFormat
+    from ..recipes.runs import trained
+    from ..systems.diffusion import GenerativeSystem, draw_samples
+    from ..training import checkpoint
+    from ..training.figures import image_grid
+
+    if options.count_per_class < 1 or (options.steps is not None and options.steps < 1):
+        raise UserError("--count-per-class and --steps must be at least 1")
+    if not -(2**63) <= options.seed < 2**63:
+        raise UserError(f"--seed must lie in [-2**63, 2**63), got {options.seed}")
+    if options.out.suffix.lower() != ".png":
+        raise UserError(f"--out must be the name of a .png file, got {options.out}")
+    device = device_named(options.device)
+    saved = checkpoint.read(options.checkpoint)
+    images = ImageFormat.from_json(saved.state["images"])
+    labels = [_label(name, images.class_names) for name in options.labels] or list(range(len(images.class_names)))
+    _, _, system = trained(saved)
+    if not isinstance(system, GenerativeSystem):
+        raise UserError(
+            f"the recipe {saved.state['recipe']} trains no model that draws images: its run shows {system.figure}.png"
+        )
+    drawn = draw_samples(
+        system.to(device),
+        labels,
+        options.count_per_class,
+        seed=options.seed,
+        device=device,
+        steps=options.steps,
+        guidance=options.guidance,
+    )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    image_grid(drawn, [images.class_names[label] for label in labels]).save(options.out)
+    print(f"images: {options.out}")
+
+
+def _label(name: str, class_names: Sequence[str]) -> int:
+    if name in class_names:
+        return class_names.index(name)
+    if name.isdecimal() and int(name) < len(class_names):
+        return int(name)
+    raise UserError(f"there is no class {name!r}; there are {', '.join(class_names)}")

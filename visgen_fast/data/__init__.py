@@ -1,0 +1,1 @@
+"""Images to train on, and the order they come in."""

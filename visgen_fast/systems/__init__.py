@@ -1,0 +1,1 @@
+"""What is trained: networks with their loss and the way to draw with them, one file each."""

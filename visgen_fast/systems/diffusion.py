@@ -1,0 +1,102 @@
+"""What is trained when a diffusion model is, and how its images are drawn."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..data.images import AT_A_TIME, Images
+from ..data.order import Batch
+from ..diffusion.objective import DiffusionObjective
+from ..diffusion.solvers import sample
+from ..training.system import System
+
+# The sample grids of a run show the first classes, so many images of each.
+_GRID_CLASSES, _GRID_COLUMNS, _GRID_SINGLE_CLASS = 10, 10, 40
+
+
+class GenerativeSystem(System):
+    """A system that draws images of classes."""
+
+    @abstractmethod
+    def sample(
+        self, labels: Tensor, seeds: Tensor, *, steps: int | None = None, guidance: float | None = None
+    ) -> Tensor:
+        """Images of classes `labels` int64[B], drawn from `seeds` int64[B]: float [B, C, H, W] in [−1, 1].
+
+        `steps` and `guidance` default to the system's own.
+        """
+
+    def draw(self, images: Images, *, seed: int, device: torch.device) -> tuple[Tensor, Sequence[str]]:
+        """Samples of the first classes."""
+        names = images.format.class_names[:_GRID_CLASSES]
+        count = _GRID_COLUMNS if len(names) > 1 else _GRID_SINGLE_CLASS
+        return draw_samples(self, range(len(names)), count, seed=seed, device=device), names
+
+
+def draw_samples(
+    system: GenerativeSystem,
+    labels: Sequence[int],
+    count: int,
+    *,
+    seed: int,
+    device: torch.device | str,
+    steps: int | None = None,
+    guidance: float | None = None,
+) -> Tensor:
+    """`count` images of each class in `labels`: [len(labels), count, C, H, W] in [−1, 1].
+
+    An image depends on `seed`, its class and its place among the images of its class, and on nothing else.
+    """
+    places = torch.arange(count)
+    seeds = torch.cat(
+        [ops.derive_seeds(seed, places, step=label, purpose=ops.Purpose.INITIAL_STATE) for label in labels]
+    )
+    classes = torch.tensor(labels).repeat_interleave(count)
+    chunks = [
+        system.sample(some_classes.to(device), some_seeds.to(device), steps=steps, guidance=guidance)
+        for some_classes, some_seeds in zip(classes.split(AT_A_TIME), seeds.split(AT_A_TIME), strict=True)
+    ]
+    return torch.cat(chunks).unflatten(0, (len(labels), count))
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How a diffusion system draws images: solver steps, and the weight of classifier-free guidance (1 is off)."""
+
+    steps: int
+    guidance: float
+
+
+class DiffusionSystem(GenerativeSystem):
+    """A class-conditional network `model(x_t, t, labels)` with a diffusion objective."""
+
+    def __init__(
+        self, model: nn.Module, objective: DiffusionObjective, shape: tuple[int, int, int], sampler: SamplerSettings
+    ) -> None:
+        super().__init__()
+        self.model, self.objective, self.shape, self.sampler = model, objective, shape, sampler
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.objective(self.model, batch.images, batch.labels, batch.seeds)
+
+    @torch.no_grad()
+    def sample(
+        self, labels: Tensor, seeds: Tensor, *, steps: int | None = None, guidance: float | None = None
+    ) -> Tensor:
+        return sample(
+            self.model,
+            self.shape,
+            labels,
+            seeds,
+            schedule=self.objective.schedule,
+            prediction=self.objective.prediction,
+            steps=self.sampler.steps if steps is None else steps,
+            guidance=self.sampler.guidance if guidance is None else guidance,
+            null_label=self.objective.null_label,
+        )

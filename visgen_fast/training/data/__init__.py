@@ -1,1 +1,0 @@
-"""Pictures to train on, and the order they come in."""
