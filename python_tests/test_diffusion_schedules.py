@@ -12,6 +12,7 @@ from torch import Tensor
 
 from visgen_fast import ops
 from visgen_fast.diffusion import (
+    PREDICTIONS,
     CosineVP,
     Prediction,
     RectifiedFlow,
@@ -19,12 +20,13 @@ from visgen_fast.diffusion import (
     check_samplable,
     coefficients,
     convert,
+    edm,
     to_noise,
     to_x,
 )
 
 SCHEDULES = [RectifiedFlow(), CosineVP(), CosineVP(log_snr_min=-10, log_snr_max=12)]
-PREDICTIONS = list(Prediction)
+KINDS = list(PREDICTIONS.values())
 
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 
@@ -107,7 +109,7 @@ def test_bounds_in_the_wrong_order_are_refused_by_name() -> None:
 
 
 @every_schedule
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", KINDS)
 def test_coefficients_are_float32_rows_of_any_shape_that_define_the_target(
     schedule: Schedule, prediction: Prediction
 ) -> None:
@@ -115,13 +117,17 @@ def test_coefficients_are_float32_rows_of_any_shape_that_define_the_target(
     rows = coefficients(schedule, prediction, t)
     assert rows.dtype == torch.float32 and rows.shape == (2, 3, 4)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    norm = (sigma**2 + 0.25 * alpha**2).sqrt()
     expected = {
         "x": (1 + 0 * t, 0 * t),
         "epsilon": (0 * t, 1 + 0 * t),
         "v": (-sigma, alpha),
         "velocity": (-1 + 0 * t, 1 + 0 * t),
-    }[prediction.value]
-    torch.testing.assert_close(rows, torch.stack((alpha, sigma, *expected), -1), rtol=0, atol=0)
+        "edm": (sigma / (0.5 * norm), -0.5 * alpha / norm),
+    }[prediction.name]
+    read = (alpha / norm, sigma / norm) if prediction.name == "edm" else (alpha, sigma)
+    rounding = 1e-6 if prediction.name == "edm" else 0
+    torch.testing.assert_close(rows, torch.stack((*read, *expected), -1), rtol=rounding, atol=0)
 
 
 def test_velocity_is_the_time_derivative_of_rectified_flow() -> None:
@@ -162,8 +168,8 @@ signals = st.floats(-3, 3).map(lambda value: torch.tensor([[value]], dtype=torch
 
 @given(log_snr=levels, x=signals, noise=signals)
 @pytest.mark.parametrize("variance_preserving", [True, False], ids=["vp", "rf"])
-@pytest.mark.parametrize("source", PREDICTIONS)
-@pytest.mark.parametrize("target", PREDICTIONS)
+@pytest.mark.parametrize("source", KINDS)
+@pytest.mark.parametrize("target", KINDS)
 def test_every_conversion_recovers_the_target_and_returns(
     log_snr: Tensor, x: Tensor, noise: Tensor, variance_preserving: bool, source: Prediction, target: Prediction
 ) -> None:
@@ -173,11 +179,13 @@ def test_every_conversion_recovers_the_target_and_returns(
         alpha, sigma = torch.sigmoid(log_snr / 2), torch.sigmoid(-log_snr / 2)
     x_t = alpha[:, None] * x + sigma[:, None] * noise
     kinds = {"x": x, "epsilon": noise, "v": alpha * noise - sigma * x, "velocity": noise - x}
-    converted = convert(kinds[source.value], x_t, alpha, sigma, source, target)
+    norm = (sigma**2 + 0.25 * alpha**2).sqrt()
+    kinds["edm"] = sigma / (0.5 * norm) * x - 0.5 * alpha / norm * noise
+    converted = convert(kinds[source.name], x_t, alpha, sigma, source, target)
     # A level of e^-10 is divided by: at most about e^10·2^-53·10 is lost.
-    torch.testing.assert_close(converted, kinds[target.value], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(converted, kinds[target.name], rtol=1e-9, atol=1e-9)
     returned = convert(converted, x_t, alpha, sigma, target, source)
-    torch.testing.assert_close(returned, kinds[source.value], rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(returned, kinds[source.name], rtol=1e-8, atol=1e-8)
 
 
 @given(
@@ -185,8 +193,8 @@ def test_every_conversion_recovers_the_target_and_returns(
     x_t=st.floats(-1e6, 1e6, width=32),
     t=st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1, width=32)),
 )
-@pytest.mark.parametrize("source", PREDICTIONS)
-@pytest.mark.parametrize("target", PREDICTIONS)
+@pytest.mark.parametrize("source", KINDS)
+@pytest.mark.parametrize("target", KINDS)
 def test_conversions_are_finite_at_every_time_whatever_the_network_says(
     value: float, x_t: float, t: float, source: Prediction, target: Prediction
 ) -> None:
@@ -217,7 +225,7 @@ def test_squared_errors_of_the_predictions_are_related_as_published(t: float, x:
     assert squared_error(RectifiedFlow(), "velocity") == pytest.approx(error**2 / t**2)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", KINDS)
 def test_levels_may_belong_to_samples_or_to_tokens(prediction: Prediction) -> None:
     generator = torch.Generator().manual_seed(0)
     value, x_t = torch.randn(2, 3, 4, 5, 2, generator=generator).unbind(-1)
@@ -240,7 +248,7 @@ def test_conversions_of_half_precision_predictions_are_computed_in_float32() -> 
 
 
 def test_an_unknown_prediction_is_named_with_the_choices() -> None:
-    with pytest.raises(ValueError, match="prediction must be one of x, epsilon, v, velocity; got 'score'"):
+    with pytest.raises(ValueError, match="prediction must be one of x, epsilon, v, velocity, edm; got 'score'"):
         coefficients(RectifiedFlow(), "score", torch.tensor([0.5]))
 
 
@@ -248,5 +256,35 @@ def test_noise_prediction_is_refused_for_sampling_only_where_the_signal_reaches_
     with pytest.raises(ValueError, match="'epsilon' cannot be sampled with RectifiedFlow"):
         check_samplable(RectifiedFlow(), "epsilon")
     check_samplable(CosineVP(), "epsilon")
-    for prediction in ("x", "v", "velocity"):
+    for prediction in ("x", "v", "velocity", "edm"):
         check_samplable(RectifiedFlow(), prediction)
+
+
+@given(noise_level=st.floats(0.002, 80), clean=st.floats(-2, 2), noise=st.floats(-3, 3), raw=st.floats(-3, 3))
+@pytest.mark.parametrize("data_std", [0.5, 1.3])
+def test_edm_is_the_published_preconditioning(noise_level, clean, noise, raw, data_std) -> None:
+    """Karras et al., 2022, table 1: D(x; σ) = c_skip·x + c_out·F(c_in·x), so F learns (y − c_skip·x)/c_out."""
+    sigma, one = torch.tensor([noise_level], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    y, n, f = (torch.tensor([[value]], dtype=torch.float64) for value in (clean, noise, raw))
+    total = sigma**2 + data_std**2
+    c_skip, c_out, c_in = data_std**2 / total, sigma * data_std / total.sqrt(), 1 / total.sqrt()
+    kind, x_t = edm(data_std), y + sigma * n
+    c, d = kind.weights(one, sigma)
+    torch.testing.assert_close(c * y + d * n, (y - c_skip * x_t) / c_out, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(kind.scale_input(x_t, one, sigma), c_in * x_t)
+    torch.testing.assert_close(to_x(f, x_t, one, sigma, kind), c_skip * x_t + c_out * f, rtol=1e-9, atol=1e-9)
+
+
+def test_a_prediction_of_one_s_own_is_used_like_a_named_one() -> None:
+    score = Prediction("score", lambda alpha, sigma: (torch.zeros_like(alpha), -1 / sigma))
+    t, x, noise = torch.tensor([0.3]), torch.tensor([[0.7]]), torch.tensor([[-1.1]])
+    alpha, sigma = CosineVP().alpha(t), CosineVP().sigma(t)
+    x_t, target = ops.diffuse(x, coefficients(CosineVP(), score, t), noise=noise)
+    torch.testing.assert_close(target, -noise / sigma)
+    torch.testing.assert_close(to_x(target, x_t, alpha, sigma, score), x)
+    torch.testing.assert_close(convert(target, x_t, alpha, sigma, score, "epsilon"), noise)
+
+
+def test_edm_refuses_data_without_spread_by_name() -> None:
+    with pytest.raises(ValueError, match="data_std must be positive, got 0"):
+        edm(0)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from visgen_fast import ops
 from visgen_fast.diffusion import (
+    PREDICTIONS,
     CosineVP,
-    Prediction,
     RectifiedFlow,
     Schedule,
     convert,
@@ -60,7 +60,7 @@ def spread_after(schedule: Schedule, prediction: str, steps: int) -> float:
 
 @pytest.mark.parametrize(
     ("schedule", "prediction"),
-    [(RectifiedFlow(), kind) for kind in ("x", "v", "velocity")] + [(CosineVP(), kind.value) for kind in Prediction],
+    [(RectifiedFlow(), kind) for kind in ("x", "v", "velocity", "edm")] + [(CosineVP(), kind) for kind in PREDICTIONS],
     ids=str,
 )
 def test_euler_reaches_the_gaussian_at_first_order(schedule: Schedule, prediction: str) -> None:

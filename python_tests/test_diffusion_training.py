@@ -13,6 +13,7 @@ from torch import Tensor
 
 from visgen_fast import ops
 from visgen_fast.diffusion import (
+    PREDICTIONS,
     CosineVP,
     DiffusionObjective,
     LogitNormalTimes,
@@ -118,15 +119,16 @@ def test_guidance_without_a_null_label_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("schedule", [RectifiedFlow(), CosineVP()], ids=repr)
-@pytest.mark.parametrize("prediction", list(Prediction))
+@pytest.mark.parametrize("prediction", list(PREDICTIONS.values()))
 def test_a_network_that_knows_the_answer_has_no_loss(schedule: Schedule, prediction: Prediction) -> None:
     seeds, x = SEEDS[:6], torch.linspace(-1, 1, 6 * 12).view(6, 3, 2, 2)
     noise = ops.gaussian(seeds, x.shape[1:])
 
     def oracle(x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         alpha, sigma = (level[:, None, None, None] for level in (schedule.alpha(t), schedule.sigma(t)))
-        torch.testing.assert_close(x_t, alpha * x + sigma * noise)
-        return {"x": x, "epsilon": noise, "v": alpha * noise - sigma * x, "velocity": noise - x}[prediction.value]
+        torch.testing.assert_close(x_t, prediction.scale_input(alpha * x + sigma * noise, alpha, sigma))
+        c, d = prediction.weights(alpha, sigma)
+        return c * x + d * noise
 
     losses = DiffusionObjective(schedule, prediction, UniformTimes())(oracle, x, torch.zeros_like(seeds), seeds)
     assert losses.shape == (6,) and losses.dtype == torch.float32 and (losses < 1e-12).all()
@@ -178,7 +180,7 @@ def test_pixels_are_trained_on_as_their_values_in_minus_one_to_one() -> None:
     )
 
 
-@pytest.mark.parametrize("prediction", list(Prediction))
+@pytest.mark.parametrize("prediction", list(PREDICTIONS.values()))
 def test_the_objective_compiles_without_graph_breaks_to_the_same_loss(prediction: Prediction) -> None:
     objective = DiffusionObjective(CosineVP(), prediction, LogitNormalTimes(), label_drop=0.5, null_label=10)
     compiled = torch.compile(partial(objective, Recorder.answer), fullgraph=True, backend="aot_eager")

@@ -5,12 +5,23 @@ Time runs from data, t = 0, to noise, t = 1. λ = ln(α²/σ²) is the logarithm
 
 from .guidance import drop_labels, guided
 from .objective import DiffusionObjective
-from .predictions import Prediction, check_samplable, coefficients, convert, to_noise, to_x
+from .predictions import (
+    PREDICTIONS,
+    Prediction,
+    as_prediction,
+    check_samplable,
+    coefficients,
+    convert,
+    edm,
+    to_noise,
+    to_x,
+)
 from .schedules import CosineVP, RectifiedFlow, Schedule
 from .solvers import euler_table, execute, sample, step_times
 from .times import LogitNormalTimes, TimeSampling, UniformTimes
 
 __all__ = [
+    "PREDICTIONS",
     "CosineVP",
     "DiffusionObjective",
     "LogitNormalTimes",
@@ -19,10 +30,12 @@ __all__ = [
     "Schedule",
     "TimeSampling",
     "UniformTimes",
+    "as_prediction",
     "check_samplable",
     "coefficients",
     "convert",
     "drop_labels",
+    "edm",
     "euler_table",
     "execute",
     "guided",

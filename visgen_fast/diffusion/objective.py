@@ -9,8 +9,9 @@ from torch import Tensor
 
 from visgen_fast import ops
 
+from ..nn.conditions import AnyCondition, Null
 from .guidance import drop_labels
-from .predictions import Prediction, coefficients
+from .predictions import Prediction, as_prediction, coefficients
 from .schedules import Schedule
 from .times import TimeSampling
 
@@ -29,22 +30,20 @@ class DiffusionObjective:
     prediction: Prediction | str
     times: TimeSampling
     label_drop: float = 0.0
-    null_label: int | None = None
+    null_label: Null = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "prediction", Prediction(self.prediction))
+        object.__setattr__(self, "prediction", as_prediction(self.prediction))
         if not 0 <= self.label_drop <= 1:
             raise ValueError(f"label_drop must lie in [0, 1], got {self.label_drop}")
         if self.label_drop > 0 and self.null_label is None:
             raise ValueError(f"null_label must be given where label_drop is above 0, got label_drop {self.label_drop}")
 
-    def __call__(
-        self, model: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, labels: Tensor, seeds: Tensor
-    ) -> Tensor:
+    def __call__(self, model: Callable[..., Tensor], x: Tensor, labels: AnyCondition, seeds: Tensor) -> Tensor:
         """The mean squared error of each sample, float32 [B].
 
-        x: images [B, ...] in [−1, 1], or uint8 pixels; labels, seeds: int64 [B];
-        model(x_t [B, ...], t [B], labels [B]) → [B, ...].
+        x: images [B, ...] in [−1, 1], or uint8 pixels; labels: int64 [B], or any condition (`nn.conditions`);
+        seeds: int64 [B]; model(x_t [B, ...], t [B], labels) → [B, ...].
         """
         if self.null_label is not None:
             labels = drop_labels(labels, seeds, self.label_drop, self.null_label)

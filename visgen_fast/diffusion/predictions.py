@@ -1,27 +1,28 @@
 """What the network predicts, and how one prediction is turned into another.
 
-With x_t = α·x + σ·ε the choices are
+With x_t = α·x + σ·ε, a prediction is a row (c, d) of target = c·x + d·ε:
 
-    x         the image
-    epsilon   the noise ε
-    v         α·ε − σ·x   (Salimans and Ho, "Progressive distillation", 2022)
-    velocity  ε − x       (dx_t/dt of rectified flow; for other schedules the same difference, not the derivative)
+    x         (1, 0)    the image
+    epsilon   (0, 1)    the noise
+    v         (−σ, α)   Salimans and Ho, "Progressive distillation", 2022
+    velocity  (−1, 1)   dx_t/dt of rectified flow; for other schedules the same difference, not the derivative
+    edm       (σ/(s·r), −α·s/r), r² = σ² + α²·s²: what the raw network F of Karras et al., "Elucidating the design space
+              of diffusion-based generative models", 2022, table 1, learns on data of standard deviation s = ½; its
+              network reads x_t/r
 
-Each is a row (c, d) of target = c·x + d·ε, and any of them gives x and ε back from x_t:
+Any of them gives x and ε back from x_t by the one inverse of [[α, σ], [c, d]]:
 
-    from       x                        ε
-    x          x                        (x_t − α·x)/σ
-    epsilon    (x_t − σ·ε)/α            ε
-    v          (α·x_t − σ·v)/(α² + σ²)  (σ·x_t + α·v)/(α² + σ²)
-    velocity   (x_t − σ·u)/(α + σ)      (x_t + α·u)/(α + σ)
+    x̂ = (d·x_t − σ·target)/(α·d − σ·c)        ε̂ = (α·target − c·x_t)/(α·d − σ·c)
 
-v and velocity are never singular. Where α = 0, x_t and ε say nothing about x; where σ = 0, x_t and x say nothing about
-ε. There the denominator is held at `SMALLEST_LEVEL`, so a conversion is finite for finite inputs and never NaN.
+The denominator is never 0 for v, velocity and edm. Where α = 0, x_t and ε say nothing about x; where σ = 0, x_t and x
+say nothing about ε. There both levels are held at `SMALLEST_LEVEL`, so that a conversion is finite for finite inputs
+and never NaN.
 """
 
 from __future__ import annotations
 
-from enum import Enum
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -32,36 +33,72 @@ SMALLEST_LEVEL = 1e-8
 """The floor of α and σ as denominators (λ = ±36.8): below every level in use, and no float32 quotient overflows."""
 
 
-class Prediction(str, Enum):
-    """What the network predicts: "x", "epsilon", "v" or "velocity". ValueError for any other name."""
+@dataclass(frozen=True)
+class Prediction:
+    """A kind of target, as data: functions of the levels α and σ, elementwise and differentiable.
 
-    X = "x"
-    EPSILON = "epsilon"
-    V = "v"
-    VELOCITY = "velocity"
+    weights: (c, d) of target = c·x + d·ε. input_scale: what x_t is multiplied by before the network reads it; None is
+    1. A prediction of one's own is used wherever a name is: `Prediction("score", lambda a, s: (0 * a, -1 / s))`.
+    """
 
-    @classmethod
-    def _missing_(cls, value: object) -> Prediction:
-        raise ValueError(f"prediction must be one of {', '.join(p.value for p in cls)}; got {value!r}")
+    name: str
+    weights: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    input_scale: Callable[[Tensor, Tensor], Tensor] | None = None
 
-    def weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """(c, d) of target = c·x + d·ε at these levels, each of their shape."""
-        zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
-        return {
-            Prediction.X: (one, zero),
-            Prediction.EPSILON: (zero, one),
-            Prediction.V: (-sigma, alpha),
-            Prediction.VELOCITY: (-one, one),
-        }[self]
+    def scale_input(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """What the network reads in the place of x_t; levels as of `to_x`."""
+        if self.input_scale is None:
+            return x_t
+        return x_t * _per_sample(self.input_scale(alpha, sigma), x_t).to(x_t.dtype)
+
+
+def edm(data_std: float = 0.5) -> Prediction:
+    """EDM's preconditioning for data of this standard deviation. ValueError unless it is positive."""
+    if not data_std > 0:
+        raise ValueError(f"data_std must be positive, got {data_std}")
+
+    def norm(alpha: Tensor, sigma: Tensor) -> Tensor:
+        return torch.hypot(sigma, data_std * alpha)
+
+    def weights(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return sigma / (data_std * norm(alpha, sigma)), -data_std * alpha / norm(alpha, sigma)
+
+    return Prediction("edm", weights, lambda alpha, sigma: 1 / norm(alpha, sigma))
+
+
+PREDICTIONS: dict[str, Prediction] = {
+    prediction.name: prediction
+    for prediction in (
+        Prediction("x", lambda alpha, sigma: (torch.ones_like(alpha), torch.zeros_like(alpha))),
+        Prediction("epsilon", lambda alpha, sigma: (torch.zeros_like(alpha), torch.ones_like(alpha))),
+        Prediction("v", lambda alpha, sigma: (-sigma, alpha)),
+        Prediction("velocity", lambda alpha, sigma: (-torch.ones_like(alpha), torch.ones_like(alpha))),
+        edm(),
+    )
+}
+"""The predictions that have names."""
+
+
+def as_prediction(prediction: Prediction | str) -> Prediction:
+    """The prediction of this name, or the one given. ValueError, which lists the names, for any other."""
+    if isinstance(prediction, Prediction):
+        return prediction
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}; got {prediction!r}")
+    return PREDICTIONS[prediction]
 
 
 def coefficients(schedule: Schedule, prediction: Prediction | str, t: Tensor) -> Tensor:
-    """Rows (a, b, c, d) of x_t = a·x + b·ε, target = c·x + d·ε for `ops.diffuse`.
+    """Rows (a, b, c, d) for `ops.diffuse`: a·x + b·ε is what the network reads, c·x + d·ε its target.
+
+    (a, b) is (α, σ), times the prediction's input scale where it has one.
 
     t: times in [0, 1], any shape [...]. Returns float32 [..., 4], differentiable in t and in a learned schedule.
     """
+    prediction = as_prediction(prediction)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    return torch.stack((alpha, sigma, *Prediction(prediction).weights(alpha, sigma)), dim=-1).float()
+    read = [prediction.scale_input(level, alpha, sigma) for level in (alpha, sigma)]
+    return torch.stack((*read, *prediction.weights(alpha, sigma)), dim=-1).float()
 
 
 def to_x(value: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor, source: Prediction | str) -> Tensor:
@@ -70,40 +107,24 @@ def to_x(value: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor, source: Predi
     value, x_t: [B, ...] of any float dtype. alpha, sigma: [B], or any shape that broadcasts against x_t (levels per
     frame or token). Returns float32, or float64 where value or x_t is.
     """
-    source = Prediction(source)
-    value, x_t, alpha, sigma = _aligned(value, x_t, alpha, sigma)
-    if source is Prediction.X:
-        return value
-    if source is Prediction.EPSILON:
-        return (x_t - sigma * value) / alpha.clamp_min(SMALLEST_LEVEL)
-    if source is Prediction.V:
-        return (alpha * x_t - sigma * value) / (alpha**2 + sigma**2)
-    return (x_t - sigma * value) / (alpha + sigma)
+    return _inverted(value, x_t, alpha, sigma, source)[0]
 
 
 def to_noise(value: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor, source: Prediction | str) -> Tensor:
     """The noise ε̂ that a prediction `value` of kind `source` implies at x_t; arguments and result as of `to_x`."""
-    source = Prediction(source)
-    value, x_t, alpha, sigma = _aligned(value, x_t, alpha, sigma)
-    if source is Prediction.X:
-        return (x_t - alpha * value) / sigma.clamp_min(SMALLEST_LEVEL)
-    if source is Prediction.EPSILON:
-        return value
-    if source is Prediction.V:
-        return (sigma * x_t + alpha * value) / (alpha**2 + sigma**2)
-    return (x_t + alpha * value) / (alpha + sigma)
+    return _inverted(value, x_t, alpha, sigma, source)[1]
 
 
 def convert(
     value: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor, source: Prediction | str, target: Prediction | str
 ) -> Tensor:
     """A prediction of kind `source` as one of kind `target`; arguments and result as of `to_x`."""
-    source, target = Prediction(source), Prediction(target)
-    value, x_t, alpha, sigma = _aligned(value, x_t, alpha, sigma)
-    if source is target:
-        return value
-    c, d = target.weights(alpha, sigma)
-    return c * to_x(value, x_t, alpha, sigma, source) + d * to_noise(value, x_t, alpha, sigma, source)
+    source, target = as_prediction(source), as_prediction(target)
+    if source == target:
+        return value.to(_arithmetic(value, x_t))
+    x, noise = _inverted(value, x_t, alpha, sigma, source)
+    c, d = target.weights(*(_per_sample(level, x).to(x.dtype) for level in (alpha, sigma)))
+    return c * x + d * noise
 
 
 def check_samplable(schedule: Schedule, prediction: Prediction | str) -> None:
@@ -111,16 +132,37 @@ def check_samplable(schedule: Schedule, prediction: Prediction | str) -> None:
 
     Lin et al., "Common diffusion noise schedules and sample steps are flawed", 2023, section 3.3.
     """
-    if Prediction(prediction) is Prediction.EPSILON and schedule.zero_terminal_snr:
+    prediction = as_prediction(prediction)
+    start = torch.ones((), dtype=torch.float64)
+    alpha, sigma = schedule.alpha(start), schedule.sigma(start)
+    c, d = prediction.weights(alpha, sigma)
+    if alpha * d == sigma * c:
         raise ValueError(
-            f"prediction 'epsilon' cannot be sampled with {schedule}, whose signal is exactly 0 at t = 1: "
+            f"prediction {prediction.name!r} cannot be sampled with {schedule}, whose signal is exactly 0 at t = 1: "
             "expected 'x', 'v' or 'velocity'"
         )
 
 
-def _aligned(value: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """All four in the dtype of the arithmetic, one level per sample shaped to multiply x_t."""
-    dtype = torch.float64 if torch.float64 in (value.dtype, x_t.dtype) else torch.float32
-    per_sample = (-1, *[1] * (x_t.dim() - 1))
-    alpha, sigma = (level.view(per_sample) if level.dim() == 1 else level for level in (alpha, sigma))
-    return value.to(dtype), x_t.to(dtype), alpha.to(dtype), sigma.to(dtype)
+def _inverted(
+    value: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor, source: Prediction | str
+) -> tuple[Tensor, Tensor]:
+    """(x̂, ε̂), in the dtype of the arithmetic."""
+    prediction, dtype = as_prediction(source), _arithmetic(value, x_t)
+    alpha, sigma = (_per_sample(level, x_t).to(dtype) for level in (alpha, sigma))
+    c, d = prediction.weights(alpha, sigma)
+    singular = (alpha * d - sigma * c).abs() < SMALLEST_LEVEL
+    alpha, sigma = (torch.where(singular, level.clamp_min(SMALLEST_LEVEL), level) for level in (alpha, sigma))
+    c, d = prediction.weights(alpha, sigma)
+    determinant = alpha * d - sigma * c
+    value, x_t = value.to(dtype), x_t.to(dtype)
+    x = (d / determinant) * x_t - (sigma / determinant) * value
+    return x, (alpha / determinant) * value - (c / determinant) * x_t
+
+
+def _arithmetic(value: Tensor, x_t: Tensor) -> torch.dtype:
+    return torch.float64 if torch.float64 in (value.dtype, x_t.dtype) else torch.float32
+
+
+def _per_sample(level: Tensor, x_t: Tensor) -> Tensor:
+    """A level [B] shaped to multiply x_t; any other shape as it is."""
+    return level.view(-1, *[1] * (x_t.dim() - 1)) if level.dim() == 1 else level

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from visgen_fast import ops
 
+from ..nn.conditions import AnyCondition, Null, apply_to_parts
 from .guidance import guided
-from .predictions import Prediction, check_samplable, to_x
+from .predictions import Prediction, as_prediction, check_samplable, to_x
 from .schedules import Schedule
 
 
@@ -63,16 +64,16 @@ def execute(
 
 @torch.no_grad()
 def sample(
-    model: Callable[[Tensor, Tensor, Tensor], Tensor],
+    model: Callable[..., Tensor],
     shape: Sequence[int],
-    labels: Tensor,
+    labels: AnyCondition,
     seeds: Tensor,
     *,
     schedule: Schedule,
     prediction: Prediction | str,
     steps: int = 50,
     guidance: float = 1.0,
-    null_label: int | None = None,
+    null_label: Null = None,
     callback: Callable[[int, float, Tensor, Tensor], None] | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
@@ -82,7 +83,8 @@ def sample(
     An image depends on its seed and its label alone, never on the batch it is drawn in.
 
     model(x_t, t [B], labels) → [B, *shape], predicting `prediction` (put it into eval mode first).
-    shape: of one image. labels, seeds: int64 [B], moved to `device` (default: where the seeds are).
+    shape: of one image. labels: int64 [B], or any condition (`nn.conditions`). seeds: int64 [B]. Both are moved
+    to `device` (default: where the seeds are).
     guidance: the scale of classifier-free guidance, see `guided`; 1 is none. callback: see `execute`.
     dtype: of what the network is given; the state itself is float32, and float64 for a float64 dtype.
 
@@ -90,13 +92,15 @@ def sample(
     without `null_label`, or a prediction that this schedule cannot be sampled with (`check_samplable`).
     """
     check_samplable(schedule, prediction)
-    if labels.shape != seeds.shape:
+    prediction = as_prediction(prediction)
+    if isinstance(labels, Tensor) and labels.shape != seeds.shape:
         raise ValueError(f"labels and seeds must both have shape [B], got {list(labels.shape)} and {list(seeds.shape)}")
     device = seeds.device if device is None else device
-    labels, seeds = labels.to(device), seeds.to(device)
+    labels, seeds = apply_to_parts(labels, lambda part: part.to(device)), seeds.to(device)
 
     def denoise(x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        value = guided(model, x.to(dtype), t, labels, scale=guidance, null_label=null_label)
+        read = prediction.scale_input(x, alpha, sigma).to(dtype)
+        value = guided(model, read, t, labels, scale=guidance, null_label=null_label)
         return to_x(value, x, alpha, sigma, prediction)
 
     times = step_times(steps)

@@ -1,8 +1,9 @@
-"""Modules over the operations: quantizers."""
+"""Modules over the operations: quantizers; and the conditions that networks are told."""
 
 from .beam import beam_search
 from .bsq import BSQ
 from .codebook import Codebook
+from .conditions import Condition
 from .dropout import draw_active_depths
 from .fsq import FSQ
 from .lookup_free import LookupFree
@@ -17,6 +18,7 @@ __all__ = [
     "BSQ",
     "FSQ",
     "Codebook",
+    "Condition",
     "LookupFree",
     "MultiscaleQuantizer",
     "Quantized",

@@ -11,7 +11,6 @@ from typing import ClassVar
 
 from ..data.images import ImageFormat
 from ..diffusion.objective import DiffusionObjective
-from ..diffusion.predictions import Prediction
 from ..diffusion.schedules import RectifiedFlow
 from ..diffusion.times import LogitNormalTimes
 from ..models.dit import DiT
@@ -60,7 +59,7 @@ def rectified_flow_system(settings: RectifiedFlowSettings, images: ImageFormat) 
     )
     objective = DiffusionObjective(
         schedule=RectifiedFlow(),
-        prediction=Prediction.VELOCITY,
+        prediction="velocity",
         times=LogitNormalTimes(mean=0.0, std=1.0),
         label_drop=settings.label_drop,
         null_label=model.null_label,
