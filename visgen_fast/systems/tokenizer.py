@@ -111,7 +111,7 @@ class TokenizerSystem(System):
         return weight * fooling
 
     def judge(self, batch: Batch) -> Tensor:
-        """The discriminator's loss for every image of the batch, the earliest that `forward` saw and this didn't, [B]."""
+        """The discriminator's loss for every image of the earliest batch that `forward` saw and this didn't, [B]."""
         assert self.discriminator is not None
         return discriminator_loss(self.discriminator, self._judged.popleft(), to_range(batch.images))
 

@@ -45,7 +45,8 @@ def check_fields(settings: object) -> None:
     A derived class that gives a field another default keeps its bounds. Raises TypeError where a value isn't what its
     annotation says, ValueError where it is out of a bound.
     """
-    for name, (hint, bounds) in _checks(type(settings)).items():
+    cls: Any = type(settings)
+    for name, (hint, bounds) in _checks(cls).items():
         value = getattr(settings, name)
         if not _is(value, hint):
             raise TypeError(f"{name} must be of type {_described(hint)}, got {value!r}")

@@ -103,8 +103,8 @@ class Trainer:
     def run(self) -> None:
         """Trains up to `settings.steps`, then draws the run's images and its loss curve."""
         settings = self.settings
-        on_main_rank(self.accelerator, self.folder.begin)
         try:
+            on_main_rank(self.accelerator, self.folder.begin)
             with self._report() as report:
                 since = self._since_now()
                 while self.step < settings.steps:
