@@ -25,7 +25,7 @@ def train(out: Path, name: str, **options) -> None:
     trainer = trainer_of(tiny_system(**options), out / name, accumulation=2)
     losses = torch.stack([trainer.accelerator.reduce(trainer.optimize()[0], "mean") for _ in range(STEPS)])
     rank = trainer.accelerator.process_index
-    save_file({**trainer.bare_system.state_dict(), "losses": losses}, out / f"{name}-{rank}.safetensors")
+    save_file({**trainer.system.state_dict(), "losses": losses}, out / f"{name}-{rank}.safetensors")
 
 
 @pytest.fixture(scope="module")

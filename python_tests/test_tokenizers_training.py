@@ -24,6 +24,7 @@ from visgen_fast.recipes.rq_vae import Settings
 from visgen_fast.systems.tokenizer import ReconstructionLoss, TokenizerSystem
 from visgen_fast.tokenizers import Autoencoder, GridTokenizer
 from visgen_fast.training.loop import Trainer
+from visgen_fast.training.run import Run
 from visgen_fast.training.settings import TrainingSettings
 
 TINY = ["--dataset=digits", "--widths", "8", "16", "--patch-size=1", "--batch-size=16", "--device=cpu"]
@@ -42,7 +43,7 @@ def tiny_system(loss: ReconstructionLoss | None = None, **options) -> TokenizerS
 
 def trainer_of(system: TokenizerSystem, out: Path, **settings) -> Trainer:
     options = {"steps": 30, "batch_size": 32, "learning_rate": 5e-3, "warmup_steps": 0, "device": "cpu", **settings}
-    return Trainer(system, digits(), TrainingSettings(**options), out, identity={"recipe": "test"})
+    return Trainer(system, digits(), Run(out, TrainingSettings(**options), identity={"recipe": "test"}))
 
 
 def batch_of(count: int = 8) -> Batch:
@@ -54,10 +55,10 @@ def test_the_loss_falls_and_the_psnr_rises(tmp_path):
     trainer = trainer_of(tiny_system(), tmp_path)
     losses = torch.stack([trainer.optimize()[0] for _ in range(30)])
     assert losses[-5:].mean() < 0.6 * losses[:5].mean()
-    early = float(trainer.bare_system.metrics()["psnr"])
+    early = float(trainer.system.metrics()["psnr"])
     for _ in range(10):
         trainer.optimize()
-    assert float(trainer.bare_system.metrics()["psnr"]) > early
+    assert float(trainer.system.metrics()["psnr"]) > early
 
 
 def test_accumulated_micro_batches_commit_once_and_teach_what_one_batch_teaches(tmp_path):
@@ -79,10 +80,10 @@ def test_accumulated_micro_batches_commit_once_and_teach_what_one_batch_teaches(
 
 def test_the_average_has_the_codebook_as_it_is(tmp_path):
     trainer = trainer_of(tiny_system(), tmp_path)
-    before = trainer.bare_system.tokenizer.quantizer.codebook.embedding.clone()
+    before = trainer.system.tokenizer.quantizer.codebook.embedding.clone()
     for _ in range(3):
         trainer.optimize()
-    trained, average = trainer.bare_system.tokenizer, trainer.average.module.tokenizer
+    trained, average = trainer.system.tokenizer, trainer.average.module.tokenizer
     assert torch.equal(average.quantizer.codebook.embedding, trained.quantizer.codebook.embedding)
     assert not torch.equal(before, trained.quantizer.codebook.embedding)
     assert not torch.equal(average.last_layer, trained.last_layer)
@@ -93,18 +94,18 @@ def test_both_players_of_the_game_learn_in_one_step_from_gradients_of_their_own(
     discriminator = PatchDiscriminator(channels=1, width=4, layers=1)
     system = tiny_system(ReconstructionLoss(adversarial=0.5), discriminator=discriminator, adversary_lr_scale=0.5)
     trainer = trainer_of(system, tmp_path, beta2=0.97)
-    groups = trainer.optimizer.param_groups
+    groups = [group for turn in trainer.turns for group in turn.optimizer.param_groups]
     assert [len(group["params"]) for group in groups] == [
         len(list(system.tokenizer.parameters())),
         len(list(discriminator.parameters())),
     ]
     before = {name: parameter.clone() for name, parameter in system.named_parameters()}
-    trainer.optimize()
+    losses = trainer.optimize().losses
     assert [group["lr"] for group in groups] == [5e-3, 2.5e-3]
     assert [group["betas"] for group in groups] == [(0.9, 0.97), (0.5, 0.97)]
     assert all(not torch.equal(parameter, before[name]) for name, parameter in system.named_parameters())
-    measured = trainer.bare_system.metrics()
-    assert set(measured) == set(system.metric_names) and 0.5 < measured["discriminator"] < 2
+    measured = trainer.system.metrics()
+    assert set(measured) == set(system.metric_names) and 0.5 < losses["discriminator"] < 2
 
 
 def test_before_its_start_the_adversary_changes_nothing(tmp_path):
@@ -118,7 +119,7 @@ def test_before_its_start_the_adversary_changes_nothing(tmp_path):
         waiting.optimize()
         alone.optimize()
         unmoved = all(torch.equal(old, new) for old, new in zip(before, discriminator.parameters(), strict=True))
-        same = torch.equal(waiting.bare_system.tokenizer.last_layer, alone.bare_system.tokenizer.last_layer)
+        same = torch.equal(waiting.system.tokenizer.last_layer, alone.system.tokenizer.last_layer)
         assert unmoved == same == (step < 2)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from visgen_fast.errors import UserError
-from visgen_fast.training import checkpoint
+from visgen_fast.training import checkpoint, optimizer_state
 
 
 def parts(value: float) -> dict[str, dict[str, torch.Tensor]]:
@@ -17,7 +17,8 @@ def parts(value: float) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def write(folder, step: int, keep: int = 3):
-    return checkpoint.write(folder, step, parts(float(step)), {"recipe": "r"}, keep=keep)
+    state = {"recipe": "r", "settings": {}, "images": {}, "ranks": 1}
+    return checkpoint.write(folder, step, parts(float(step)), state, frozen={}, keep=keep)
 
 
 class Killed(BaseException):
@@ -147,11 +148,11 @@ def test_an_optimizer_goes_on_from_its_tensors_as_if_it_had_never_stopped():
 
     first, first_optimizer = make()
     train(first, first_optimizer, inputs[:2])
-    tensors = {name: tensor.clone() for name, tensor in checkpoint.optimizer_tensors(first_optimizer, first).items()}
+    tensors = {name: tensor.clone() for name, tensor in optimizer_state.tensors([first_optimizer], first).items()}
     assert "0.weight.exp_avg_sq" in tensors and not any(name.startswith("2.bias") for name in tensors)
     second, second_optimizer = make()
     second.load_state_dict(first.state_dict())
-    checkpoint.load_optimizer(second_optimizer, second, tensors)
+    optimizer_state.load([second_optimizer], second, tensors)
     train(second, second_optimizer, inputs[2:])
     for expected, got in zip(straight.parameters(), second.parameters(), strict=True):
         assert torch.equal(expected, got)

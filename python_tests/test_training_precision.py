@@ -15,6 +15,7 @@ from visgen_fast.errors import UserError
 from visgen_fast.recipes import digits
 from visgen_fast.training import checkpoint
 from visgen_fast.training.loop import Trainer
+from visgen_fast.training.run import Run
 
 TINY = {"width": 16, "depth": 1, "heads": 2, "batch_size": 8, "device": "cpu", "sampling_steps": 2, "sample_every": 0}
 
@@ -22,7 +23,7 @@ TINY = {"width": 16, "depth": 1, "heads": 2, "batch_size": 8, "device": "cpu", "
 def make_trainer(out: Path, **changes: object) -> Trainer:
     settings = digits.Settings(**{**TINY, **changes})
     images = digits.images(settings)
-    return Trainer(digits.system(settings, images.format), images, settings, out, identity={"recipe": "digits"})
+    return Trainer(digits.system(settings, images.format), images, Run(out, settings, identity={"recipe": "digits"}))
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,7 @@ def make_trainer(out: Path, **changes: object) -> Trainer:
 def test_weights_of_a_gradient_that_is_not_finite_are_never_saved(tmp_path, bad, step):
     trainer = make_trainer(tmp_path, steps=6, checkpoint_every=2, log_every=2, label_drop=0.0)
     # The embedding of "no class" enters no loss here, so that the losses stay finite.
-    weight = trainer.bare_system.model.embed_label.weight
+    weight = trainer.system.model.embed_label.weight
 
     def spoil(gradient: torch.Tensor) -> torch.Tensor:
         if trainer.step == step - 1:
@@ -48,8 +49,8 @@ def test_weights_of_a_gradient_that_is_not_finite_are_never_saved(tmp_path, bad,
 
 def test_a_step_that_the_loss_scaler_leaves_out_stops_nothing(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path, steps=2)
-    monkeypatch.setattr(type(trainer.optimizer), "step_was_skipped", True)
-    monkeypatch.setattr(trainer.accelerator, "clip_grad_norm_", lambda *_: torch.tensor(math.inf))
+    monkeypatch.setattr(type(trainer.turns[0].optimizer), "step_was_skipped", True)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(math.inf))
     trainer.run()
     assert [path.name for path in checkpoint.checkpoints(tmp_path / "checkpoints")] == ["step-00000002"]
 

@@ -22,6 +22,7 @@ def train(out: Path, accumulation: int) -> None:
     """Trains a small network for `STEPS` steps; rank 0 saves every loss and the gradients of the first step."""
     from visgen_fast.recipes import digits
     from visgen_fast.training.loop import Trainer
+    from visgen_fast.training.run import Run
 
     settings = digits.Settings(
         width=32,
@@ -40,14 +41,14 @@ def train(out: Path, accumulation: int) -> None:
         # Behind zero-initialised layers all gradients would be zero, and equal for that reason.
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.02)
-    trainer = Trainer(system, images, settings, out / "run", identity={"recipe": "digits"})
+    trainer = Trainer(system, images, Run(out / "run", settings, identity={"recipe": "digits"}))
     gradients: dict[str, torch.Tensor] = {}
 
     def keep_first(*_: object) -> None:
         for name, parameter in system.named_parameters():
             gradients.setdefault(name, parameter.grad.clone())
 
-    trainer.optimizer.optimizer.register_step_pre_hook(keep_first)
+    trainer.turns[0].optimizer.optimizer.register_step_pre_hook(keep_first)
     losses = torch.stack([trainer.accelerator.reduce(trainer.optimize()[0], "mean") for _ in range(STEPS)])
     if trainer.accelerator.is_main_process:
         save_file({**gradients, "losses": losses}, out / f"{accumulation}.safetensors")

@@ -59,7 +59,7 @@ def measure(options: EvaluateOptions) -> None:
         if not isinstance(quantizer, ResidualQuantizer):
             raise UserError(f"--beam needs a residual quantizer, and the recipe {saved.state['recipe']} has none")
         quantizer.beam = options.beam
-    channels = saved.state["images"]["channels"]
+    channels = saved.images.channels
     embed = None if options.features is None else trained_classifier(options.features, channels).to(device).embedding
     chunks = in_chunks(recipe.held_out(settings), device, most=options.pictures)
     found = evaluate_tokenizer(tokenizer, (shown for shown, _ in chunks), embed=embed)

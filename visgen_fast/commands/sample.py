@@ -41,7 +41,6 @@ class SampleOptions:
 
 def draw(options: SampleOptions) -> None:
     """Builds a checkpoint's system again, with the averaged weights, and draws what the options of `sample` ask for."""
-    from ..data.images import ImageFormat
     from ..recipes.runs import trained
     from ..systems.diffusion import GenerativeSystem, draw_samples
     from ..training import checkpoint
@@ -55,7 +54,7 @@ def draw(options: SampleOptions) -> None:
         raise UserError(f"--out must be the name of a .png file, got {options.out}")
     device = device_named(options.device)
     saved = checkpoint.read(options.checkpoint)
-    images = ImageFormat.from_json(saved.state["images"])
+    images = saved.images
     labels = [_label(name, images.class_names) for name in options.labels] or list(range(len(images.class_names)))
     _, _, system = trained(saved)
     if not isinstance(system, GenerativeSystem):

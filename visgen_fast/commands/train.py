@@ -52,15 +52,15 @@ def _train_recipe(recipe: ModuleType, name: str, settings: TrainingSettings, out
     import torch
 
     from ..recipes.runs import build
-    from ..training import checkpoint
     from ..training.loop import Trainer
+    from ..training.run import Run
 
     images = recipe.images(settings)
+    run = Run(out, settings, identity={"recipe": name}, resume=resume)
     torch.manual_seed(settings.seed)
-    existing = checkpoint.checkpoints(out / "checkpoints") if resume else []
-    system = build(recipe, settings, images.format, checkpoint.read(existing[-1]) if existing else None)
+    system = build(recipe, settings, images.format, run.saved)
     held_out = recipe.held_out(settings) if hasattr(recipe, "held_out") else None
-    trainer = Trainer(system, images, settings, out, identity={"recipe": name}, held_out=held_out, resume=resume)
+    trainer = Trainer(system, images, run, held_out=held_out)
     count = sum(parameter.numel() for parameter in system.parameters())
     say = trainer.accelerator.print
     say(f"{name}: {len(images)} images, {count:,} parameters, {trainer.place}, from step {trainer.step}, in {out}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 from ..data.folder import ImageFolder
 from ..data.idx import FASHION_MNIST_FOLDER, fashion_mnist
 from ..data.images import Images, digits, held_out_part, training_part
 from ..data.photographs import photographs
 from ..errors import UserError
+from ..training.bounds import AtLeast
 from ..training.settings import TrainingSettings
 
 
@@ -18,13 +19,11 @@ from ..training.settings import TrainingSettings
 class ImageSettings(TrainingSettings):
     """Training on images of one's choice."""
 
-    LEAST: ClassVar[dict[str, float]] = {**TrainingSettings.LEAST, "size": 1}
-
     dataset: Literal["fashion-mnist", "digits", "photographs", "folder"] = "fashion-mnist"
     """fashion-mnist: 28×28 grey; digits: 8×8 grey; photographs: 32×32 colour crops; folder: images of one's own."""
     data: str = ""
     """The folder: of one's own images, or, where it isn't the usual place, of the IDX files of fashion-mnist."""
-    size: int = 64
+    size: Annotated[int, AtLeast(1)] = 64
     """One's own images are resized and cropped to this many pixels a side."""
 
 

@@ -7,7 +7,7 @@ with transformers" (2023). Times near the middle: Esser et al., "Scaling rectifi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 from ..data.images import ImageFormat
 from ..diffusion.objective import DiffusionObjective
@@ -15,6 +15,7 @@ from ..diffusion.schedules import RectifiedFlow
 from ..diffusion.times import LogitNormalTimes
 from ..models.dit import DiT
 from ..systems.diffusion import DiffusionSystem, SamplerSettings
+from ..training.bounds import AtLeast, Between
 from ..training.settings import TrainingSettings
 
 
@@ -22,24 +23,19 @@ from ..training.settings import TrainingSettings
 class RectifiedFlowSettings(TrainingSettings):
     """A diffusion transformer trained as a rectified flow."""
 
-    LEAST: ClassVar[dict[str, float]] = {
-        **TrainingSettings.LEAST,
-        **{"patch_size": 1, "width": 4, "depth": 1, "heads": 1, "sampling_steps": 1},
-    }
-
-    patch_size: int = 2
+    patch_size: Annotated[int, AtLeast(1)] = 2
     """Side of the square of pixels that becomes one token."""
-    width: int = 128
+    width: Annotated[int, AtLeast(4)] = 128
     """Features of a token."""
-    depth: int = 4
+    depth: Annotated[int, AtLeast(1)] = 4
     """Transformer blocks."""
-    heads: int = 4
+    heads: Annotated[int, AtLeast(1)] = 4
     """Attention heads of a block."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Between(0, 1, "[)")] = 0.0
     """Share of a block's features that training sets to zero."""
-    label_drop: float = 0.1
+    label_drop: Annotated[float, Between(0, 1)] = 0.1
     """Share of the images trained on without their label, which guidance needs."""
-    sampling_steps: int = 50
+    sampling_steps: Annotated[int, AtLeast(1)] = 50
     """Euler steps from noise to image."""
     guidance: float = 2.0
     """Weight of classifier-free guidance when images are drawn; 1 is none."""

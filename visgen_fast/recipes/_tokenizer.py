@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from ..data.images import ImageFormat
 from ..errors import UserError
@@ -12,6 +12,7 @@ from ..models.autoencoder import Decoder, Encoder
 from ..models.discriminator import PatchDiscriminator
 from ..systems.tokenizer import ReconstructionLoss, TokenizerSystem
 from ..tokenizers import Reconstructor
+from ..training.bounds import AtLeast, Between
 from ._images import ImageSettings
 from .classifier import trained_classifier
 
@@ -20,29 +21,23 @@ from .classifier import trained_classifier
 class LossSettings(ImageSettings):
     """What a tokenizer, whatever its networks are, is trained for."""
 
-    LEAST: ClassVar[dict[str, float]] = {
-        **ImageSettings.LEAST,
-        **{"perceptual": 0, "adversarial": 0, "adversarial_start": 0, "adversary_lr_scale": 0},
-        **{"discriminator_width": 1, "discriminator_layers": 1},
-    }
-
     OTHER_RUNS: ClassVar[tuple[str, ...]] = ("features",)
 
     pixel_loss: Literal["l1", "l2"] = "l2"
     """Absolute or squared differences of the pixels."""
-    perceptual: float = 0.0
+    perceptual: Annotated[float, AtLeast(0)] = 0.0
     """Weight of the distance in the features of a classifier; above 0 it needs --features."""
     features: str = ""
     """A run of the recipe classifier on images of the same kind; with it the metrics have rFID."""
-    adversarial: float = 0.0
+    adversarial: Annotated[float, AtLeast(0)] = 0.0
     """Weight of a discriminator's verdict, times the adaptive one; 0.75 is RQ-VAE's."""
-    adversarial_start: int = 0
+    adversarial_start: Annotated[int, AtLeast(0)] = 0
     """Optimizer step at which the discriminator comes in."""
-    discriminator_width: int = 32
+    discriminator_width: Annotated[int, AtLeast(1)] = 32
     """Features of the discriminator's first layer."""
-    discriminator_layers: int = 2
+    discriminator_layers: Annotated[int, AtLeast(1)] = 2
     """Halvings of the resolution in the discriminator."""
-    adversary_lr_scale: float = 1.0
+    adversary_lr_scale: Annotated[float, Between(0, 1000)] = 1.0
     """The discriminator's learning rate, over the tokenizer's."""
     steps: int = 2000
     batch_size: int = 64
@@ -63,13 +58,11 @@ class LossSettings(ImageSettings):
 class TokenizerSettings(LossSettings):
     """A convolutional tokenizer."""
 
-    LEAST: ClassVar[dict[str, float]] = {**LossSettings.LEAST, "patch_size": 1, "blocks": 0}
-
-    widths: tuple[int, ...] = (32, 64)
+    widths: Annotated[tuple[int, ...], AtLeast(1)] = (32, 64)
     """Features at each level of encoder and decoder; each level has half the resolution of the one before."""
-    patch_size: int = 2
+    patch_size: Annotated[int, AtLeast(1)] = 2
     """Side of the squares of pixels that the first level sees as one position each."""
-    blocks: int = 1
+    blocks: Annotated[int, AtLeast(0)] = 1
     """Residual blocks at each level."""
     attention: bool = False
     """Attention at the coarsest level."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 from ..data.images import ImageFormat
 from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import Autoencoder
+from ..training.bounds import AtLeast
 from ._images import held_out, images
 from ._tokenizer import TokenizerSettings, networks, tokenizer_system
 
@@ -18,9 +19,7 @@ __all__ = ["Settings", "held_out", "images", "system"]
 class Settings(TokenizerSettings):
     """An autoencoder on a grid of latent vectors."""
 
-    LEAST: ClassVar[dict[str, float]] = {**TokenizerSettings.LEAST, "dimensions": 1}
-
-    dimensions: int = 32
+    dimensions: Annotated[int, AtLeast(1)] = 32
     """Features of a latent."""
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from ..data.images import ImageFormat
 from ..errors import UserError
 from ..models.classifier import Classifier
 from ..systems.classifier import ClassifierSystem
+from ..training.bounds import AtLeast
 from ._images import ImageSettings, held_out, images
 from .runs import averaged_weights
 
@@ -20,7 +21,7 @@ __all__ = ["Settings", "held_out", "images", "system", "trained_classifier"]
 class Settings(ImageSettings):
     """A classifier of residual blocks, trained on the labels of the images."""
 
-    widths: tuple[int, ...] = (16, 32, 64)
+    widths: Annotated[tuple[int, ...], AtLeast(1)] = (16, 32, 64)
     """Features at each level; each level has half the resolution of the one before."""
     steps: int = 1500
     batch_size: int = 64

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated
 
 from ..data.folder import ImageFolder
+from ..training.bounds import AtLeast
 from ._rectified_flow import RectifiedFlowSettings
 from ._rectified_flow import rectified_flow_system as system
 
@@ -17,11 +18,9 @@ __all__ = ["Settings", "images", "system"]
 class Settings(RectifiedFlowSettings):
     """Rectified flow on a folder of images, conditional on the class where sub-folders give classes."""
 
-    LEAST: ClassVar[dict[str, float]] = {**RectifiedFlowSettings.LEAST, "size": 1}
-
     data: str
     """The folder: images, or one sub-folder of images a class. Files that aren't images are named and skipped."""
-    size: int = 64
+    size: Annotated[int, AtLeast(1)] = 64
     """Images are resized and cropped to this many pixels a side."""
     horizontal_flip: bool = True
     patch_size: int = 4

@@ -6,12 +6,13 @@ Yu et al., "Language model beats diffusion: tokenizer is key to visual generatio
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 from ..data.images import ImageFormat
 from ..nn.lookup_free import LookupFree
 from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import GridTokenizer
+from ..training.bounds import AtLeast
 from ._images import held_out, images
 from ._tokenizer import TokenizerSettings, networks, tokenizer_system
 
@@ -22,9 +23,7 @@ __all__ = ["Settings", "held_out", "images", "system"]
 class Settings(TokenizerSettings):
     """A tokenizer by lookup-free quantization."""
 
-    LEAST: ClassVar[dict[str, float]] = {**TokenizerSettings.LEAST, "bits": 1}
-
-    bits: int = 10
+    bits: Annotated[int, AtLeast(1)] = 10
     """Signs that make a code; there are 2^bits codes."""
     entropy: float = 0.1
     """Weight of the entropy of each latent's code, less that of the batch's codes."""
@@ -32,7 +31,7 @@ class Settings(TokenizerSettings):
     """Weight of the batch's entropy within that."""
     inverse_temperature: float = 100.0
     """Sharpness of the distribution over codes that the entropies are of."""
-    commitment: float = 0.25
+    commitment: Annotated[float, AtLeast(0)] = 0.25
     """Weight of the latents' distance to their codes."""
 
 

@@ -7,12 +7,13 @@ commitment to the sums up to each of them. The remedies against codes that add n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 from ..data.images import ImageFormat
 from ..nn.residual_quantizer import ResidualQuantizer
 from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import GridTokenizer
+from ..training.bounds import AtLeast, Between
 from ._images import held_out, images
 from ._tokenizer import TokenizerSettings, networks, tokenizer_system
 
@@ -23,34 +24,29 @@ __all__ = ["Settings", "held_out", "images", "system"]
 class Settings(TokenizerSettings):
     """A residual-quantized variational autoencoder."""
 
-    LEAST: ClassVar[dict[str, float]] = {
-        **TokenizerSettings.LEAST,
-        **{"dimensions": 1, "depth": 1, "codes": 2, "dropout_multiple_of": 1, "beam": 1},
-    }
-
-    depth: int = 4
+    depth: Annotated[int, AtLeast(1)] = 4
     """Codes at each position, one depth after another."""
-    codes: int = 512
+    codes: Annotated[int, AtLeast(2)] = 512
     """Codes in a codebook."""
-    dimensions: int = 32
+    dimensions: Annotated[int, AtLeast(1)] = 32
     """Features of a code."""
     shared: bool = True
     """One codebook for all depths; --no-shared gives each its own."""
-    commitment: float = 0.25
+    commitment: Annotated[float, AtLeast(0)] = 0.25
     """Weight of the latents' distance to their codes."""
     depth_weights: Literal["equal", "rising"] = "equal"
     """Weights of the depths in that distance: all the same, or in proportion to the number of the depth."""
     gradient: Literal["straight_through", "straight_through_per_depth", "rotation"] = "straight_through"
     """How the decoder's gradient reaches the encoder past the choice of codes."""
-    codebook_decay: float = 0.99
+    codebook_decay: Annotated[float, Between(0, 1, "[)")] = 0.99
     """Decay of the moving averages that the codes follow."""
-    quantizer_dropout: float = 0.0
+    quantizer_dropout: Annotated[float, Between(0, 1)] = 0.0
     """Share of the images that training encodes with a random number of depths only."""
-    dropout_multiple_of: int = 1
+    dropout_multiple_of: Annotated[int, AtLeast(1)] = 1
     """Rounds that number of depths up to a multiple."""
     zero_code: bool = False
     """Keep one code at zero, so that no depth can make a latent's error larger."""
-    beam: int = 1
+    beam: Annotated[int, AtLeast(1)] = 1
     """Prefixes kept by the beam search that chooses codes after training; 1 takes the nearest code at each depth."""
 
 

@@ -25,14 +25,9 @@ def averaged_weights(path: Path, modules: Sequence[str], argument: str) -> dict[
     `path` is a run's or a checkpoint's; `UserError`, which names the command line's `argument`, unless it can be read.
     """
     try:
-        tensors = checkpoint.read(path).tensors("average")
+        return checkpoint.read(path).module(*modules)
     except UserError as error:
         raise UserError(f"{argument}: {error}") from error
-    found = [
-        {name.removeprefix(f"{module}."): tensor for name, tensor in tensors.items() if name.startswith(f"{module}.")}
-        for module in modules
-    ]
-    return next(filter(None, found), {})
 
 
 def build(
@@ -56,8 +51,8 @@ def build(
 
 def trained(saved: Checkpoint) -> tuple[ModuleType, TrainingSettings, System]:
     """A checkpoint's recipe, its settings, and its system with the averaged weights, in evaluation mode."""
-    recipe = load_recipe(saved.state["recipe"])
+    recipe = load_recipe(saved.value("recipe", str))
     settings = settings_from(recipe.Settings, saved.state["settings"])
-    system = build(recipe, settings, ImageFormat.from_json(saved.state["images"]), saved)
-    saved.load_into(system, "average")
+    system = build(recipe, settings, saved.images, saved)
+    saved.load_averaged(system)
     return recipe, settings, system.eval()

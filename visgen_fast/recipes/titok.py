@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from ..data.images import ImageFormat
 from ..errors import UserError
@@ -16,6 +16,7 @@ from ..models.titok import TiTokDecoder, TiTokEncoder
 from ..nn.residual_quantizer import VectorQuantizer
 from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import TiTok
+from ..training.bounds import AtLeast
 from ._images import held_out, images
 from ._tokenizer import LossSettings, dead_below, tokenizer_system
 from .runs import averaged_weights
@@ -27,28 +28,23 @@ __all__ = ["Settings", "held_out", "images", "system"]
 class Settings(LossSettings):
     """A one-dimensional tokenizer of transformers."""
 
-    LEAST: ClassVar[dict[str, float]] = {
-        **LossSettings.LEAST,
-        **{"patch_size": 1, "width": 1, "depth": 1, "heads": 1, "tokens": 1, "codes": 2, "dimensions": 1},
-    }
-
     OTHER_RUNS: ClassVar[tuple[str, ...]] = (*LossSettings.OTHER_RUNS, "decoder_of")
 
-    tokens: int = 32
+    tokens: Annotated[int, AtLeast(1)] = 32
     """Codes of an image."""
-    codes: int = 4096
+    codes: Annotated[int, AtLeast(2)] = 4096
     """Codes in the codebook."""
-    dimensions: int = 12
+    dimensions: Annotated[int, AtLeast(1)] = 12
     """Features of a code, whose length is 1."""
-    patch_size: int = 4
+    patch_size: Annotated[int, AtLeast(1)] = 4
     """Side of the square of pixels that the transformers see as one patch."""
-    width: int = 64
+    width: Annotated[int, AtLeast(1)] = 64
     """Features of the transformers; 512, 768 and 1024 are the paper's S, B and L."""
-    depth: int = 3
+    depth: Annotated[int, AtLeast(1)] = 3
     """Blocks of each transformer; 8, 12 and 24 are the paper's."""
-    heads: int = 4
+    heads: Annotated[int, AtLeast(1)] = 4
     """Attention heads of a block; 8, 12 and 16 are the paper's."""
-    commitment: float = 0.25
+    commitment: Annotated[float, AtLeast(0)] = 0.25
     """Weight of the tokens' distance to their codes."""
     learning: Literal["ema", "gradient"] = "ema"
     """Codes follow a moving average of the tokens they stand for, or the gradient of their distance to them."""

@@ -6,12 +6,13 @@ Tian et al., "Visual autoregressive modeling: scalable image generation via next
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 from ..data.images import ImageFormat
 from ..nn.next_scale_quantizer import PATCH_NUMBERS, MultiscaleQuantizer
 from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import MultiscaleTokenizer
+from ..training.bounds import AtLeast, Between
 from ._images import held_out, images
 from ._tokenizer import TokenizerSettings, dead_below, networks, tokenizer_system
 
@@ -22,23 +23,21 @@ __all__ = ["Settings", "held_out", "images", "system"]
 class Settings(TokenizerSettings):
     """A tokenizer for next-scale prediction."""
 
-    LEAST: ClassVar[dict[str, float]] = {**TokenizerSettings.LEAST, "codes": 2, "dimensions": 1, "phis": 0}
-
     patch_numbers: tuple[int, ...] = ()
     """Patches along a side at each scale; by default VAR's numbers below the feature map's own, and then that."""
-    codes: int = 512
+    codes: Annotated[int, AtLeast(2)] = 512
     """Codes of the codebook, which all scales share; VAR has 4096."""
-    dimensions: int = 32
+    dimensions: Annotated[int, AtLeast(1)] = 32
     """Features of a code."""
-    phis: int = 4
+    phis: Annotated[int, AtLeast(0)] = 4
     """Convolutions of the enlarged codes, shared by neighbouring scales; at most one for each scale."""
     metric: Literal["l2", "cosine"] = "l2"
     """What makes a code the nearest: the distance, or the angle."""
     learning: Literal["gradient", "ema"] = "gradient"
     """Codes follow the gradient of their distance to the features, or a moving average of what they stand for."""
-    commitment: float = 0.25
+    commitment: Annotated[float, AtLeast(0)] = 0.25
     """Weight of the features' distance to their codes."""
-    quantizer_dropout: float = 0.0
+    quantizer_dropout: Annotated[float, Between(0, 1)] = 0.0
     """Share of the images that training encodes with a random number of scales only."""
 
 

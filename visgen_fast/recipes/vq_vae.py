@@ -6,12 +6,13 @@ Van den Oord, Vinyals and Kavukcuoglu, "Neural discrete representation learning"
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 from ..data.images import ImageFormat
 from ..nn.residual_quantizer import VectorQuantizer
 from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import GridTokenizer
+from ..training.bounds import AtLeast, Between
 from ._images import held_out, images
 from ._tokenizer import TokenizerSettings, networks, tokenizer_system
 
@@ -22,21 +23,19 @@ __all__ = ["Settings", "held_out", "images", "system"]
 class Settings(TokenizerSettings):
     """A vector-quantized variational autoencoder."""
 
-    LEAST: ClassVar[dict[str, float]] = {**TokenizerSettings.LEAST, "dimensions": 1, "codes": 2}
-
-    codes: int = 512
+    codes: Annotated[int, AtLeast(2)] = 512
     """Codes in the codebook."""
-    dimensions: int = 32
+    dimensions: Annotated[int, AtLeast(1)] = 32
     """Features of a code."""
     metric: Literal["l2", "cosine"] = "l2"
     """What makes a code the nearest: the distance, or the angle between vectors scaled to length 1."""
     learning: Literal["ema", "gradient"] = "ema"
     """Codes follow a moving average of the latents they stand for, or the gradient of their distance to them."""
-    commitment: float = 0.25
+    commitment: Annotated[float, AtLeast(0)] = 0.25
     """Weight of the latents' distance to their codes."""
     gradient: Literal["straight_through", "rotation"] = "straight_through"
     """How the decoder's gradient reaches the encoder past the choice of codes."""
-    codebook_decay: float = 0.99
+    codebook_decay: Annotated[float, Between(0, 1, "[)")] = 0.99
     """Decay of the moving averages."""
 
 

@@ -6,13 +6,14 @@ Razavi, van den Oord and Vinyals, "Generating diverse high-fidelity images with 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 from ..data.images import ImageFormat
 from ..models.autoencoder import reduction
 from ..nn.residual_quantizer import VectorQuantizer
 from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import VQVAE2
+from ..training.bounds import AtLeast, Between
 from ._images import held_out, images
 from ._tokenizer import TokenizerSettings, dead_below, tokenizer_system
 
@@ -23,16 +24,14 @@ __all__ = ["Settings", "held_out", "images", "system"]
 class Settings(TokenizerSettings):
     """A hierarchy of two vector-quantized autoencoders; the networks' settings are the bottom's."""
 
-    LEAST: ClassVar[dict[str, float]] = {**TokenizerSettings.LEAST, "codes": 2, "dimensions": 1}
-
     dataset: Literal["fashion-mnist", "digits", "photographs", "folder"] = "photographs"
-    codes: int = 512
+    codes: Annotated[int, AtLeast(2)] = 512
     """Codes in each of the two codebooks."""
-    dimensions: int = 64
+    dimensions: Annotated[int, AtLeast(1)] = 64
     """Features of a code."""
-    commitment: float = 0.25
+    commitment: Annotated[float, AtLeast(0)] = 0.25
     """Weight of the latents' distance to their codes."""
-    codebook_decay: float = 0.99
+    codebook_decay: Annotated[float, Between(0, 1, "[)")] = 0.99
     """Decay of the moving averages that the codes follow."""
 
 

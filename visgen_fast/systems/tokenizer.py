@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from ..nn.codebook import Codebook
 from ..nn.lookup_free import LookupFree
 from ..tokenizers.losses import adaptive_weight, discriminator_loss, generator_loss, perceptual_loss, pixel_loss
 from ..tokenizers.tokenizer import Reconstructor, Tokenizer
-from ..training.system import System
+from ..training.system import Player, System
 
 # Of the figure.
 _COLUMNS = 10
@@ -46,9 +47,8 @@ class TokenizerSystem(System):
     """A tokenizer, or a plain autoencoder, with the loss of its reconstructions.
 
     features: a frozen network for the perceptual loss, and for rFID where that loss has no weight; discriminator: the
-    adversary, which learns in the same backward pass. That pass serves both players: what a player's loss must not
-    teach is a constant in it, so that both take their steps from the same reconstructions, as in RQ-VAE's training.
-    `adversary_lr_scale` is the discriminator's learning rate over the tokenizer's.
+    adversary, whose turn comes after the tokenizer's and is about the same reconstructions, as in RQ-VAE's training.
+    `adversary_lr_scale` is its learning rate over the tokenizer's.
 
     Quantizers that learn by averages commit once an optimizer step. ValueError where a weighted loss lacks its network.
     """
@@ -71,14 +71,16 @@ class TokenizerSystem(System):
             raise ValueError("an adversarial loss needs a weight above 0 and a discriminator")
         self.tokenizer, self.loss, self.adversary_lr_scale = tokenizer, loss, adversary_lr_scale
         self.features = None if features is None else copy.deepcopy(features).eval().requires_grad_(False)
+        self.frozen = () if features is None else ("features",)
         self.discriminator = discriminator
         self.metric_names = (
             "psnr",
             *(("usage", "perplexity") if isinstance(tokenizer, Tokenizer) else ()),
             *(("perceptual",) if loss.perceptual > 0 else ()),
-            *(("discriminator", "adversarial_weight") if discriminator is not None else ()),
+            *(("adversarial_weight",) if discriminator is not None else ()),
         )
-        self._step = 0
+        self._playing = discriminator is not None and loss.adversarial_start == 0
+        self._judged: deque[Tensor] = deque()
         self._seen: dict[str, list[Tensor]] = {}
 
     def forward(self, batch: Batch) -> Tensor:
@@ -92,19 +94,45 @@ class TokenizerSystem(System):
             self._note("perceptual", distance)
         loss = closeness + quantized.loss.flatten(1).mean(1)
         if self.discriminator is not None:
-            loss = loss + self._game(self.discriminator, reconstruction, images, closeness)
+            loss = loss + self._deceive(self.discriminator, reconstruction, closeness)
         return loss
 
-    def _game(self, discriminator: nn.Module, reconstruction: Tensor, images: Tensor, closeness: Tensor) -> Tensor:
-        """What both players of the adversarial game have to pay for each image."""
+    def _deceive(self, discriminator: nn.Module, reconstruction: Tensor, closeness: Tensor) -> Tensor:
+        """What the tokenizer has to pay for each image that doesn't pass for a real one."""
+        if not self._playing:
+            nothing = torch.zeros((), device=reconstruction.device)
+            self._note("adversarial_weight", nothing)
+            return nothing
         fooling = generator_loss(discriminator, reconstruction)
-        verdict = discriminator_loss(discriminator, reconstruction, images)
         weight = self.loss.adversarial * adaptive_weight(closeness.mean(), fooling.mean(), self.tokenizer.last_layer)
-        self._note("discriminator", verdict)
         self._note("adversarial_weight", weight)
-        # Before its start the game has weight 0 rather than being left out: data-parallel training wants a gradient,
-        # if only of zero, for every weight.
-        return float(self._step >= self.loss.adversarial_start) * (weight * fooling + verdict)
+        # Kept for the discriminator's turn: quantizers learn in the forward, and would learn twice if it ran again.
+        self._judged.append(reconstruction.detach())
+        return weight * fooling
+
+    def judge(self, batch: Batch) -> Tensor:
+        """The discriminator's loss for every image of the earliest batch that `forward` saw and this didn't, [B]."""
+        assert self.discriminator is not None
+        return discriminator_loss(self.discriminator, self._judged.popleft(), to_range(batch.images))
+
+    def players(self) -> Sequence[Player]:
+        learning = [weight for weight in self.tokenizer.parameters() if weight.requires_grad]
+        tokenizer = Player("tokenizer", learning, self.forward)
+        if self.discriminator is None:
+            return (tokenizer,)
+        adversary = Player(
+            "discriminator",
+            list(self.discriminator.parameters()),
+            self.judge,
+            lr_scale=self.adversary_lr_scale,
+            beta1=_ADVERSARY_BETA1,
+            start=self.loss.adversarial_start,
+        )
+        return (tokenizer, adversary)
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        return ("tokenizer",)
 
     @property
     def per_micro_batch(self) -> tuple[str, ...]:
@@ -118,17 +146,9 @@ class TokenizerSystem(System):
             *(("adaptive weights of the adversary",) if self.discriminator is not None else ()),
         )
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        groups: list[dict[str, Any]] = [
-            {"params": [weight for weight in self.tokenizer.parameters() if weight.requires_grad]}
-        ]
-        if self.discriminator is not None:
-            weights = list(self.discriminator.parameters())
-            groups.append({"params": weights, "lr_scale": self.adversary_lr_scale, "beta1": _ADVERSARY_BETA1})
-        return groups
-
     def before_step(self, step: int) -> None:
-        self._step = step
+        self._playing = self.discriminator is not None and step >= self.loss.adversarial_start
+        self._judged.clear()
 
     def after_step(self) -> None:
         if isinstance(self.tokenizer, Tokenizer):

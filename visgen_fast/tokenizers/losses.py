@@ -9,7 +9,6 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 _LEAST_NORM = 1e-10
@@ -51,10 +50,9 @@ def _unit(features: Tensor) -> Tensor:
 def generator_loss(discriminator: nn.Module, reconstruction: Tensor) -> Tensor:
     """The generator's side of the hinge game: −D(reconstruction), averaged over the patches.
 
-    It teaches what made the reconstruction and not the discriminator, whose weights are constants here.
+    It is meant to teach what made the reconstruction: the discriminator's weights require no gradient in that turn.
     """
-    constants = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
-    return -functional_call(discriminator, constants, (reconstruction,)).float().flatten(1).mean(1)
+    return -discriminator(reconstruction).float().flatten(1).mean(1)
 
 
 def discriminator_loss(discriminator: nn.Module, reconstruction: Tensor, images: Tensor) -> Tensor:

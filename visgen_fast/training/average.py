@@ -3,29 +3,57 @@
 from __future__ import annotations
 
 import copy
-from typing import Generic, TypeVar
+from collections.abc import Iterable
+from typing import Any, Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-M = TypeVar("M", bound=nn.Module)
+from .system import System
+
+S = TypeVar("S", bound=System)
 
 
-class MovingAverage(Generic[M]):
-    """A copy of a module whose parameters follow the trained ones: average ← d·average + (1 − d)·trained.
+class MovingAverage(Generic[S]):
+    """Copies of a system's `averaged` sub-modules, which follow the trained: average ← d·average + (1 − d)·trained.
 
-    d is `decay`, but at most (1 + n)/(10 + n) at update n, so that the first steps are forgotten soon. Buffers
-    are copied. The copy `module` stays in evaluation mode.
+    d is `decay`, but at most (1 + n)/(10 + n) at update n, so that the first steps are forgotten soon. Buffers are
+    copied. `weights` holds the copies alone. `module` is the system with the copies in place and in evaluation mode;
+    the rest of it, what is frozen and what draws nothing, is the trained system's own.
     """
 
-    def __init__(self, module: M, decay: float) -> None:
-        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+    def __init__(self, system: S, decay: float) -> None:
         self.decay = decay
+        # What is frozen is in memory once, wherever in an averaged module it stands.
+        frozen = [system.get_submodule(name) for name in system.frozen]
+        memo: dict[int, Any] = {id(module): module for module in frozen}
+        # All at once, so that weights which two modules share stay one.
+        copies = copy.deepcopy({name: system.get_submodule(name) for name in system.averaged}, memo)
+        self.weights = _container({name: module.eval().requires_grad_(False) for name, module in copies.items()})
+        self._trained = _container({name: system.get_submodule(name) for name in copies})
+        self.module = copy.copy(system)
+        self.module._modules = {**system._modules, **copies}
+        self.module.training = False
 
     @torch.no_grad()
-    def update(self, trained: nn.Module, count: int) -> None:
-        """Moves the average towards `trained` after optimizer step `count` (1 is the first)."""
+    def update(self, count: int) -> None:
+        """Moves the average towards the trained weights after optimizer step `count` (1 is the first)."""
         decay = min(self.decay, (1 + count) / (10 + count))
-        torch._foreach_lerp_(list(self.module.parameters()), list(trained.parameters()), 1 - decay)
-        for average, buffer in zip(self.module.buffers(), trained.buffers(), strict=True):
+        averages, trained = _pairs(self.weights.parameters(), self._trained.parameters())
+        torch._foreach_lerp_(averages, trained, 1 - decay)
+        for average, buffer in zip(*_pairs(self.weights.buffers(), self._trained.buffers()), strict=True):
             average.copy_(buffer)
+
+
+def _container(modules: dict[str, nn.Module]) -> nn.Module:
+    """A module that has these sub-modules and nothing else."""
+    container = nn.Module()
+    for name, module in modules.items():
+        container.add_module(name, module)
+    return container
+
+
+def _pairs(averages: Iterable[Tensor], trained: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Both, without the frozen tensors, which stand in both."""
+    pairs = [(average, own) for average, own in zip(averages, trained, strict=True) if average is not own]
+    return [average for average, _ in pairs], [own for _, own in pairs]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from .losses import read_losses
 
 _GAP = 4
 _LEAST_SIDE = 48
@@ -48,12 +50,13 @@ def loss_curve(losses: Path, out: Path) -> None:
     """Draws the column `loss` of the CSV file `losses` over its column `step`, as a PNG file.
 
     The loss is drawn on a logarithmic scale, unless some of it is not positive, as an entropy to be maximised makes it.
+    Rows without a loss, between two turns of its player, are left out.
     """
-    with losses.open(newline="") as file:
-        rows = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
-    steps, values = np.array(rows).T
+    rows = [(int(row["step"]), float(row["loss"])) for row in read_losses(losses, ("step", "loss"))]
+    steps, values = np.array([row for row in rows if math.isfinite(row[1])]).reshape(-1, 2).T
     figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel="loss", yscale="log" if values.min() > 0 else "linear")
+    positive = len(values) and values.min() > 0
+    axes = figure.add_subplot(xlabel="step", ylabel="loss", yscale="log" if positive else "linear")
     axes.plot(steps, values, linewidth=0.6, alpha=0.4, label="between two rows")
     half = max(len(values) // 40, 1)
     smooth = [values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))]

@@ -2,77 +2,74 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
+from torch import Tensor
 
 from ..data.images import Images
 from ..data.order import Batch, ImagesByPosition, MicroBatches, load
 from ..errors import UserError
-from . import checkpoint
+from . import optimizer_state
 from .average import MovingAverage
+from .checkpoint import Checkpoint
+from .place import accelerator_for, on_main_rank
 from .report import Report
-from .settings import TrainingSettings, differences, learning_rate, require_same
-from .system import System
+from .run import Run
+from .settings import differences, learning_rate
+from .system import System, players_of
+from .turn import Turn
 
 logger = logging.getLogger(__name__)
 
 
+class Step(NamedTuple):
+    """What an optimizer step gave on this rank.
+
+    loss: the mean loss of the first player that acted; gradient_norm: of the gradients of all that acted, before
+    clipping; reached: the same without gradients that the loss scaler of fp16 left out after an overflow, which reached
+    no weight; losses: by player.
+    """
+
+    loss: Tensor
+    gradient_norm: Tensor
+    reached: Tensor
+    losses: dict[str, Tensor]
+
+
 class Trainer:
-    """Trains a system on images, with AdamW, and keeps the run in the folder `out`.
+    """Trains a system on images, its players in turns, each with AdamW, in the folder of `run`.
 
     One process, or one of the ranks that `torchrun` or `accelerate launch` started: all ranks together take
     `settings.batch_size` images a step and do what one rank would have done, but for what the system's
-    `per_micro_batch` names, and the k-means start of codebooks. `identity` is stored in the checkpoints: what it takes
-    to build the system again. `held_out` are images never trained on, for the figures and the final metrics; without
-    them the figures show training images. With `resume`, the run goes on from its newest checkpoint, if it has one:
-    with the same settings and ranks, bit for bit as if it had never stopped; how it differs otherwise is logged.
+    `per_micro_batch` names, and the k-means start of codebooks. `held_out` are images never trained on, for the figures
+    and the final metrics; without them the figures show training images. A run that is resumed goes on, with the same
+    settings and ranks, bit for bit as if it had never stopped; how it differs otherwise is logged.
 
-    Raises `UserError` where the settings and the machine don't agree, or `out` holds another run.
+    Raises `UserError` where the settings and the machine don't agree, or the run was one on other images.
     """
 
-    def __init__(
-        self,
-        system: System,
-        images: Images,
-        settings: TrainingSettings,
-        out: Path,
-        *,
-        identity: dict[str, Any],
-        held_out: Images | None = None,
-        resume: bool = False,
-    ) -> None:
-        self.settings, self.out, self.identity = settings, out, identity
+    def __init__(self, system: System, images: Images, run: Run, *, held_out: Images | None = None) -> None:
+        self.system, self.folder, self.settings = system, run, run.settings
         self.images, self.held_out = images, held_out
-        self.accelerator = _accelerator(settings)
-        self.average = MovingAverage(system, settings.ema_decay)
-        self.average.module.to(self.accelerator.device)
-        optimizer = torch.optim.AdamW(
-            _with_betas(system.parameter_groups(), settings.beta2),
-            lr=settings.learning_rate,
-            betas=(0.9, settings.beta2),
-            weight_decay=settings.weight_decay,
-        )
-        self.system, self.optimizer = self.accelerator.prepare(system, optimizer)
+        self.accelerator = accelerator_for(self.settings)
+        self.average = MovingAverage(system, self.settings.ema_decay)
+        self.average.weights.to(self.accelerator.device)
+        self.turns = self._prepare_turns()
         self.step = 0
         self.measured: dict[str, float] = {}
-        self._open_run(resume)
+        # Every rank has looked for a run before the first one writes.
+        self.accelerator.wait_for_everyone()
+        if run.saved is not None:
+            self._restore(run.saved)
         self.batches = self._load_batches()
         self.seen_complaints: set[str] = set()
-
-    @property
-    def bare_system(self) -> System:
-        """The trained system without its data-parallel wrapping."""
-        return self.accelerator.unwrap_model(self.system)
 
     @property
     def place(self) -> str:
@@ -80,17 +77,13 @@ class Trainer:
         ranks = self.accelerator.num_processes
         return f"on {self.accelerator.device.type}" + (f" × {ranks} ranks" if ranks > 1 else "")
 
-    def _open_run(self, resume: bool) -> None:
-        """Reads the newest checkpoint where that is asked for, and refuses to mix two runs in one folder."""
-        existing = checkpoint.checkpoints(self.out / "checkpoints")
-        if existing and not resume:
-            raise UserError(
-                f"{self.out} holds a run already: continue it with --resume, or give another folder as --out"
-            )
-        # Every rank has looked before the first one writes.
-        self.accelerator.wait_for_everyone()
-        if existing:
-            self._restore(checkpoint.read(existing[-1]))
+    def _prepare_turns(self) -> list[Turn]:
+        players = players_of(self.system)
+        turns = []
+        for place, player in enumerate(players):
+            others = [parameter for other in players if other is not player for parameter in other.parameters]
+            turns.append(Turn(self.system, player, place, others, self.settings, self.accelerator))
+        return turns
 
     def _load_batches(self) -> Iterator[Batch]:
         settings, accelerator = self.settings, self.accelerator
@@ -110,69 +103,41 @@ class Trainer:
     def run(self) -> None:
         """Trains up to `settings.steps`, then draws the run's images and its loss curve."""
         settings = self.settings
-        with self._report() as report:
-            total, norms = torch.zeros(2, device=self.accelerator.device)
-            since, began = self.step, time.monotonic()
-            while self.step < settings.steps:
-                loss, gradient_norm = self.optimize()
-                total += loss
-                # After an overflow of fp16 the loss scaler leaves the step out: such a gradient reached no weight.
-                if not self.optimizer.step_was_skipped:
-                    norms += gradient_norm
-                saving = self._due(settings.checkpoint_every, at_end=True)
-                drawing = self._due(settings.sample_every, at_end=False)
-                if saving or drawing or self._due(settings.log_every, at_end=True):
-                    mean = self.accelerator.reduce(total, "mean").item() / (self.step - since)
-                    rate = (self.step - since) * settings.batch_size / (time.monotonic() - began)
-                    self._note_losses(report, mean, float(gradient_norm), rate, self._metrics())
-                    self._require_finite("loss", mean)
-                    # A bad gradient of any step since the last row has spoiled weights that the losses may not show.
-                    self._require_finite("gradient", float(norms))
-                    if saving:
-                        self.save()
-                    if drawing:
-                        self._draw(report, self.step)
-                    total.zero_()
-                    norms.zero_()
-                    since, began = self.step, time.monotonic()
-            self._finish(report)
+        try:
+            on_main_rank(self.accelerator, self.folder.begin)
+            with self._report() as report:
+                since = self._since_now()
+                while self.step < settings.steps:
+                    since.note(self.optimize())
+                    saving = self._due(settings.checkpoint_every, at_end=True)
+                    drawing = self._due(settings.sample_every, at_end=False)
+                    if saving or drawing or self._due(settings.log_every, at_end=True):
+                        self._tell(since, report)
+                        if saving:
+                            self.save()
+                        if drawing:
+                            self._draw(report, self.step)
+                        since = self._since_now()
+                self._finish(report)
+        finally:
+            self.folder.close()
 
-    def optimize(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """One optimizer step; the mean loss of this rank's images, and the norm of the gradient before clipping."""
+    def optimize(self) -> Step:
+        """One optimizer step: the turns of the players that act in it, on the same images."""
         rate = learning_rate(self.settings, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group.get("lr_scale", 1.0)
-        self.bare_system.before_step(self.step)
-        loss = torch.zeros((), device=self.accelerator.device)
-        for _ in range(self.settings.accumulation):
-            batch = self._next_batch()
-            with self.accelerator.accumulate(self.system):
-                micro_loss = self.system(batch).mean()
-                self.accelerator.backward(micro_loss)
-                loss += micro_loss.detach() / self.settings.accumulation
-                if self.accelerator.sync_gradients:
-                    gradient_norm = self._clip_gradients()
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-        self.bare_system.after_step()
+        self.system.before_step(self.step)
+        batches = [self._next_batch() for _ in range(self.settings.accumulation)]
+        losses, norms, reached = {}, [], []
+        for turn in self.turns:
+            if turn.player.acts(self.step):
+                losses[turn.player.name], norm = turn.take(batches, rate)
+                norms.append(norm)
+                reached.append(torch.zeros_like(norm) if turn.optimizer.step_was_skipped else norm)
+        self.system.after_step()
         self.step += 1
-        self.average.update(self.bare_system, self.step)
-        return loss, gradient_norm
-
-    def _clip_gradients(self) -> torch.Tensor:
-        """Scales down the gradient of each group that is too long; the norm of all of them before."""
-        self.accelerator.unscale_gradients()
-        norms = [
-            torch.nn.utils.clip_grad_norm_(group["params"], self.settings.gradient_clip)
-            for group in self.optimizer.param_groups
-        ]
-        return torch.linalg.vector_norm(torch.stack(norms))
-
-    def _metrics(self) -> list[float]:
-        """What the system measured since the last call, over all ranks."""
-        metrics = self.bare_system.metrics()
-        names = self.bare_system.metric_names
-        return [self.accelerator.reduce(metrics[name].float(), "mean").item() for name in names]
+        self.average.update(self.step)
+        gradient_norm, reached_norm = (torch.linalg.vector_norm(torch.stack(parts)) for parts in (norms, reached))
+        return Step(next(iter(losses.values())), gradient_norm, reached_norm, losses)
 
     def _next_batch(self) -> Batch:
         batch = next(self.batches)
@@ -180,8 +145,7 @@ class Trainer:
             if complaint not in self.seen_complaints:
                 self.seen_complaints.add(complaint)
                 logger.warning("skipped %s", complaint)
-        torch.manual_seed(batch.module_seed)
-        return batch.to(self.accelerator.device)
+        return batch
 
     def _due(self, every: int, *, at_end: bool) -> bool:
         ended = self.step == self.settings.steps
@@ -189,52 +153,55 @@ class Trainer:
 
     def save(self) -> None:
         """Writes a checkpoint, on the main rank."""
-        if self.accelerator.is_main_process:
-            scaler = self.accelerator.scaler
-            checkpoint.write(
-                self.out / "checkpoints",
-                self.step,
-                {
-                    "weights": self.bare_system.state_dict(),
-                    "average": self.average.module.state_dict(),
-                    "optimizer": checkpoint.optimizer_tensors(self.optimizer.optimizer, self.bare_system),
-                },
-                {
-                    **self.identity,
-                    "settings": asdict(self.settings),
-                    "images": self._describe_images(),
-                    "ranks": self.accelerator.num_processes,
-                    "position": self.step * self.settings.batch_size,
-                    "loss_scaler": None if scaler is None else scaler.state_dict(),
-                },
-                keep=self.settings.keep_checkpoints,
-            )
-        self.accelerator.wait_for_everyone()
+        on_main_rank(self.accelerator, self._write_checkpoint)
 
-    def _restore(self, saved: checkpoint.Checkpoint) -> None:
+    def _write_checkpoint(self) -> None:
+        scaler = self.accelerator.scaler
+        frozen = {name: self.system.get_submodule(name).state_dict() for name in self.system.frozen}
+        inside = tuple(f"{name}." for name in frozen)
+        parts = {
+            name: {key: tensor for key, tensor in module.state_dict().items() if not key.startswith(inside)}
+            for name, module in {"weights": self.system, "average": self.average.weights}.items()
+        }
+        parts["optimizer"] = optimizer_state.tensors(self._optimizers, self.system)
+        state = {
+            "images": self._describe_images(),
+            "ranks": self.accelerator.num_processes,
+            "loss_scaler": None if scaler is None else scaler.state_dict(),
+        }
+        self.folder.save(self.step, parts, frozen, state)
+
+    @property
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        """The players' own, without Accelerate's wrapping."""
+        return [turn.optimizer.optimizer for turn in self.turns]
+
+    def _restore(self, saved: Checkpoint) -> None:
         """Takes over everything a checkpoint holds; raises `UserError` if it is of another run."""
-        for name, value in self.identity.items():
-            if saved.state[name] != value:
-                raise UserError(f"{self.out} holds a run with {name} {saved.state[name]}, not {value}")
-        require_same(saved.state["settings"], self.settings)
         if self.accelerator.is_main_process:
-            for difference in self._differences(saved.state):
+            for difference in self._differences(saved):
                 logger.warning("%s", difference)
         if saved.state["images"] != self._describe_images():
-            raise UserError(f"the run in {self.out} was trained on other images: their number, size or classes differ")
-        saved.load_into(self.bare_system, "weights")
-        saved.load_into(self.average.module, "average")
-        checkpoint.load_optimizer(self.optimizer.optimizer, self.bare_system, saved.tensors("optimizer"))
+            raise UserError(
+                f"the run in {self.folder.out} was trained on other images: their number, size or classes differ"
+            )
+        saved.load_into(self.system, "weights")
+        saved.load_into(self.average.weights, "average")
+        saved.load_optimizers(self._optimizers, self.system)
         if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(saved.state["loss_scaler"])
+            try:
+                self.accelerator.scaler.load_state_dict(saved.state["loss_scaler"])
+            except (KeyError, TypeError, RuntimeError) as error:
+                raise saved.damaged(f"state.json has no state of the loss scaler ({error!r})") from error
         self.step = saved.state["step"]
 
-    def _differences(self, state: dict[str, Any]) -> list[str]:
-        """In a sentence each, how the run of a checkpoint's `state` goes on otherwise than it would have there."""
-        found = differences(state["settings"], self.settings)
+    def _differences(self, saved: Checkpoint) -> list[str]:
+        """In a sentence each, how the run of a checkpoint goes on otherwise than it would have there."""
+        settings = self.folder.saved_settings
+        found = differences(settings, self.settings)
         now = self.settings.accumulation, self.accelerator.num_processes
-        former = state["settings"]["accumulation"], state.get("ranks", now[1])
-        concerned = self.bare_system.per_micro_batch
+        former = settings.accumulation, saved.state["ranks"]
+        concerned = self.system.per_micro_batch
         if former != now and concerned:
             found.append(
                 f"the next steps have other {', '.join(concerned)} than with the former accumulation of {former[0]} on "
@@ -248,26 +215,35 @@ class Trainer:
     def _report(self) -> AbstractContextManager[Report | None]:
         if not self.accelerator.is_main_process:
             return nullcontext()
-        self.out.mkdir(parents=True, exist_ok=True)
-        content = {**self.identity, "settings": asdict(self.settings)}
-        (self.out / "settings.json").write_text(json.dumps(content, indent=2) + "\n")
-        system = self.bare_system
+        # The loss of the first player is the run's.
+        others = [f"{turn.player.name}_loss" for turn in self.turns[1:]]
         return closing(
             Report(
-                self.out,
+                self.folder.out,
                 steps=self.settings.steps,
                 start=self.step,
-                figure=system.figure,
-                metric_names=system.metric_names,
+                figure=self.system.figure,
+                metric_names=(*others, *self.system.metric_names),
             )
         )
 
-    def _note_losses(
-        self, report: Report | None, loss: float, gradient_norm: float, rate: float, metrics: list[float]
-    ) -> None:
+    def _since_now(self) -> Since:
+        return Since([turn.player.name for turn in self.turns], self.step, self.accelerator.device)
+
+    def _tell(self, since: Since, report: Report | None) -> None:
+        """Notes a row of what happened since the last one; `UserError` where it is no longer a number."""
+        losses = since.losses(self.accelerator)
+        metrics = self.system.metrics()
+        measured = [self.accelerator.reduce(metrics[name].float(), "mean").item() for name in self.system.metric_names]
         if report is not None:
+            rate = (self.step - since.step) * self.settings.batch_size / (time.monotonic() - since.began)
             now = learning_rate(self.settings, self.step - 1)
-            report.losses(self.step, loss, now, gradient_norm, rate, *metrics)
+            report.losses(self.step, losses[0], now, float(since.gradient_norm), rate, *losses[1:], *measured)
+        for loss, count in zip(losses, since.counts.values(), strict=True):
+            if count:
+                self._require_finite("loss", loss)
+        # A bad gradient of any step since the last row has spoiled weights that the losses may not show.
+        self._require_finite("gradient", float(since.reached))
 
     def _require_finite(self, name: str, value: float) -> None:
         if not math.isfinite(value):
@@ -275,11 +251,14 @@ class Trainer:
 
     def _draw(self, report: Report | None, step: int | None) -> None:
         """Draws the run's figure with the averaged weights, on the main rank."""
-        if report is not None:
+
+        def draw() -> None:
+            assert report is not None
             images = self.images if self.held_out is None else self.held_out
             drawn, names = self.average.module.draw(images, seed=self.settings.seed, device=self.accelerator.device)
             report.draw(drawn, names, step)
-        self.accelerator.wait_for_everyone()
+
+        on_main_rank(self.accelerator, draw)
 
     def _finish(self, report: Report | None) -> None:
         self._draw(report, None)
@@ -293,28 +272,22 @@ class Trainer:
         self.accelerator.end_training()
 
 
-def _with_betas(groups: list[dict[str, Any]], beta2: float) -> list[dict[str, Any]]:
-    """Parameter groups as AdamW takes them: a `beta1` of a group's own comes with the run's β₂."""
-    groups = [dict(group) for group in groups]
-    for group in groups:
-        if "beta1" in group:
-            group["betas"] = (group.pop("beta1"), beta2)
-    return groups
+class Since:
+    """What happened since the last row of losses.csv, which was at step `step`."""
 
+    def __init__(self, players: Sequence[str], step: int, device: torch.device) -> None:
+        self.step, self.began = step, time.monotonic()
+        self.totals = {name: torch.zeros((), device=device) for name in players}
+        self.counts = dict.fromkeys(players, 0)
+        self.gradient_norm = self.reached = torch.zeros((), device=device)
 
-def _accelerator(settings: TrainingSettings) -> Accelerator:
-    """What runs the network where and in the number format that the settings say; `UserError` if that can't be had."""
-    try:
-        accelerator = Accelerator(
-            cpu=settings.device == "cpu",
-            mixed_precision=settings.mixed_precision,
-            gradient_accumulation_steps=settings.accumulation,
-            # Buffers are the same on all ranks by construction; what they collect between two steps is each rank's own.
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-        )
-    except ValueError as error:
-        raise UserError(f"mixed_precision {settings.mixed_precision} is not to be had here: {error}") from error
-    # Accelerate would leave the format float32 and say nothing.
-    if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise UserError("mixed_precision fp16 needs an accelerator: on the CPU it must be no or bf16")
-    return accelerator
+    def note(self, step: Step) -> None:
+        for name, loss in step.losses.items():
+            self.totals[name] += loss
+            self.counts[name] += 1
+        self.gradient_norm, self.reached = step.gradient_norm, self.reached + step.reached
+
+    def losses(self, accelerator: Accelerator) -> list[float]:
+        """The mean loss of each player over all ranks and its turns, NaN for one that had no turn."""
+        totals = accelerator.reduce(torch.stack(list(self.totals.values())), "mean").tolist()
+        return [total / count if count else math.nan for total, count in zip(totals, self.counts.values(), strict=True)]

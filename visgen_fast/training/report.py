@@ -2,7 +2,7 @@
 
 OUT/
     settings.json          recipe and settings
-    losses.csv             step, loss, learning rate, gradient norm, images per second, the system's metrics
+    losses.csv             step, loss, learning rate, gradient norm, images per second, other players' losses, metrics
     loss.png               its curve
     FIGURE.png             the run's figure at the end: samples, one row a class; a tokenizer's reconstructions
     FIGURE/                the figure on the way
@@ -26,13 +26,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from ..errors import writing
 from .figures import image_grid, loss_curve
+from .losses import read_losses
 
 COLUMNS = ("step", "loss", "learning_rate", "gradient_norm", "images_per_second")
 
 
 class Report:
-    """The reports of one run on its main rank. It shows the progress bar until `close`."""
+    """The reports of one run on its main rank. It shows the progress bar until `close`.
+
+    `figure` and `metric_names` are the system's. Raises `UserError` where the disk refuses.
+    """
 
     def __init__(
         self, out: Path, *, steps: int, start: int, figure: str = "samples", metric_names: Sequence[str] = ()
@@ -40,10 +45,11 @@ class Report:
         from torch.utils.tensorboard import SummaryWriter
 
         self.out, self.figure, self.columns = out, figure, (*COLUMNS, *metric_names)
-        (out / figure).mkdir(parents=True, exist_ok=True)
-        self._losses = _open_losses(out / "losses.csv", start, self.columns)
-        self._rows = csv.writer(self._losses, lineterminator="\n")
-        self._board = SummaryWriter(out / "tensorboard", purge_step=start + 1)
+        with writing(out):
+            (out / figure).mkdir(parents=True, exist_ok=True)
+            self._losses = _open_losses(out / "losses.csv", start, self.columns)
+            self._rows = csv.writer(self._losses, lineterminator="\n")
+            self._board = SummaryWriter(out / "tensorboard", purge_step=start + 1)
         self.console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("training"),
@@ -63,8 +69,12 @@ class Report:
 
     def close(self) -> None:
         self._progress.stop()
-        self._losses.close()
-        self._board.close()
+        try:
+            with writing(self.out / "losses.csv"):
+                self._losses.close()
+        finally:
+            with writing(self.out / "tensorboard"):
+                self._board.close()
 
     def losses(
         self, step: int, loss: float, learning_rate: float, gradient_norm: float, rate: float, *metrics: float
@@ -79,10 +89,12 @@ class Report:
             f"{rate:.1f}",
             *(f"{value:.6g}" for value in metrics),
         )
-        self._rows.writerow((step, repr(loss), *numbers))
-        self._losses.flush()
-        for name, value in zip(self.columns[1:], (loss, learning_rate, gradient_norm, rate, *metrics), strict=True):
-            self._board.add_scalar(name, value, step)
+        with writing(self.out / "losses.csv"):
+            self._rows.writerow((step, repr(loss), *numbers))
+            self._losses.flush()
+        with writing(self.out / "tensorboard"):
+            for name, value in zip(self.columns[1:], (loss, learning_rate, gradient_norm, rate, *metrics), strict=True):
+                self._board.add_scalar(name, value, step)
         self._progress.update(self._task, completed=step, loss=f"{loss:.4f}", rate=f"{rate:.0f}")
         # Where there is no terminal to draw a bar on, ten lines tell the same.
         if self._progress.disable and (step == self._steps or step - self._told >= self._steps / 10):
@@ -94,30 +106,30 @@ class Report:
         """Draws the figure of `images` [rows, columns, C, H, W]: the one of `step`, or the run's last (None)."""
         path = self.out / (f"{self.figure}.png" if step is None else f"{self.figure}/step-{step:08d}.png")
         grid = image_grid(images, names)
-        grid.save(path)
+        with writing(path):
+            grid.save(path)
         if step is not None:
-            self._board.add_image(self.figure, np.asarray(grid), step, dataformats="HWC")
+            with writing(self.out / "tensorboard"):
+                self._board.add_image(self.figure, np.asarray(grid), step, dataformats="HWC")
         return path
 
     def metrics(self, measured: dict[str, float]) -> None:
         """Writes what the finished system measured to metrics.json."""
-        (self.out / "metrics.json").write_text(json.dumps(measured, indent=2) + "\n")
+        with writing(self.out / "metrics.json") as path:
+            path.write_text(json.dumps(measured, indent=2) + "\n")
 
     def curve(self) -> Path:
         """Draws the curve of losses.csv."""
-        loss_curve(self.out / "losses.csv", self.out / "loss.png")
-        return self.out / "loss.png"
+        with writing(self.out / "loss.png") as path:
+            loss_curve(self.out / "losses.csv", path)
+        return path
 
 
 def _open_losses(path: Path, start: int, columns: Sequence[str]) -> TextIO:
     """The CSV file opened for appending, with only the rows up to step `start` kept: those after it will come again."""
-    kept = []
-    if start and path.exists():
-        with path.open(newline="") as file:
-            rows = [row for row in csv.reader(file) if len(row) == len(columns)]
-        kept = [row for row in rows if row[0].isdigit() and int(row[0]) <= start]
+    kept = [row for row in read_losses(path, columns) if int(row["step"]) <= start] if start else []
     replacement = path.with_name(".losses.csv")
     with replacement.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([columns, *kept])
+        csv.writer(file, lineterminator="\n").writerows([columns, *(row.values() for row in kept)])
     os.replace(replacement, path)
     return path.open("a", newline="")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from ..errors import UserError
+from .bounds import AtLeast, Between, check_fields
 
 S = TypeVar("S", bound="TrainingSettings")
 
@@ -22,44 +23,32 @@ MAY_CHANGE = {
 class TrainingSettings:
     """Optimization, bookkeeping and hardware.
 
-    A derived class adds the lower bounds of its own settings to `LEAST`, and to `OTHER_RUNS` the names of those that
-    give another run, "" for none, from which the system takes weights. Its own checkpoints hold these too.
+    A bound stands in a field's annotation (`bounds.py`) and is checked, with the field's type, when settings are made.
+    `OTHER_RUNS` names the settings that give another run, "" for none, from which the system takes weights. The run's
+    own checkpoints hold these too.
     """
-
-    LEAST: ClassVar[dict[str, float]] = {
-        "steps": 1,
-        "batch_size": 1,
-        "accumulation": 1,
-        "warmup_steps": 0,
-        "weight_decay": 0,
-        "workers": 0,
-        "log_every": 1,
-        "sample_every": 0,
-        "checkpoint_every": 0,
-        "keep_checkpoints": 1,
-    }
 
     OTHER_RUNS: ClassVar[tuple[str, ...]] = ()
 
-    steps: int = 10_000
+    steps: Annotated[int, AtLeast(1)] = 10_000
     """Optimizer steps."""
-    batch_size: int = 128
+    batch_size: Annotated[int, AtLeast(1)] = 128
     """Images in one optimizer step, over all ranks and all accumulated micro-batches together."""
-    accumulation: int = 1
+    accumulation: Annotated[int, AtLeast(1)] = 1
     """Micro-batches whose gradients are added up to one optimizer step; more of them need less memory."""
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, Between(0, 1000, "(]")] = 1e-3
     """AdamW's learning rate after the warm-up."""
-    warmup_steps: int = 100
+    warmup_steps: Annotated[int, AtLeast(0)] = 100
     """Steps over which the learning rate rises linearly to its full value."""
     lr_schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate after the warm-up: kept, or lowered to 0 along a half cosine that ends at the last step."""
-    beta2: float = 0.99
+    beta2: Annotated[float, Between(0, 1, "[)")] = 0.99
     """AdamW's decay of the mean square of the gradients; short runs want less than the usual 0.999."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Between(0, 1000, "[]")] = 0.0
     """AdamW's decoupled weight decay."""
-    gradient_clip: float = 1.0
+    gradient_clip: Annotated[float, Between(0, math.inf, "(]")] = 1.0
     """Gradients with a larger norm are scaled down to this norm."""
-    ema_decay: float = 0.999
+    ema_decay: Annotated[float, Between(0, 1, "[)")] = 0.999
     """Decay of the moving average of the weights, which draws the samples."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Number format of the network's arithmetic; "no" is float32."""
@@ -67,33 +56,21 @@ class TrainingSettings:
     """Where to compute: the accelerator if there is one, or the CPU."""
     horizontal_flip: bool = False
     """Mirror half of the images, left to right."""
-    seed: int = 0
+    seed: Annotated[int, Between(0, 2**63, "[)")] = 0
     """Everything random in the run follows from this number."""
-    workers: int = 0
+    workers: Annotated[int, AtLeast(0)] = 0
     """Processes that load images; 0 loads them in the training process."""
-    log_every: int = 20
+    log_every: Annotated[int, AtLeast(1)] = 20
     """Steps between two rows in losses.csv and in TensorBoard."""
-    sample_every: int = 500
+    sample_every: Annotated[int, AtLeast(0)] = 500
     """Steps between two sample grids; 0 draws only the last one."""
-    checkpoint_every: int = 500
+    checkpoint_every: Annotated[int, AtLeast(0)] = 500
     """Steps between two checkpoints; 0 writes only the last one."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: Annotated[int, AtLeast(1)] = 2
     """Newest checkpoints to keep."""
 
     def __post_init__(self) -> None:
-        for name, least in self.LEAST.items():
-            value = getattr(self, name)
-            if not (least <= value < math.inf):
-                raise ValueError(f"{name} must be a number of at least {least}, got {value}")
-        for name in ("ema_decay", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed must lie in [0, 2**63), got {self.seed}")
-        if not 0 < self.learning_rate < math.inf or not 0 < self.gradient_clip:
-            raise ValueError(
-                f"learning_rate and gradient_clip must be positive, got {self.learning_rate} and {self.gradient_clip}"
-            )
+        check_fields(self)
 
 
 def learning_rate(settings: TrainingSettings, step: int) -> float:
@@ -138,11 +115,11 @@ def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
-def differences(saved: dict[str, Any], settings: TrainingSettings) -> list[str]:
+def differences(saved: TrainingSettings, settings: TrainingSettings) -> list[str]:
     """In a sentence each, how the run of `saved` continued with `settings` differs from one that had them all along."""
-    if settings.lr_schedule == "constant" or saved["steps"] == settings.steps:
+    if settings.lr_schedule == "constant" or saved.steps == settings.steps:
         return []
     return [
-        f"the steps done followed a cosine decay that ends at step {saved['steps']}, the next ones follow one that "
+        f"the steps done followed a cosine decay that ends at step {saved.steps}, the next ones follow one that "
         f"ends at step {settings.steps}"
     ]

@@ -1,10 +1,10 @@
-"""What the loop trains: one or several networks with the loss that teaches them and the way to draw with them."""
+"""What the loop trains: one or several networks with the losses that teach them and the way to draw with them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,21 +13,72 @@ from ..data.images import Images
 from ..data.order import Batch
 
 
+@dataclass(frozen=True)
+class Player:
+    """One of those who take turns in an optimizer step: weights of a system, and the loss that teaches them.
+
+    In a player's turn only its `parameters` require gradients, so that its loss may pass through the networks of the
+    others and teach them nothing. It has an optimizer of its own, and its gradient is clipped on its own. A later
+    player sees what the earlier ones learned in the same step.
+
+    loss: batch → the loss of every image, [B]; lr_scale: its learning rate over the run's; beta1: AdamW's decay of its
+    mean gradient. It acts from optimizer step `start` on, in every step that `every` divides. At rest it neither steps
+    nor decays.
+    """
+
+    name: str
+    parameters: Sequence[nn.Parameter]
+    loss: Callable[[Batch], Tensor]
+    lr_scale: float = 1.0
+    beta1: float = 0.9
+    every: int = 1
+    start: int = 0
+
+    def acts(self, step: int) -> bool:
+        """Whether it has a turn in optimizer step `step` (0 is the first)."""
+        return step >= self.start and step % self.every == 0
+
+
 class System(nn.Module, ABC):
     """Networks, as sub-modules, with their loss. The loop knows nothing else about what it trains.
 
-    The module holds everything that has weights, so that data-parallel wrapping, the moving average and checkpoints
-    treat one network and several alike. A frozen network is one whose parameters need no gradient.
+    Whatever has weights is in a sub-module, so that the moving average and checkpoints treat one network and several
+    alike.
 
-    figure: the name of the run's figure; metric_names: of what `metrics` measures while the system trains.
+    figure: the name of the run's figure; metric_names: of what `metrics` measures while the system trains; frozen: the
+    names of sub-modules, "text.encoder" for one inside another, that come trained and stay as they are: always in
+    evaluation mode, never averaged, and once in a run's folder.
     """
 
     figure: str = "samples"
     metric_names: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
-        """The loss of every image of the batch, [B]."""
+        """The loss of every image of the batch, [B]; with several players, that of the first."""
+
+    def players(self) -> Sequence[Player]:
+        """Who learns in a step, in the order of their turns; by default one, all weights that require a gradient.
+
+        Every weight that requires a gradient belongs to one player, and the first acts in every step or others do.
+        """
+        return (Player("system", _trainable(self.parameters()), self.forward),)
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """The names of the direct sub-modules whose moving average draws and evaluates: all but the frozen ones.
+
+        A network that draws nothing, such as a discriminator, need not be among them.
+        """
+        return tuple(name for name, _ in self.named_children() if name not in self.frozen)
+
+    def train(self, mode: bool = True) -> System:
+        """Training mode, or evaluation mode, for all but the frozen sub-modules."""
+        super().train(mode)
+        for name in self.frozen:
+            self.get_submodule(name).eval()
+        return self
 
     @abstractmethod
     def draw(self, images: Images, *, seed: int, device: torch.device) -> tuple[Tensor, Sequence[str]]:
@@ -45,19 +96,11 @@ class System(nn.Module, ABC):
         drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.modules() if module.training)
         return ("dropout",) if drops else ()
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """The parameters to train, as groups for the optimizer; each group's gradient is clipped on its own.
-
-        Besides the optimizer's own options a group may have a `lr_scale` on the learning rate and a `beta1` of its
-        own.
-        """
-        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
-
     def before_step(self, step: int) -> None:
-        """Called before the micro-batches of optimizer step `step` (0 is the first)."""
+        """Called before the turns of optimizer step `step` (0 is the first)."""
 
     def after_step(self) -> None:
-        """Called when the optimizer has stepped: for what learns otherwise than by gradients."""
+        """Called after the turns of a step: for what learns otherwise than by gradients."""
 
     def metrics(self) -> dict[str, Tensor]:
         """The scalars `metric_names`, over this rank's images since the last call."""
@@ -66,3 +109,30 @@ class System(nn.Module, ABC):
     def evaluate(self, images: Images, *, device: torch.device) -> dict[str, float]:
         """What a finished run is worth, measured on images that were held out."""
         return {}
+
+
+def players_of(system: System) -> Sequence[Player]:
+    """The system's players; ValueError unless each weight to train is one player's, and every step has a turn."""
+    players = system.players()
+    names = [player.name for player in players]
+    if len(set(names)) != len(names):
+        raise ValueError(f"players must have names of their own, got {', '.join(names)}")
+    if not any(player.every == 1 and player.start == 0 for player in players):
+        raise ValueError("one player must act in every step: with every = 1 and start = 0")
+    owners: dict[nn.Parameter, str] = {}
+    for player in players:
+        if not player.parameters:
+            raise ValueError(f"the player {player.name} has no weights to train")
+        for parameter in player.parameters:
+            if parameter in owners or not parameter.requires_grad:
+                other = f"also belong to {owners[parameter]}" if parameter in owners else "need no gradient"
+                raise ValueError(f"weights of the player {player.name} {other}")
+            owners[parameter] = player.name
+    for name, parameter in system.named_parameters():
+        if parameter.requires_grad and parameter not in owners:
+            raise ValueError(f"{name} requires a gradient and belongs to no player: give it to one or freeze it")
+    return players
+
+
+def _trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    return [parameter for parameter in parameters if parameter.requires_grad]

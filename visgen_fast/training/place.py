@@ -1,0 +1,80 @@
+"""Where a run computes: on one device or on several ranks, in the number format that its settings say."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import broadcast_object_list
+
+from ..errors import UserError
+from .settings import TrainingSettings
+
+logger = logging.getLogger(__name__)
+
+_OFF = {"", "0", "no", "false"}
+# Variables by which the environment would have Accelerate compute otherwise, or in another way, than the settings say.
+_ENGINES = (
+    "ACCELERATE_DYNAMO_BACKEND",
+    "ACCELERATE_DOWNCAST_BF16",
+    "ACCELERATE_USE_DEEPSPEED",
+    "ACCELERATE_USE_FSDP",
+    "ACCELERATE_USE_MEGATRON_LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG",
+)
+
+
+def accelerator_for(settings: TrainingSettings) -> Accelerator:
+    """What runs the network where and in the number format that the settings say; `UserError` if that can't be had.
+
+    The environment decides which ranks there are and nothing else: what it says of the mathematics is answered with a
+    warning and has no effect.
+    """
+    try:
+        with _settings_alone(settings):
+            accelerator = Accelerator(
+                cpu=settings.device == "cpu",
+                mixed_precision=settings.mixed_precision,
+                # Buffers are the same on all ranks by construction; what they collect in a step is each rank's own.
+                kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            )
+    except ValueError as error:
+        raise UserError(f"mixed_precision {settings.mixed_precision} is not to be had here: {error}") from error
+    # Accelerate would leave the format float32 and say nothing.
+    if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise UserError("mixed_precision fp16 needs an accelerator: on the CPU it must be no or bf16")
+    return accelerator
+
+
+@contextmanager
+def _settings_alone(settings: TrainingSettings) -> Iterator[None]:
+    """While this lasts, the environment has no variable that would change what a run computes."""
+    harmless = {
+        **dict.fromkeys(_ENGINES, _OFF),
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": {"", "1", str(settings.accumulation)},
+        "ACCELERATE_MIXED_PRECISION": {*_OFF, settings.mixed_precision},
+    }
+    taken = {name: os.environ.pop(name) for name in harmless if name in os.environ}
+    for name, value in taken.items():
+        if value.lower() not in harmless[name]:
+            logger.warning("%s=%s in the environment has no effect: the settings say what a run computes", name, value)
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
+
+
+def on_main_rank(accelerator: Accelerator, action: Callable[[], None]) -> None:
+    """Does `action` on the main rank while the others wait; its `UserError` is raised on all of them."""
+    refusal: list[str | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            action()
+        except UserError as error:
+            refusal = [str(error)]
+    broadcast_object_list(refusal)
+    if refusal[0] is not None:
+        raise UserError(refusal[0])
