@@ -6,7 +6,7 @@
 #include "../ops/tensors.h"
 #include "kernels.h"
 #include "parallel.h"
-#include "search.h"
+#include "search/search.h"
 
 namespace visgen {
 

@@ -14,14 +14,16 @@ namespace visgen {
   namespace isa {                                             \
   extern const NoiseKernels noise_kernels;                    \
   extern const DiffuseKernels diffuse_kernels;                \
+  extern const SearchKernels search_kernels;                  \
   extern const QuantizeKernels quantize_kernels;              \
   extern const CodebookKernels codebook_kernels;              \
-  extern const ScalarQuantizeKernels scalar_quantize_kernels; \
+  extern const FiniteScalarKernels finite_scalar_kernels;     \
+  extern const BinaryQuantizeKernels binary_quantize_kernels; \
   }
-#define VISGEN_TABLE(isa)                                                                         \
-  static const KernelTable isa##_table {                                                          \
-    #isa, isa::noise_kernels, isa::diffuse_kernels, isa::quantize_kernels, isa::codebook_kernels, \
-        isa::scalar_quantize_kernels                                                              \
+#define VISGEN_TABLE(isa)                                                                                              \
+  static const KernelTable isa##_table {                                                                               \
+    #isa, isa::noise_kernels, isa::diffuse_kernels, isa::search_kernels, isa::quantize_kernels, isa::codebook_kernels, \
+        isa::finite_scalar_kernels, isa::binary_quantize_kernels                                                       \
   }
 
 VISGEN_DECLARE(baseline)

@@ -40,15 +40,18 @@ struct FilterKernels {  // of one filter and arithmetic type; null where the ins
   int64_t lanes = 0, accumulators = 0;
 };
 
-struct QuantizeKernels {
+struct SearchKernels {
   using Measure = Extent (*)(const Search&, double* scales, int64_t first_code, int64_t last_code);
   using SearchKernel = void (*)(const Search&, int64_t first_row, int64_t last_row);
-  using EmbedKernel = void (*)(const Embedding&, int64_t first_row, int64_t last_row);
-  using BackwardKernel = void (*)(const QuantizeBackwardParameters&, int64_t first_row, int64_t last_row);
   const FilterKernels (&filters_float)[3];
   const FilterKernels (&filters_double)[3];
   Measure measure_float, measure_double;
   SearchKernel search_exactly_float, search_exactly_double;
+};
+
+struct QuantizeKernels {
+  using EmbedKernel = void (*)(const Embedding&, int64_t first_row, int64_t last_row);
+  using BackwardKernel = void (*)(const QuantizeBackwardParameters&, int64_t first_row, int64_t last_row);
   EmbedKernel embed_float, embed_double;
   BackwardKernel backward_float, backward_double;
 };
@@ -60,20 +63,25 @@ struct CodebookKernels {
   SumEdges sum_edges_float, sum_edges_double;
 };
 
-struct ScalarQuantizeKernels {
-  using FiniteScalar = void (*)(const FiniteScalarRows<double>&, int64_t first_unit, int64_t last_unit);
-  using Binary = void (*)(const BinaryParameters&, int64_t first_unit, int64_t last_unit);
-  FiniteScalar finite_float, finite_double, finite_backward_float, finite_backward_double, finite_decode;
-  Binary binary_float, binary_double, binary_backward_float, binary_backward_double, binary_decode;
+struct FiniteScalarKernels {
+  using Kernel = void (*)(const FiniteScalarRows<double>&, int64_t first_unit, int64_t last_unit);
+  Kernel quantize_float, quantize_double, backward_float, backward_double, decode;
+};
+
+struct BinaryQuantizeKernels {
+  using Kernel = void (*)(const BinaryParameters&, int64_t first_unit, int64_t last_unit);
+  Kernel quantize_float, quantize_double, backward_float, backward_double, decode;
 };
 
 struct KernelTable {
   const char* name;
   const NoiseKernels& noise;
   const DiffuseKernels& diffuse;
+  const SearchKernels& search;
   const QuantizeKernels& quantize;
   const CodebookKernels& codebook;
-  const ScalarQuantizeKernels& scalar_quantize;
+  const FiniteScalarKernels& finite_scalar;
+  const BinaryQuantizeKernels& binary_quantize;
 };
 
 // The widest instruction set that the build and the machine have, or what VISGEN_CPU_CAPABILITY names.

@@ -3,7 +3,7 @@
 
 #include "code_sums.h"
 #include "parallel.h"
-#include "search_depth.h"
+#include "search/search_depth.h"
 
 namespace visgen {
 namespace {

@@ -5,6 +5,7 @@
 #include "../../ops/codebook.h"
 
 #include "../kernels.h"
+#include "../search/search.h"
 #include "rows.h"
 
 namespace visgen::VISGEN_ISA {

@@ -1,178 +1,15 @@
-// The family `scalar_quantize` on one instruction set: rows of x become columns in the first-level cache, so that one
-// vector holds one column of several rows.
-//
-// Finite scalar: an element costs a hyperbolic tangent (about 30 vector instructions for a vector of them); binary:
-// with entropies an exponential, a logarithm and two divisions, and for a row and group of g bits two tables of 2^(g/2)
-// products each and 2^g fused multiply-adds. In memory: x read once, the results written once.
-#include "../../ops/scalar_quantize.h"
+// The family `binary_quantize` on one instruction set. With entropies an element costs an exponential, a logarithm and
+// two divisions, and a row and group of g bits two tables of 2^(g/2) products each and 2^g fused multiply-adds. In
+// memory: x read once, the results written once.
+#include "../../ops/binary_quantize.h"
 
 #include "../kernels.h"
-#include "tile.h"
+#include "code_rows.h"
 
 namespace visgen::VISGEN_ISA {
 namespace {
 
-constexpr int kRows = 64;         // of a tile; a multiple of every kLanes
 constexpr int kTableSize = 1024;  // codes of half a group, at most
-
-// What holds one column of several rows.
-template <class Real>
-struct LaneOf {
-  using Type = FloatVector;
-};
-template <>
-struct LaneOf<double> {
-  using Type = double;
-};
-template <class Real>
-using Lane = typename LaneOf<Real>::Type;
-template <class Real>
-constexpr int kLaneRows = sizeof(Lane<Real>) / sizeof(Real);
-
-template <class Real>
-Lane<Real> load(const Real* from) {
-  Lane<Real> lane;
-  memcpy(&lane, from, sizeof(lane));
-  return lane;
-}
-
-template <class Real>
-void store(Real* to, Lane<Real> lane) {
-  memcpy(to, &lane, sizeof(lane));
-}
-
-// To the nearest integer, halves to even; |value| far below 2^22.
-FloatVector rounded(FloatVector value) { return (value + 12582912.0f) - 12582912.0f; }
-double rounded(double value) { return (value + 6755399441055744.0) - 6755399441055744.0; }
-
-template <class Real>
-struct Columns {
-  alignas(64) Real value[kMaxColumns][kRows];
-};
-
-// Rows [first, first + count) of x; rows behind them are 0.
-template <class Real>
-void load_columns(const CodeRows& p, const Operand& operand, int64_t first, int count, Columns<Real>& out) {
-  alignas(64) Real buffer[kMaxColumns * kRows];
-  const Real* tile = load_tile(operand, p.shape, 0, first * p.columns, static_cast<int64_t>(count) * p.columns, buffer);
-  const int columns = p.columns;
-  for (int t = 0; t < count; ++t, tile += columns) {
-    for (int j = 0; j < columns; ++j) out.value[j][t] = tile[j];
-  }
-  for (int j = 0; j < columns; ++j) {
-    for (int t = count; t < kRows; ++t) out.value[j][t] = 0;
-  }
-}
-
-template <class Real>
-void store_columns(const CodeRows& p, const Operand& operand, int64_t first, int count, const Columns<Real>& in) {
-  alignas(64) Real buffer[kMaxColumns * kRows];
-  Real* tile = tile_for_output(operand, p.shape, 0, first * p.columns, buffer);
-  const int columns = p.columns;
-  Real* row = tile;
-  for (int t = 0; t < count; ++t, row += columns) {
-    for (int j = 0; j < columns; ++j) row[j] = in.value[j][t];
-  }
-  store_tile(operand, p.shape, 0, first * p.columns, static_cast<int64_t>(count) * p.columns, tile);
-}
-
-// Calls body(first row, number of rows) for the tiles of some units.
-template <class Body>
-void for_each_tile(const CodeRows& p, int64_t first_unit, int64_t last_unit, Body body) {
-  const int64_t end = unit_at(p.partition, last_unit - 1).end / p.columns;
-  for (int64_t row = unit_at(p.partition, first_unit).begin / p.columns; row < end; row += kRows) {
-    body(row, static_cast<int>(end - row < kRows ? end - row : kRows));
-  }
-}
-
-// A row with NaN has code 0, and NaN for everything else.
-template <class Real>
-void write_codes(const CodeRows& p, int64_t first, int count, const int64_t* codes, const Real* has_nan,
-                 Columns<Real>& quantized) {
-  for (int t = 0; t < count; ++t) {
-    p.codes[first + t] = has_nan[t] != 0 ? 0 : codes[t];
-    if (has_nan[t] == 0) continue;
-    for (int j = 0; j < p.columns; ++j) quantized.value[j][t] = static_cast<Real>(__builtin_nan(""));
-  }
-}
-
-// --- finite scalar quantization
-
-// One column: its values become those of their levels, and `index` the levels' numbers (0 for NaN, which is noted).
-template <class Real>
-void to_levels(const LevelColumn<double>& column, bool round_half_up, Real* value, Real* index, Real* has_nan) {
-  const Real shift = static_cast<Real>(column.shift), half = static_cast<Real>(column.half);
-  const Real offset = static_cast<Real>(column.offset), lowest = static_cast<Real>(column.lowest);
-  const Real step = static_cast<Real>(column.step), origin = static_cast<Real>(column.origin);
-  for (int t = 0; t < kRows; t += kLaneRows<Real>) {
-    const Lane<Real> x = load(value + t);
-    Lane<Real> bounded = hyperbolic_tangent(x + shift) * half - offset;
-    if (round_half_up) bounded += Real(0.5);
-    Lane<Real> level = rounded(bounded);
-    if (round_half_up) level = level > bounded ? level - Real(1) : level;  // floor
-    level = x == x ? level - lowest : Lane<Real>{};
-    store(has_nan + t, x == x ? load(has_nan + t) : Lane<Real>{} + Real(1));
-    store(index + t, level);
-    store(value + t, (level * step - origin) / origin);
-  }
-}
-
-template <class Real>
-void finite_scalar(const FiniteScalarParameters& p, int64_t first_unit, int64_t last_unit) {
-  Columns<Real> columns;
-  for_each_tile(p, first_unit, last_unit, [&](int64_t first, int count) {
-    load_columns(p, p.x, first, count, columns);
-    alignas(64) Real index[kRows], has_nan[kRows] = {};
-    int64_t codes[kRows] = {};
-    for (int j = p.columns - 1; j >= 0; --j) {  // the first column is the least significant
-      to_levels(p.column[j], p.round_half_up, columns.value[j], index, has_nan);
-      for (int t = 0; t < kRows; ++t) codes[t] = codes[t] * p.column[j].levels + static_cast<int32_t>(index[t]);
-    }
-    write_codes(p, first, count, codes, has_nan, columns);
-    store_columns(p, p.quantized, first, count, columns);
-  });
-}
-
-template <class Real>
-void finite_scalar_backward(const FiniteScalarParameters& p, int64_t first_unit, int64_t last_unit) {
-  Columns<Real> columns, gradients;
-  for_each_tile(p, first_unit, last_unit, [&](int64_t first, int count) {
-    load_columns(p, p.x, first, count, columns);
-    load_columns(p, p.quantized, first, count, gradients);
-    for (int j = 0; j < p.columns; ++j) {
-      const LevelColumn<double>& column = p.column[j];
-      const Real shift = static_cast<Real>(column.shift);
-      const Real slope = static_cast<Real>(column.half * column.step / column.origin);
-      for (int t = 0; t < kRows; t += kLaneRows<Real>) {
-        const Lane<Real> tangent = hyperbolic_tangent(load(columns.value[j] + t) + shift);
-        const Lane<Real> g = load(gradients.value[j] + t);
-        store(gradients.value[j] + t, g * slope * (Real(1) - tangent * tangent));
-      }
-    }
-    store_columns(p, p.grad_x, first, count, gradients);
-  });
-}
-
-template <class Real>
-void finite_scalar_decode(const FiniteScalarParameters& p, int64_t first_unit, int64_t last_unit) {
-  Columns<Real> columns;
-  for_each_tile(p, first_unit, last_unit, [&](int64_t first, int count) {
-    for (int t = 0; t < count; ++t) {
-      int64_t rest = p.codes[first + t];
-      for (int j = 0; j < p.columns; ++j) {
-        const LevelColumn<double>& column = p.column[j];
-        const int64_t level = rest % column.levels;
-        rest /= column.levels;
-        columns.value[j][t] = static_cast<Real>((level * column.step - column.origin) / column.origin);
-      }
-      if (rest == 0 && p.codes[first + t] >= 0) continue;
-      for (int j = 0; j < p.columns; ++j) columns.value[j][t] = static_cast<Real>(__builtin_nan(""));
-    }
-    store_columns(p, p.quantized, first, count, columns);
-  });
-}
-
-// --- binary quantization
 
 // x to u, in place; `inverse` is what each row was multiplied with.
 template <class Real>
@@ -463,15 +300,7 @@ void binary_decode(const BinaryParameters& p, int64_t first_unit, int64_t last_u
 
 }  // namespace
 
-extern const ScalarQuantizeKernels scalar_quantize_kernels = {finite_scalar<float>,
-                                                              finite_scalar<double>,
-                                                              finite_scalar_backward<float>,
-                                                              finite_scalar_backward<double>,
-                                                              finite_scalar_decode<double>,
-                                                              binary<float>,
-                                                              binary<double>,
-                                                              binary_backward<float>,
-                                                              binary_backward<double>,
-                                                              binary_decode<double>};
+extern const BinaryQuantizeKernels binary_quantize_kernels = {binary<float>, binary<double>, binary_backward<float>,
+                                                              binary_backward<double>, binary_decode<double>};
 
 }  // namespace visgen::VISGEN_ISA

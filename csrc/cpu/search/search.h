@@ -1,8 +1,8 @@
 // The work of the families `quantize` and `codebook` as the CPU kernels see it: one depth at a time, plain data.
 #pragma once
 
-#include "../common/isa.h"
-#include "../ops/codebook.h"
+#include "../../common/isa.h"
+#include "../../ops/codebook.h"
 
 namespace visgen {
 

@@ -1,5 +1,5 @@
-// The family `scalar_quantize` on the CPU.
-#include "../ops/scalar_quantize_call.h"
+// The family `binary_quantize` on the CPU.
+#include "../ops/binary_quantize_call.h"
 
 #include "kernels.h"
 #include "parallel.h"
@@ -43,34 +43,22 @@ void run(const Parameters& p, void (*in_float)(const Parameters&, int64_t, int64
 struct OnCpu {
   static constexpr bool kNeedsGradLogits = false;
 
-  static void quantize(const FiniteScalarParameters& p, int32_t) {
-    run(p, kernels().scalar_quantize.finite_float, kernels().scalar_quantize.finite_double);
-  }
-
-  static void backward(const FiniteScalarParameters& p, int32_t) {
-    run(p, kernels().scalar_quantize.finite_backward_float, kernels().scalar_quantize.finite_backward_double);
-  }
-
-  static void decode(const FiniteScalarParameters& p, int32_t) {
-    run(p, kernels().scalar_quantize.finite_decode, kernels().scalar_quantize.finite_decode);
-  }
-
   static void quantize(const BinaryParameters& p, int32_t) {
-    run(p, kernels().scalar_quantize.binary_float, kernels().scalar_quantize.binary_double);
+    run(p, kernels().binary_quantize.quantize_float, kernels().binary_quantize.quantize_double);
     if (p.with_entropy) p.in_double ? add_entropies<double>(p) : add_entropies<float>(p);
   }
 
   static void backward(const BinaryParameters& p, int32_t) {
-    run(p, kernels().scalar_quantize.binary_backward_float, kernels().scalar_quantize.binary_backward_double);
+    run(p, kernels().binary_quantize.backward_float, kernels().binary_quantize.backward_double);
   }
 
   static void decode(const BinaryParameters& p, int32_t) {
-    run(p, kernels().scalar_quantize.binary_decode, kernels().scalar_quantize.binary_decode);
+    run(p, kernels().binary_quantize.decode, kernels().binary_quantize.decode);
   }
 };
 
 }  // namespace
 
-VISGEN_REGISTER(CPU, m) { ScalarQuantizeOperations<OnCpu>::add_to(m); }
+VISGEN_REGISTER(CPU, m) { BinaryQuantizeOperations<OnCpu>::add_to(m); }
 
 }  // namespace visgen

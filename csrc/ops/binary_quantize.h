@@ -1,42 +1,9 @@
-// The family `scalar_quantize`: what its kernels are told.
+// The family `binary_quantize`: what its kernels are told.
 #pragma once
 
-#include "../common/layout.h"
-#include "../common/partition.h"
+#include "code_rows.h"
 
 namespace visgen {
-
-constexpr int kMaxColumns = 62;  // of a row: each has two levels or more, and a code stays below 2^62
-
-// Rows of x [..., columns], numbered row-major, whatever the layout. Units are whole rows.
-struct CodeRows {
-  SampleShape shape;  // one sample: all of x
-  Partition partition{0, 0, 0, 1};
-  bool in_double = false;
-  int64_t rows = 0;
-  int columns = 1;
-  Operand x;
-  Operand quantized;  // forward and decode: the output; backward: the gradient that arrives, may be absent
-  Operand grad_x;
-  int64_t* codes = nullptr;  // [rows]
-};
-
-// One column of finite scalar quantization: level k = round(tanh(x + shift)·half − offset) − lowest, which stands at
-// (step·k − origin) / origin.
-template <class Real>
-struct LevelColumn {
-  Real shift, half, offset, lowest, step, origin;
-  int32_t levels;
-};
-
-template <class Real>
-struct FiniteScalarRows : CodeRows {
-  bool round_half_up = false;  // floor(value + ½), else to nearest even
-  LevelColumn<Real> column[kMaxColumns];
-};
-
-using FiniteScalarParameters = FiniteScalarRows<double>;
-static_assert(sizeof(FiniteScalarParameters) <= 4096, "what a kernel may be told");
 
 // Binary codes: ±corner by the sign of u, which is x, or x scaled to the sphere of radius `radius`.
 struct BinaryParameters : CodeRows {

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <atomic>
 
-#include "kernels.h"
-#include "parallel.h"
+#include "../kernels.h"
+#include "../parallel.h"
 
 namespace visgen {
 namespace {
@@ -31,7 +31,7 @@ class DepthSearch {
         call_(*search.call),
         codebooks_(call_.codebooks),
         like_(like),
-        table_(kernels().quantize),
+        table_(kernels().search),
         filters_(call_.in_double ? table_.filters_double : table_.filters_float) {}
 
   void run() {
@@ -161,7 +161,7 @@ class DepthSearch {
   const QuantizeParameters& call_;
   const Codebooks& codebooks_;
   const Tensor& like_;
-  const QuantizeKernels& table_;
+  const SearchKernels& table_;
   const FilterKernels (&filters_)[3];
 };
 

@@ -1,7 +1,7 @@
 // The search of one depth on torch's threads: which filter looks at the codes, and when the next better one takes over.
 #pragma once
 
-#include "../ops/tensors.h"
+#include "../../ops/tensors.h"
 #include "search.h"
 
 namespace visgen {
