@@ -247,9 +247,9 @@ MUTATIONS = [
     Mutation(
         "no barrier between loading rows and working on them",
         "csrc/cuda/finite_scalar.cu",
-        "finite_scalar(FiniteScalarRows<Real> p) {\n  Real* rows = dynamic_shared<Real>();\n"
+        "quantize(FiniteScalarParameters p, Levels<Real> levels) {\n  Real* rows = dynamic_shared<Real>();\n"
         "  load_rows<wide>(p, p.x, first_row<Real>(), rows);\n  sync_block();\n",
-        "finite_scalar(FiniteScalarRows<Real> p) {\n  Real* rows = dynamic_shared<Real>();\n"
+        "quantize(FiniteScalarParameters p, Levels<Real> levels) {\n  Real* rows = dynamic_shared<Real>();\n"
         "  load_rows<wide>(p, p.x, first_row<Real>(), rows);\n",
         SCALAR,
     ),
@@ -270,7 +270,7 @@ MUTATIONS = [
     Mutation(
         "levels a half up are taken for those to nearest even",
         "csrc/cuda/finite_scalar.cu",
-        "if (p.round_half_up && level > bounded) level -= 1;",
+        "if (levels.round_half_up && level > bounded) level -= 1;",
         "",
         SCALAR,
     ),
@@ -347,11 +347,18 @@ def notice(tree: Path, tests: list[str]) -> str:
     return ""
 
 
+def check_fit(tree: Path, mutation: Mutation) -> None:
+    if (tree / mutation.file).read_text().count(mutation.old) != 1:
+        sys.exit(f"the mutation '{mutation.name}' does not fit {mutation.file} any more: write it anew")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="WORDS", help="those whose name or file contains these words")
     only = parser.parse_args().only
     chosen = [mutation for mutation in MUTATIONS if only in mutation.name or only in mutation.file]
+    for mutation in chosen:
+        check_fit(ROOT, mutation)
     with tempfile.TemporaryDirectory(prefix="visgen_fast-mutations-") as folder:
         tree = Path(folder)
         copy_tree(tree)
@@ -364,8 +371,6 @@ def main() -> int:
         for mutation in chosen:
             path, begin = tree / mutation.file, time.monotonic()
             original = path.read_text()
-            if original.count(mutation.old) != 1:
-                sys.exit(f"the mutation '{mutation.name}' does not fit {mutation.file} any more: write it anew")
             path.write_text(original.replace(mutation.old, mutation.new))
             report = notice(tree, mutation.tests)
             path.write_text(original)

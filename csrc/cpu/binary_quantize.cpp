@@ -1,8 +1,7 @@
 // The family `binary_quantize` on the CPU.
 #include "../ops/binary_quantize_call.h"
 
-#include "kernels.h"
-#include "parallel.h"
+#include "device.h"
 
 namespace visgen {
 namespace {
@@ -34,31 +33,17 @@ void add_entropies(const BinaryParameters& p) {
   *static_cast<Real*>(p.batch_entropy) = static_cast<Real>(entropy);
 }
 
-template <class Parameters>
-void run(const Parameters& p, void (*in_float)(const Parameters&, int64_t, int64_t),
-         void (*in_double)(const Parameters&, int64_t, int64_t)) {
-  for_units(p.partition, [&](int64_t begin, int64_t end) { (p.in_double ? in_double : in_float)(p, begin, end); });
-}
+struct BinaryQuantize : OnCpu {
+  using OnCpu::run;
 
-struct OnCpu {
-  static constexpr bool kNeedsGradLogits = false;
-
-  static void quantize(const BinaryParameters& p, int32_t) {
-    run(p, kernels().binary_quantize.quantize_float, kernels().binary_quantize.quantize_double);
-    if (p.with_entropy) p.in_double ? add_entropies<double>(p) : add_entropies<float>(p);
-  }
-
-  static void backward(const BinaryParameters& p, int32_t) {
-    run(p, kernels().binary_quantize.backward_float, kernels().binary_quantize.backward_double);
-  }
-
-  static void decode(const BinaryParameters& p, int32_t) {
-    run(p, kernels().binary_quantize.decode, kernels().binary_quantize.decode);
+  static void run(const BinaryParameters& p, const Tensor&) {
+    run_units(p);
+    if (p.surprisal) p.in_double ? add_entropies<double>(p) : add_entropies<float>(p);
   }
 };
 
 }  // namespace
 
-VISGEN_REGISTER(CPU, m) { BinaryQuantizeOperations<OnCpu>::add_to(m); }
+VISGEN_REGISTER(CPU, m) { BinaryQuantizeOperations<BinaryQuantize>::add_to(m); }
 
 }  // namespace visgen

@@ -18,7 +18,7 @@ constexpr int kCodesInBlock = kBlockThreads * kCodesInThread;
 
 // What turns x into u: 1, or radius / ‖x‖.
 template <class Real, class Read>
-__device__ __forceinline__ double factor_of_row(const BinaryParameters& p, Read read) {
+__device__ __forceinline__ double factor_of_row(const BinaryRows& p, Read read) {
   if (p.radius == 0) return 1;
   double squares = 0;
   for (int j = 0; j < p.columns; ++j) {
@@ -29,11 +29,24 @@ __device__ __forceinline__ double factor_of_row(const BinaryParameters& p, Read 
   return p.radius / (norm < 1e-12 ? 1e-12 : norm);
 }
 
+__device__ __forceinline__ float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
+__device__ __forceinline__ double multiply_add(double a, double b, double c) { return fma(a, b, c); }
+
+// A bit's logit, and the little that rounding took from it: large ones would lose what small entropies are made of.
 template <class Real>
-__device__ __forceinline__ Real logit_of(const BinaryParameters& p, Real u) {
+struct Logit {
+  Real value, rest;
+};
+
+// Of an element of x in a row that is multiplied by `factor` to become u.
+template <class Real>
+__device__ __forceinline__ Logit<Real> logit_of(const BinaryRows& p, Real x, double factor) {
   constexpr Real kMost = 1000;  // keeps infinite logits from giving ∞·0
-  const Real logit = u * static_cast<Real>(p.logit_of_u);
-  return logit > kMost ? kMost : logit < -kMost ? -kMost : logit;
+  const double exact = factor * p.logit_of_u;
+  const Real high = static_cast<Real>(exact), low = static_cast<Real>(exact - high), value = x * high;
+  if (value > kMost) return {kMost, Real(0)};
+  if (value < -kMost) return {-kMost, Real(0)};
+  return {value, multiply_add(x, high, -value) + x * low};
 }
 
 // A bit's soft assignment: its logit, the probabilities that it is set and not, the entropy.
@@ -43,11 +56,12 @@ struct Bit {
 };
 
 template <class Real>
-__device__ __forceinline__ Bit<Real> bit_of(const BinaryParameters& p, Real u) {
-  const Real logit = logit_of(p, u), magnitude = logit < 0 ? -logit : logit;
+__device__ __forceinline__ Bit<Real> bit_of(const Logit<Real>& given) {
+  const Real logit = given.value, magnitude = logit < 0 ? -logit : logit;
   const Real decay = cuda::exponential(-magnitude), likely = 1 / (decay + 1), unlikely = decay * likely;
-  return {logit, logit < 0 ? unlikely : likely, logit < 0 ? likely : unlikely,
-          cuda::logarithm_of_one_plus(decay) + magnitude * unlikely};
+  const Real change = unlikely * likely * given.rest;  // of the probability that the bit is set
+  return {logit, (logit < 0 ? unlikely : likely) + change, (logit < 0 ? likely : unlikely) - change,
+          cuda::logarithm_of_one_plus(decay) + magnitude * unlikely - logit * change};
 }
 
 // The rows that a block of a table's kernel works on at a time: `rows` from `first` on, and their bits of one group in
@@ -63,14 +77,14 @@ struct BitRows {
 
 // An element of x in the arithmetic's type.
 template <class Real>
-__device__ __forceinline__ Real element(const CodeRows& p, int64_t row, int column) {
+__device__ __forceinline__ Real element(const BinaryRows& p, int64_t row, int column) {
   Real value[1];
   load_tile<false>(p.x, p.shape, 0, row * p.columns + column, value);
   return value[0];
 }
 
 template <class Real>
-__device__ __forceinline__ void load_bits(const BinaryParameters& p, const Group& group, const BitRows<Real>& block) {
+__device__ __forceinline__ void load_bits(const BinaryRows& p, const Group& group, const BitRows<Real>& block) {
   const int t = static_cast<int>(threadIdx.x);
   if (t < block.count) {
     block.factor[t] = factor_of_row<Real>(p, [&](int j) { return element<Real>(p, block.first + t, j); });
@@ -80,7 +94,7 @@ __device__ __forceinline__ void load_bits(const BinaryParameters& p, const Group
     const int row = at % block.rows, bit = at / block.rows;
     if (row >= block.count) continue;
     const Real x = element<Real>(p, block.first + row, group.first + bit);
-    const Bit<Real> made = bit_of(p, p.radius == 0 ? x : static_cast<Real>(x * block.factor[row]));
+    const Bit<Real> made = bit_of(logit_of(p, x, block.factor[row]));
     block.set[at] = made.set;
     block.unset[at] = made.unset;
   }
@@ -111,14 +125,14 @@ __device__ __forceinline__ void make_table(const BitRows<Real>& block, int first
 
 // Shared memory: the rows' factors, their bits, then `tables` numbers a row.
 template <class Real>
-__device__ __forceinline__ BitRows<Real> bit_rows(const BinaryParameters& p, int rows) {
+__device__ __forceinline__ BitRows<Real> bit_rows(const BinaryRows& p, int rows) {
   double* factor = dynamic_shared<double>();
   Real* set = reinterpret_cast<Real*>(factor + rows);
   return {0, rows, 0, rows | 1, factor, set, set + p.group_bits * rows};
 }
 
 template <class Real>
-LaunchShape bit_rows_grid(const BinaryParameters& p, int tables, dim3 grid, int& rows) {
+LaunchShape bit_rows_grid(const BinaryRows& p, int tables, dim3 grid, int& rows) {
   constexpr size_t kMostBytes = 40 * 1024;
   const auto bytes = [&](int count) {
     return count * (sizeof(double) + 2 * p.group_bits * sizeof(Real)) + (count | 1) * tables * sizeof(Real);
@@ -226,7 +240,7 @@ __device__ __forceinline__ void contract(const BitRows<Real>& block, const Real*
 // One thread a row and half: what the row's mean surprisal changes by when a bit is set rather than not, times the
 // derivative of the bit's probability. `mean` and `probability` are folded bit by bit, the least significant first.
 template <class Real>
-__device__ __forceinline__ void write_gradients(const BinaryParameters& p, const Group& group,
+__device__ __forceinline__ void write_gradients(const BinaryRows& p, Real* grad_logits, const Group& group,
                                                 const BitRows<Real>& block, int row, int first_bit, int bits,
                                                 Real* mean, Real* probability) {
   for (int bit = bits - 1; bit >= 0; --bit) {
@@ -240,14 +254,14 @@ __device__ __forceinline__ void write_gradients(const BinaryParameters& p, const
       probability[at] = weight;
       sum += weight * difference;
     }
-    static_cast<Real*>(p.grad_logits)[(block.first + row) * p.columns + group.first + first_bit + bit] =
-        sum * (set * unset);
+    grad_logits[(block.first + row) * p.columns + group.first + first_bit + bit] = sum * (set * unset);
   }
 }
 
 // One block: some rows and a group.
 template <class Real>
-__global__ void __launch_bounds__(kBlockThreads) surprisal_gradients(BinaryParameters p, int rows) {
+__global__ void __launch_bounds__(kBlockThreads)
+    surprisal_gradients(BinaryBackwardParameters p, Real* grad_logits, int rows) {
   const Group group = group_at(p, static_cast<int>(blockIdx.y));
   const int low_codes = 1 << group.low, high_codes = 1 << group.high;
   const Real* surprisal = static_cast<const Real*>(p.surprisal) + (static_cast<int64_t>(blockIdx.y) << p.group_bits);
@@ -267,8 +281,8 @@ __global__ void __launch_bounds__(kBlockThreads) surprisal_gradients(BinaryParam
   sync_block();
   const int row = static_cast<int>(threadIdx.x) % kWarpSize, half = warp_index();
   if (row >= block.count) return;
-  if (half == 0) write_gradients(p, group, block, row, 0, group.high, of_high, high);
-  if (half == 1) write_gradients(p, group, block, row, group.high, group.low, of_low, low);
+  if (half == 0) write_gradients(p, grad_logits, group, block, row, 0, group.high, of_high, high);
+  if (half == 1) write_gradients(p, grad_logits, group, block, row, group.high, group.low, of_low, low);
 }
 
 template <class Real>
@@ -286,12 +300,12 @@ void launch_tables(const BinaryParameters& p, Stream stream) {
 }
 
 template <class Real>
-void launch_gradients(const BinaryParameters& p, Stream stream) {
+void launch_gradients(const BinaryBackwardParameters& p, Real* grad_logits, Stream stream) {
   const Group group = group_at(p, 0);
   int rows = 0;
   LaunchShape shape = bit_rows_grid<Real>(p, 2 * ((1 << group.low) + (1 << group.high)), dim3(), rows);
   shape.grid = dim3(static_cast<unsigned>((p.rows + rows - 1) / rows), static_cast<unsigned>(p.groups));
-  launch<surprisal_gradients<Real>>(shape, stream, p, rows);
+  launch<surprisal_gradients<Real>>(shape, stream, p, grad_logits, rows);
 }
 
 }  // namespace visgen

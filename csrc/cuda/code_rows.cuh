@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../ops/code_rows.h"
+#include "../ops/tensors.h"
 #include "tile.cuh"
 
 namespace visgen {
@@ -53,17 +54,10 @@ __device__ __forceinline__ Real not_a_number() {
 }
 
 // A row with NaN has code 0, and NaN for everything else.
-template <class Real>
-__device__ __forceinline__ void write_code(const CodeRows& p, int64_t row, int64_t code, bool has_nan, Real* values) {
+template <class Parameters, class Real>
+__device__ __forceinline__ void write_code(const Parameters& p, int64_t row, int64_t code, bool has_nan, Real* values) {
   p.codes[row] = has_nan ? 0 : code;
   for (int j = 0; has_nan && j < p.columns; ++j) values[j] = not_a_number<Real>();
-}
-
-inline bool all_wide(const CodeRows& p) {
-  for (const Operand* operand : {&p.x, &p.quantized, &p.grad_x}) {
-    if (operand->data && !is_wide(*operand, p.shape, kSpan)) return false;
-  }
-  return true;
 }
 
 // One thread a row, with `copies` of the rows in shared memory.
@@ -74,12 +68,12 @@ LaunchShape row_grid(const CodeRows& p, int copies) {
           sizeof(Real) * copies * kRowsInBlock<Real> * pitch(p.columns)};
 }
 
-// Calls kernel(wide) as constants with the arithmetic's type: float64's accesses are too wide to need it.
+// Calls call<type of arithmetic, wide>(stream), to launch on the device of `like`.
 template <class Call>
-void choose_access(const CodeRows& p, Call call) {
-  if (p.in_double) return call.template operator()<double, false>();
-  if (all_wide(p)) return call.template operator()<float, true>();
-  call.template operator()<float, false>();
+void choose_access(const CodeRows& p, const Tensor& like, std::initializer_list<const Operand*> operands, Call call) {
+  const OnDevice on(like.get_device_index());
+  choose_tile<kSpan>(p.in_double, p.shape, p.shape.elements, operands,
+                     [&]<class Real, int, bool wide>() { call.template operator()<Real, wide>(on.stream); });
 }
 
 }  // namespace visgen

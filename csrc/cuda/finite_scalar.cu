@@ -14,12 +14,12 @@ __device__ __forceinline__ Real rounded(Real value) {
   return (value + kIntegers) - kIntegers;
 }
 
-// The same with the columns' numbers in the arithmetic's type: a GPU is slow to convert.
+// The same in the arithmetic's type: a GPU is slow to convert.
 template <class Real>
-FiniteScalarRows<Real> converted(const FiniteScalarParameters& p) {
-  FiniteScalarRows<Real> result{p, p.round_half_up, {}};
-  for (int j = 0; j < p.columns; ++j) {
-    const LevelColumn<double>& from = p.column[j];
+Levels<Real> converted(const Levels<double>& levels) {
+  Levels<Real> result{levels.round_half_up, {}};
+  for (int j = 0; j < kMaxColumns; ++j) {
+    const LevelColumn<double>& from = levels.column[j];
     result.column[j] = {static_cast<Real>(from.shift),
                         static_cast<Real>(from.half),
                         static_cast<Real>(from.offset),
@@ -31,8 +31,11 @@ FiniteScalarRows<Real> converted(const FiniteScalarParameters& p) {
   return result;
 }
 
+// All of it is a kernel's own: on a GPU `p.levels` points nowhere.
+static_assert(sizeof(FiniteScalarBackwardParameters) + sizeof(Levels<double>) <= 4096, "what a kernel may be told");
+
 template <class Real, bool wide>
-__global__ void __launch_bounds__(kRowsInBlock<Real>) finite_scalar(FiniteScalarRows<Real> p) {
+__global__ void __launch_bounds__(kRowsInBlock<Real>) quantize(FiniteScalarParameters p, Levels<Real> levels) {
   Real* rows = dynamic_shared<Real>();
   load_rows<wide>(p, p.x, first_row<Real>(), rows);
   sync_block();
@@ -42,12 +45,12 @@ __global__ void __launch_bounds__(kRowsInBlock<Real>) finite_scalar(FiniteScalar
     int64_t code = 0;
     bool has_nan = false;
     for (int j = p.columns - 1; j >= 0; --j) {  // the first column is the least significant
-      const LevelColumn<Real>& column = p.column[j];
+      const LevelColumn<Real>& column = levels.column[j];
       has_nan |= values[j] != values[j];
       Real bounded = cuda::hyperbolic_tangent(values[j] + column.shift) * column.half - column.offset;
-      if (p.round_half_up) bounded += Real(0.5);
+      if (levels.round_half_up) bounded += Real(0.5);
       Real level = rounded(bounded);
-      if (p.round_half_up && level > bounded) level -= 1;  // floor
+      if (levels.round_half_up && level > bounded) level -= 1;  // floor
       level = has_nan ? Real(0) : level - column.lowest;
       code = code * column.levels + static_cast<int32_t>(level);
       values[j] = (level * column.step - column.origin) / column.origin;
@@ -59,14 +62,14 @@ __global__ void __launch_bounds__(kRowsInBlock<Real>) finite_scalar(FiniteScalar
 }
 
 template <class Real, bool wide>
-__global__ void __launch_bounds__(kRowsInBlock<Real>) finite_scalar_backward(FiniteScalarRows<Real> p) {
+__global__ void __launch_bounds__(kRowsInBlock<Real>) backward(FiniteScalarBackwardParameters p, Levels<Real> levels) {
   Real* rows = dynamic_shared<Real>();
   Real* incoming = rows + kRowsInBlock<Real> * pitch(p.columns);
   load_rows<wide>(p, p.x, first_row<Real>(), rows);
-  load_rows<wide>(p, p.quantized, first_row<Real>(), incoming);
+  load_rows<wide>(p, p.grad_quantized, first_row<Real>(), incoming);
   sync_block();
   for (int j = 0; first_row<Real>() + threadIdx.x < p.rows && j < p.columns; ++j) {
-    const LevelColumn<Real>& column = p.column[j];
+    const LevelColumn<Real>& column = levels.column[j];
     const int at = threadIdx.x * pitch(p.columns) + j;
     const Real tangent = cuda::hyperbolic_tangent(rows[at] + column.shift);
     rows[at] = incoming[at] * (column.half * column.step / column.origin) * (1 - tangent * tangent);
@@ -76,7 +79,7 @@ __global__ void __launch_bounds__(kRowsInBlock<Real>) finite_scalar_backward(Fin
 }
 
 template <bool wide>
-__global__ void __launch_bounds__(kRowsInBlock<double>) finite_scalar_decode(FiniteScalarParameters p) {
+__global__ void __launch_bounds__(kRowsInBlock<double>) decode(FiniteScalarDecodeParameters p, Levels<double> levels) {
   double* rows = dynamic_shared<double>();
   const int64_t row = first_row<double>() + threadIdx.x;
   if (row < p.rows) {
@@ -84,7 +87,7 @@ __global__ void __launch_bounds__(kRowsInBlock<double>) finite_scalar_decode(Fin
     int64_t rest = p.codes[row];
     bool is_code = rest >= 0;
     for (int j = 0; j < p.columns; ++j) {
-      const LevelColumn<double>& column = p.column[j];
+      const LevelColumn<double>& column = levels.column[j];
       const int64_t left = divide(rest, column.levels), level = rest - left * column.levels;
       values[j] = (level * column.step - column.origin) / column.origin;
       rest = left;
@@ -93,34 +96,31 @@ __global__ void __launch_bounds__(kRowsInBlock<double>) finite_scalar_decode(Fin
     for (int j = 0; !is_code && j < p.columns; ++j) values[j] = not_a_number<double>();
   }
   sync_block();
-  store_rows<wide>(p, p.quantized, first_row<double>(), rows);
+  store_rows<wide>(p, p.out, first_row<double>(), rows);
 }
 
-struct OnCuda {
-  static void quantize(const FiniteScalarParameters& p, int32_t device) {
-    const OnDevice guard(device);
-    choose_access(p, [&]<class Real, bool wide>() {
-      launch<finite_scalar<Real, wide>>(row_grid<Real>(p, 1), current_stream(device), converted<Real>(p));
+struct FiniteScalar {
+  static void run(const FiniteScalarParameters& p, const Tensor& like) {
+    choose_access(p, like, {&p.x, &p.quantized}, [&]<class Real, bool wide>(Stream stream) {
+      launch<quantize<Real, wide>>(row_grid<Real>(p, 1), stream, p, converted<Real>(*p.levels));
     });
   }
 
-  static void backward(const FiniteScalarParameters& p, int32_t device) {
-    const OnDevice guard(device);
-    choose_access(p, [&]<class Real, bool wide>() {
-      launch<finite_scalar_backward<Real, wide>>(row_grid<Real>(p, 2), current_stream(device), converted<Real>(p));
+  static void run(const FiniteScalarBackwardParameters& p, const Tensor& like) {
+    choose_access(p, like, {&p.x, &p.grad_quantized, &p.grad_x}, [&]<class Real, bool wide>(Stream stream) {
+      launch<backward<Real, wide>>(row_grid<Real>(p, 2), stream, p, converted<Real>(*p.levels));
     });
   }
 
-  static void decode(const FiniteScalarParameters& p, int32_t device) {
-    const OnDevice guard(device);
-    const LaunchShape shape = row_grid<double>(p, 1);
-    all_wide(p) ? launch<finite_scalar_decode<true>>(shape, current_stream(device), p)
-                : launch<finite_scalar_decode<false>>(shape, current_stream(device), p);
+  static void run(const FiniteScalarDecodeParameters& p, const Tensor& like) {
+    choose_access(p, like, {&p.out}, [&]<class, bool wide>(Stream stream) {
+      launch<decode<wide>>(row_grid<double>(p, 1), stream, p, *p.levels);
+    });
   }
 };
 
 }  // namespace
 
-VISGEN_REGISTER(CUDA, m) { FiniteScalarOperations<OnCuda>::add_to(m); }
+VISGEN_REGISTER(CUDA, m) { FiniteScalarOperations<FiniteScalar>::add_to(m); }
 
 }  // namespace visgen

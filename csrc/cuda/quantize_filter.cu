@@ -199,25 +199,24 @@ bool search_by_filter(const QuantizeParameters& p, const Tensor& like) {
   constexpr int64_t kMostBooks = 65535;  // of gridDim.y
   if (p.in_double || p.depth == 0 || p.codebooks.dimensions == 0 || p.depth > kMostBooks) return false;
   const int32_t device = like.get_device_index();
-  const OnDevice guard(device);
+  const OnDevice on(device);
   const int rows = rows_of_block(p, device);
   if (rows == 0) return false;
   PreparedCodes prepared;
   const auto scratch = prepare_codes(p, like, prepared);
   const int capacity = capacity_of(rows, p.codebooks.dimensions, shared_memory_limit(device));
-  const Stream stream = current_stream(device);
   switch (rows) {
     case 128:
-      run_filter<4, 2>(p, prepared, capacity, stream);
+      run_filter<4, 2>(p, prepared, capacity, on.stream);
       break;
     case 64:
-      run_filter<4, 1>(p, prepared, capacity, stream);
+      run_filter<4, 1>(p, prepared, capacity, on.stream);
       break;
     case 32:
-      run_filter<2, 1>(p, prepared, capacity, stream);
+      run_filter<2, 1>(p, prepared, capacity, on.stream);
       break;
     default:
-      run_filter<1, 1>(p, prepared, capacity, stream);
+      run_filter<1, 1>(p, prepared, capacity, on.stream);
   }
   return true;
 }

@@ -15,10 +15,12 @@ struct CodeRows {
   bool in_double = false;
   int64_t rows = 0;
   int columns = 1;
-  Operand x;
-  Operand quantized;  // forward and decode: the output; backward: the gradient that arrives, may be absent
-  Operand grad_x;
-  int64_t* codes = nullptr;  // [rows]
+};
+
+// The vectors that codes stand for.
+struct DecodedRows : CodeRows {
+  const int64_t* codes = nullptr;  // [rows]
+  Operand out;
 };
 
 }  // namespace visgen

@@ -5,8 +5,7 @@
 
 namespace visgen {
 
-// One column of finite scalar quantization: level k = round(tanh(x + shift)·half − offset) − lowest, which stands at
-// (step·k − origin) / origin.
+// One column: level k = round(tanh(x + shift)·half − offset) − lowest, which stands at (step·k − origin) / origin.
 template <class Real>
 struct LevelColumn {
   Real shift, half, offset, lowest, step, origin;
@@ -14,12 +13,24 @@ struct LevelColumn {
 };
 
 template <class Real>
-struct FiniteScalarRows : CodeRows {
+struct Levels {
   bool round_half_up = false;  // floor(value + ½), else to nearest even
   LevelColumn<Real> column[kMaxColumns];
 };
 
-using FiniteScalarParameters = FiniteScalarRows<double>;
-static_assert(sizeof(FiniteScalarParameters) <= 4096, "what a kernel may be told");
+struct FiniteScalarParameters : CodeRows {
+  const Levels<double>* levels = nullptr;
+  Operand x, quantized;
+  int64_t* codes = nullptr;  // [rows]
+};
+
+struct FiniteScalarBackwardParameters : CodeRows {
+  const Levels<double>* levels = nullptr;
+  Operand x, grad_quantized, grad_x;
+};
+
+struct FiniteScalarDecodeParameters : DecodedRows {
+  const Levels<double>* levels = nullptr;
+};
 
 }  // namespace visgen

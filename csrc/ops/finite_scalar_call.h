@@ -1,5 +1,4 @@
-// Calls of the family `finite_scalar`: see code_rows_call.h.
-// A Device supplies the loops over units: `quantize`, `backward` and `decode(parameters, device index)`.
+// Calls of the family `finite_scalar`.
 #pragma once
 
 #include <cmath>
@@ -11,23 +10,22 @@ namespace visgen {
 
 enum class Bound : int64_t { atanh, tan, symmetric };
 
-inline FiniteScalarParameters finite_scalar_parameters(const std::vector<int64_t>& levels, int64_t bound) {
+inline Levels<double> levels_of(const std::vector<int64_t>& levels, int64_t bound) {
   constexpr double kEpsilon = 1e-3;
   constexpr int64_t kMostLevels = 1000;  // beyond, the bound by atanh would reach a level that is none
   constexpr int64_t kMostCodes = (int64_t{1} << 62) - 1;
-  STD_TORCH_CHECK(levels.size() >= 1 && levels.size() <= kMaxColumns, "levels must have 1 to ", kMaxColumns,
-                  " numbers");
-  STD_TORCH_CHECK(bound >= 0 && bound <= static_cast<int64_t>(Bound::symmetric), "bound must be 0, 1 or 2");
-  FiniteScalarParameters p;
+  check(levels.size() >= 1 && levels.size() <= kMaxColumns, "levels must have 1 to ", kMaxColumns, " numbers");
+  check(bound >= 0 && bound <= static_cast<int64_t>(Bound::symmetric), "bound must be 0, 1 or 2");
+  Levels<double> result;
   const Bound kind = static_cast<Bound>(bound);
-  p.round_half_up = kind == Bound::symmetric;
+  result.round_half_up = kind == Bound::symmetric;
   int64_t codes = 1;
   for (size_t i = 0; i < levels.size(); ++i) {
     const int64_t count = levels[i];
-    STD_TORCH_CHECK(count >= 2 && count <= kMostLevels, "levels must lie in [2, ", kMostLevels, "]");
-    STD_TORCH_CHECK(codes <= kMostCodes / count, "levels must have a product below 2^62");
+    check(count >= 2 && count <= kMostLevels, "levels must lie in [2, ", kMostLevels, "]");
+    check(codes <= kMostCodes / count, "levels must have a product below 2^62");
     codes *= count;
-    LevelColumn<double>& column = p.column[i];
+    LevelColumn<double>& column = result.column[i];
     column.levels = static_cast<int32_t>(count);
     if (kind == Bound::symmetric) {
       column.shift = 0;
@@ -46,35 +44,47 @@ inline FiniteScalarParameters finite_scalar_parameters(const std::vector<int64_t
     column.step = 1;
     column.origin = static_cast<double>(count / 2);
   }
-  return p;
+  return result;
 }
 
 template <class Device>
 struct FiniteScalarOperations {
-  static std::tuple<Tensor, Tensor> finite_scalar_quantize(const Tensor& x, std::vector<int64_t> levels,
+  static std::tuple<Tensor, Tensor> finite_scalar_quantize(const Tensor& x, std::vector<int64_t> counts,
                                                            int64_t bound) {
-    FiniteScalarParameters p = parameters_for(x, levels, bound);
-    Tensor quantized = empty_like(x, x.scalar_type()), codes = codes_of(x, p);
-    set_rows(p, x, quantized, std::nullopt, kRowsInUnit);
-    if (p.partition.units() > 0) Device::quantize(p, x.get_device_index());
+    const Levels<double> levels = levels_for(x, counts, bound);
+    FiniteScalarParameters p;
+    p.levels = &levels;
+    Tensor quantized = empty_like(x, x.scalar_type()), codes = empty_on(x, sizes_of_rows(x), ScalarType::Long);
+    p.codes = codes.mutable_data_ptr<int64_t>();
+    Batch batch(x, Batch::kOneSample);
+    batch.add(x, p.x, "x");
+    batch.add(quantized, p.quantized, "quantized");
+    set_rows(p, x, batch);
+    if (p.rows > 0) Device::run(p, x);
     return {quantized, codes};
   }
 
   static Tensor finite_scalar_quantize_backward(const Tensor& grad_quantized, const Tensor& x,
-                                                std::vector<int64_t> levels, int64_t bound) {
-    FiniteScalarParameters p = parameters_for(x, levels, bound);
+                                                std::vector<int64_t> counts, int64_t bound) {
+    const Levels<double> levels = levels_for(x, counts, bound);
+    FiniteScalarBackwardParameters p;
+    p.levels = &levels;
     Tensor grad_x = empty_like(x, x.scalar_type());
-    set_rows(p, x, grad_quantized, grad_x, kRowsInUnit);
-    if (p.partition.units() > 0) Device::backward(p, x.get_device_index());
+    Batch batch(x, Batch::kOneSample);
+    batch.add(x, p.x, "x");
+    batch.add(grad_quantized, p.grad_quantized, "grad_quantized");
+    batch.add(grad_x, p.grad_x, "grad_x");
+    set_rows(p, x, batch);
+    if (p.rows > 0) Device::run(p, x);
     return grad_x;
   }
 
-  static Tensor finite_scalar_decode(const Tensor& codes, std::vector<int64_t> levels, int64_t bound,
+  static Tensor finite_scalar_decode(const Tensor& codes, std::vector<int64_t> counts, int64_t bound,
                                      ScalarType dtype) {
-    FiniteScalarParameters p = finite_scalar_parameters(levels, bound);
-    Tensor result = set_decoded(p, codes, static_cast<int64_t>(levels.size()), dtype, kRowsInUnit);
-    if (p.partition.units() > 0) Device::decode(p, codes.get_device_index());
-    return result;
+    const Levels<double> levels = levels_of(counts, bound);
+    FiniteScalarDecodeParameters p;
+    p.levels = &levels;
+    return decoded<Device>(p, codes, static_cast<int64_t>(counts.size()), dtype);
   }
 
   static void add_to(Library& m) {
@@ -84,10 +94,10 @@ struct FiniteScalarOperations {
   }
 
  private:
-  static FiniteScalarParameters parameters_for(const Tensor& x, const std::vector<int64_t>& levels, int64_t bound) {
-    STD_TORCH_CHECK(x.dim() >= 1 && x.size(-1) == static_cast<int64_t>(levels.size()),
-                    "levels must have one number for each column of x");
-    return finite_scalar_parameters(levels, bound);
+  static Levels<double> levels_for(const Tensor& x, const std::vector<int64_t>& counts, int64_t bound) {
+    check_columns(x);
+    check(x.size(-1) == static_cast<int64_t>(counts.size()), "levels must have one number for each column of x");
+    return levels_of(counts, bound);
   }
 };
 

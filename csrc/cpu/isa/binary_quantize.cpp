@@ -11,20 +11,40 @@ namespace {
 
 constexpr int kTableSize = 1024;  // codes of half a group, at most
 
-// x to u, in place; `inverse` is what each row was multiplied with.
+// What each row of x is multiplied with to become u.
 template <class Real>
-void to_sphere(const BinaryParameters& p, Columns<Real>& x, double* inverse) {
-  if (p.radius == 0) return;
+void find_factors(const BinaryRows& p, const Columns<Real>& x, double* factor) {
   double squares[kRows] = {};
-  for (int j = 0; j < p.columns; ++j) {
+  for (int j = 0; p.radius != 0 && j < p.columns; ++j) {
     for (int t = 0; t < kRows; ++t) squares[t] += static_cast<double>(x.value[j][t]) * x.value[j][t];
   }
   for (int t = 0; t < kRows; ++t) {
     const double norm = __builtin_sqrt(squares[t]);
-    inverse[t] = p.radius / (norm < 1e-12 ? 1e-12 : norm);
+    factor[t] = p.radius == 0 ? 1 : p.radius / (norm < 1e-12 ? 1e-12 : norm);
   }
+}
+
+// x to u, in place.
+template <class Real>
+void to_sphere(const BinaryRows& p, const double* factor, Columns<Real>& x) {
+  for (int j = 0; p.radius != 0 && j < p.columns; ++j) {
+    for (int t = 0; t < kRows; ++t) x.value[j][t] = static_cast<Real>(x.value[j][t] * factor[t]);
+  }
+}
+
+// The logits of the bits, and what rounding took from them: large ones would lose what small entropies are made of.
+template <class Real>
+void find_logits(const BinaryRows& p, const Columns<Real>& x, const double* factor, Columns<Real>& logits,
+                 Columns<Real>& rest) {
+  constexpr double kMost = 1000;  // keeps infinite logits from giving ∞·0
   for (int j = 0; j < p.columns; ++j) {
-    for (int t = 0; t < kRows; ++t) x.value[j][t] = static_cast<Real>(x.value[j][t] * inverse[t]);
+    for (int t = 0; t < kRows; ++t) {
+      double exact = x.value[j][t] * (factor[t] * p.logit_of_u);
+      exact = exact > kMost ? kMost : exact;
+      exact = exact < -kMost ? -kMost : exact;
+      logits.value[j][t] = static_cast<Real>(exact);
+      rest.value[j][t] = static_cast<Real>(exact - logits.value[j][t]);
+    }
   }
 }
 
@@ -34,17 +54,15 @@ struct Bit {
   Lane<Real> logit, set, unset, entropy;
 };
 
+// Of a logit and the little that it lacks.
 template <class Real>
-Bit<Real> bit_of(Lane<Real> u, Real logit_of_u) {
-  constexpr Real kMost = 1000;  // keeps infinite logits from giving ∞·0
-  Lane<Real> logit = u * logit_of_u;
-  logit = logit > kMost ? Lane<Real>{} + kMost : logit;
-  logit = logit < -kMost ? Lane<Real>{} - kMost : logit;
+Bit<Real> bit_of(Lane<Real> logit, Lane<Real> rest) {
   const Lane<Real> magnitude = logit < Real(0) ? -logit : logit;
   const Lane<Real> decay = exponential(-magnitude);
   const Lane<Real> likely = Real(1) / (decay + Real(1)), unlikely = decay * likely;
-  return {logit, logit < Real(0) ? unlikely : likely, logit < Real(0) ? likely : unlikely,
-          logarithm_of_one_plus(decay) + magnitude * unlikely};
+  const Lane<Real> change = unlikely * likely * rest;  // of the probability that the bit is set
+  return {logit, (logit < Real(0) ? unlikely : likely) + change, (logit < Real(0) ? likely : unlikely) - change,
+          logarithm_of_one_plus(decay) + magnitude * unlikely - logit * change};
 }
 
 // The probabilities of all codes of `bits` bits; set and unset are those of the first, most significant one in one row.
@@ -90,7 +108,7 @@ void add_products(const Group& group, int rows, const Real (*high)[kTableSize], 
 }
 
 template <class Real>
-void add_probabilities(const BinaryParameters& p, int count, const Columns<Real>& set, const Columns<Real>& unset,
+void add_probabilities(const BinaryRows& p, int count, const Columns<Real>& set, const Columns<Real>& unset,
                        double* sums) {
   constexpr int kBlock = 16;  // rows; what is behind a table's end is read, but not used
   alignas(64) static thread_local Real high[kBlock][kTableSize], low[kBlock][kTableSize];
@@ -108,13 +126,15 @@ void add_probabilities(const BinaryParameters& p, int count, const Columns<Real>
 }
 
 template <class Real>
-void binary_unit(const BinaryParameters& p, int64_t unit) {
+void quantize_unit(const BinaryParameters& p, int64_t unit) {
   Columns<Real> columns, set, unset;
-  double inverse[kRows];
-  const Real corner = static_cast<Real>(p.corner), logit_of_u = static_cast<Real>(p.logit_of_u);
+  double factor[kRows];
+  const Real corner = static_cast<Real>(p.corner);
   for_each_tile(p, unit, unit + 1, [&](int64_t first, int count) {
     load_columns(p, p.x, first, count, columns);
-    to_sphere(p, columns, inverse);
+    find_factors(p, columns, factor);
+    if (p.surprisal) find_logits(p, columns, factor, set, unset);  // in the probabilities' place
+    to_sphere(p, factor, columns);
     alignas(64) Real entropy[kRows] = {}, lost[kRows] = {}, has_nan[kRows] = {};
     int64_t codes[kRows] = {};
     for (int j = 0; j < p.columns; ++j) {
@@ -122,8 +142,8 @@ void binary_unit(const BinaryParameters& p, int64_t unit) {
       for (int t = 0; t < kRows; ++t) codes[t] = codes[t] * 2 + (column[t] > 0);
       for (int t = 0; t < kRows; t += kLaneRows<Real>) {
         const Lane<Real> u = load(column + t);
-        if (p.with_entropy) {
-          const Bit<Real> bit = bit_of<Real>(u, logit_of_u);
+        if (p.surprisal) {
+          const Bit<Real> bit = bit_of<Real>(load(set.value[j] + t), load(unset.value[j] + t));
           store(set.value[j] + t, bit.set);
           store(unset.value[j] + t, bit.unset);
           Lane<Real> sum = load(entropy + t), rest = load(lost + t);
@@ -137,15 +157,15 @@ void binary_unit(const BinaryParameters& p, int64_t unit) {
     }
     write_codes(p, first, count, codes, has_nan, columns);
     store_columns(p, p.quantized, first, count, columns);
-    if (!p.with_entropy) return;
+    if (!p.surprisal) return;
     for (int t = 0; t < count; ++t) static_cast<Real*>(p.sample_entropy)[first + t] = entropy[t];
     add_probabilities(p, count, set, unset, p.probability_sums + unit * p.entries());
   });
 }
 
 template <class Real>
-void binary(const BinaryParameters& p, int64_t first_unit, int64_t last_unit) {
-  for (int64_t unit = first_unit; unit < last_unit; ++unit) binary_unit<Real>(p, unit);
+void quantize(const BinaryParameters& p, int64_t first_unit, int64_t last_unit) {
+  for (int64_t unit = first_unit; unit < last_unit; ++unit) quantize_unit<Real>(p, unit);
 }
 
 // out[o] = Σ_m table[o·out_step + m·in_step]·in[m], `width` results at a time; both counts are powers of two.
@@ -205,18 +225,18 @@ void surprisal_differences(const Group& group, const Real* surprisal, const Lane
   differences<Real>(of_low, low, set + group.high, group.low, out + group.high);
 }
 
-// The gradient of u in `u`'s place, from the entropies alone; kLaneRows rows from t on.
+// The gradient of u in the logits' place, from the entropies alone; kLaneRows rows from t on.
 template <class Real>
-void entropy_gradient(const BinaryParameters& p, const Real* sample_gradient, Real batch_gradient, int t,
-                      Columns<Real>& u) {
+void entropy_gradient(const BinaryBackwardParameters& p, const Real* sample_gradient, Real batch_gradient, int t,
+                      Columns<Real>& logits, const Columns<Real>& rest) {
   Bit<Real> bits[kMaxColumns];
   Lane<Real> set[kMaxColumns], unset[kMaxColumns], change[kMaxColumns] = {};
   for (int j = 0; j < p.columns; ++j) {
-    bits[j] = bit_of<Real>(load(u.value[j] + t), static_cast<Real>(p.logit_of_u));
+    bits[j] = bit_of<Real>(load(logits.value[j] + t), load(rest.value[j] + t));
     set[j] = bits[j].set;
     unset[j] = bits[j].unset;
   }
-  for (int index = 0; p.batch_entropy && index < p.groups; ++index) {
+  for (int index = 0; p.grad_batch_entropy && index < p.groups; ++index) {
     const Group group = group_at(p, index);
     const Real* surprisal = static_cast<const Real*>(p.surprisal) + (static_cast<int64_t>(index) << p.group_bits);
     surprisal_differences<Real>(group, surprisal, set + group.first, unset + group.first, change + group.first);
@@ -224,66 +244,68 @@ void entropy_gradient(const BinaryParameters& p, const Real* sample_gradient, Re
   const Lane<Real> of_sample = load(sample_gradient + t);
   for (int j = 0; j < p.columns; ++j) {
     const Lane<Real> of_logit = batch_gradient * change[j] - of_sample * bits[j].logit;
-    store(u.value[j] + t, of_logit * (set[j] * unset[j]) * static_cast<Real>(p.logit_of_u));
+    store(logits.value[j] + t, of_logit * (set[j] * unset[j]) * static_cast<Real>(p.logit_of_u));
   }
 }
 
 // From gradients of u to those of x: what points away from the sphere is lost.
 template <class Real>
-void from_sphere(const BinaryParameters& p, const Columns<Real>& x, const double* inverse, Columns<Real>& gradients) {
+void from_sphere(const BinaryRows& p, const Columns<Real>& x, const double* factor, Columns<Real>& gradients) {
   if (p.radius == 0) return;
   double along[kRows] = {};
   for (int j = 0; j < p.columns; ++j) {
     for (int t = 0; t < kRows; ++t) along[t] += static_cast<double>(gradients.value[j][t]) * x.value[j][t];
   }
   for (int t = 0; t < kRows; ++t) {  // where the norm is below its bound, it is no function of x
-    const double unit = inverse[t] / p.radius;
+    const double unit = factor[t] / p.radius;
     along[t] = unit < 1e12 ? along[t] * unit * unit : 0;
   }
   for (int j = 0; j < p.columns; ++j) {
     for (int t = 0; t < kRows; ++t) {
-      gradients.value[j][t] = static_cast<Real>((gradients.value[j][t] - along[t] * x.value[j][t]) * inverse[t]);
+      gradients.value[j][t] = static_cast<Real>((gradients.value[j][t] - along[t] * x.value[j][t]) * factor[t]);
     }
   }
 }
 
 template <class Real>
-void binary_backward(const BinaryParameters& p, int64_t first_unit, int64_t last_unit) {
-  Columns<Real> x, gradients, incoming;
-  double inverse[kRows];
-  const bool from_entropies = p.sample_entropy || p.batch_entropy;
+void backward(const BinaryBackwardParameters& p, int64_t first_unit, int64_t last_unit) {
+  Columns<Real> x, gradients, incoming, rest;
+  double factor[kRows];
+  const bool from_entropies = p.grad_sample_entropy || p.grad_batch_entropy;
   const Real batch_gradient =
-      p.batch_entropy ? static_cast<const Real*>(p.batch_entropy)[0] / static_cast<Real>(p.rows) : Real(0);
+      p.grad_batch_entropy ? static_cast<const Real*>(p.grad_batch_entropy)[0] / static_cast<Real>(p.rows) : Real(0);
   for_each_tile(p, first_unit, last_unit, [&](int64_t first, int count) {
     load_columns(p, p.x, first, count, x);
+    find_factors(p, x, factor);
     gradients = x;
-    to_sphere(p, gradients, inverse);
+    to_sphere(p, factor, gradients);
     alignas(64) Real sample_gradient[kRows] = {};
-    for (int t = 0; p.sample_entropy && t < count; ++t) {
-      sample_gradient[t] = static_cast<const Real*>(p.sample_entropy)[first + t];
+    for (int t = 0; p.grad_sample_entropy && t < count; ++t) {
+      sample_gradient[t] = static_cast<const Real*>(p.grad_sample_entropy)[first + t];
     }
-    if (p.quantized.data) load_columns(p, p.quantized, first, count, incoming);
-    for (int j = 0; p.quantized.data && j < p.columns; ++j) {  // straight through, but for what is not finite
+    if (p.grad_quantized.data) load_columns(p, p.grad_quantized, first, count, incoming);
+    for (int j = 0; p.grad_quantized.data && j < p.columns; ++j) {  // straight through, but for what is not finite
       for (int t = 0; t < kRows; ++t) {
         incoming.value[j][t] = __builtin_isfinite(gradients.value[j][t]) ? incoming.value[j][t] : Real(0);
       }
     }
+    if (from_entropies) find_logits(p, x, factor, gradients, rest);
     for (int t = 0; from_entropies && t < count; t += kLaneRows<Real>) {
-      entropy_gradient(p, sample_gradient, batch_gradient, t, gradients);
+      entropy_gradient(p, sample_gradient, batch_gradient, t, gradients, rest);
     }
     for (int j = 0; j < p.columns; ++j) {
       for (int t = 0; t < kRows; ++t) {
         const Real of_entropies = from_entropies ? gradients.value[j][t] : Real(0);
-        gradients.value[j][t] = p.quantized.data ? of_entropies + incoming.value[j][t] : of_entropies;
+        gradients.value[j][t] = p.grad_quantized.data ? of_entropies + incoming.value[j][t] : of_entropies;
       }
     }
-    from_sphere(p, x, inverse, gradients);
+    from_sphere(p, x, factor, gradients);
     store_columns(p, p.grad_x, first, count, gradients);
   });
 }
 
 template <class Real>
-void binary_decode(const BinaryParameters& p, int64_t first_unit, int64_t last_unit) {
+void decode(const BinaryDecodeParameters& p, int64_t first_unit, int64_t last_unit) {
   Columns<Real> columns;
   const Real corner = static_cast<Real>(p.corner);
   for_each_tile(p, first_unit, last_unit, [&](int64_t first, int count) {
@@ -294,13 +316,13 @@ void binary_decode(const BinaryParameters& p, int64_t first_unit, int64_t last_u
         columns.value[j][t] = code >> p.columns ? static_cast<Real>(__builtin_nan("")) : value;
       }
     }
-    store_columns(p, p.quantized, first, count, columns);
+    store_columns(p, p.out, first, count, columns);
   });
 }
 
 }  // namespace
 
-extern const BinaryQuantizeKernels binary_quantize_kernels = {binary<float>, binary<double>, binary_backward<float>,
-                                                              binary_backward<double>, binary_decode<double>};
+const Loops<BinaryParameters, BinaryBackwardParameters, BinaryDecodeParameters> binary_quantize_kernels = {
+    {quantize<float>, quantize<double>}, {backward<float>, backward<double>}, {decode<double>, decode<double>}};
 
 }  // namespace visgen::VISGEN_ISA

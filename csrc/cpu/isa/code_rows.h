@@ -76,8 +76,8 @@ void for_each_tile(const CodeRows& p, int64_t first_unit, int64_t last_unit, Bod
 }
 
 // A row with NaN has code 0, and NaN for everything else.
-template <class Real>
-void write_codes(const CodeRows& p, int64_t first, int count, const int64_t* codes, const Real* has_nan,
+template <class Parameters, class Real>
+void write_codes(const Parameters& p, int64_t first, int count, const int64_t* codes, const Real* has_nan,
                  Columns<Real>& quantized) {
   for (int t = 0; t < count; ++t) {
     p.codes[first + t] = has_nan[t] != 0 ? 0 : codes[t];

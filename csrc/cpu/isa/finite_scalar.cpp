@@ -32,15 +32,15 @@ void to_levels(const LevelColumn<double>& column, bool round_half_up, Real* valu
 }
 
 template <class Real>
-void finite_scalar(const FiniteScalarParameters& p, int64_t first_unit, int64_t last_unit) {
+void quantize(const FiniteScalarParameters& p, int64_t first_unit, int64_t last_unit) {
   Columns<Real> columns;
   for_each_tile(p, first_unit, last_unit, [&](int64_t first, int count) {
     load_columns(p, p.x, first, count, columns);
     alignas(64) Real index[kRows], has_nan[kRows] = {};
     int64_t codes[kRows] = {};
     for (int j = p.columns - 1; j >= 0; --j) {  // the first column is the least significant
-      to_levels(p.column[j], p.round_half_up, columns.value[j], index, has_nan);
-      for (int t = 0; t < kRows; ++t) codes[t] = codes[t] * p.column[j].levels + static_cast<int32_t>(index[t]);
+      to_levels(p.levels->column[j], p.levels->round_half_up, columns.value[j], index, has_nan);
+      for (int t = 0; t < kRows; ++t) codes[t] = codes[t] * p.levels->column[j].levels + static_cast<int32_t>(index[t]);
     }
     write_codes(p, first, count, codes, has_nan, columns);
     store_columns(p, p.quantized, first, count, columns);
@@ -48,13 +48,13 @@ void finite_scalar(const FiniteScalarParameters& p, int64_t first_unit, int64_t 
 }
 
 template <class Real>
-void finite_scalar_backward(const FiniteScalarParameters& p, int64_t first_unit, int64_t last_unit) {
+void backward(const FiniteScalarBackwardParameters& p, int64_t first_unit, int64_t last_unit) {
   Columns<Real> columns, gradients;
   for_each_tile(p, first_unit, last_unit, [&](int64_t first, int count) {
     load_columns(p, p.x, first, count, columns);
-    load_columns(p, p.quantized, first, count, gradients);
+    load_columns(p, p.grad_quantized, first, count, gradients);
     for (int j = 0; j < p.columns; ++j) {
-      const LevelColumn<double>& column = p.column[j];
+      const LevelColumn<double>& column = p.levels->column[j];
       const Real shift = static_cast<Real>(column.shift);
       const Real slope = static_cast<Real>(column.half * column.step / column.origin);
       for (int t = 0; t < kRows; t += kLaneRows<Real>) {
@@ -68,13 +68,13 @@ void finite_scalar_backward(const FiniteScalarParameters& p, int64_t first_unit,
 }
 
 template <class Real>
-void finite_scalar_decode(const FiniteScalarParameters& p, int64_t first_unit, int64_t last_unit) {
+void decode(const FiniteScalarDecodeParameters& p, int64_t first_unit, int64_t last_unit) {
   Columns<Real> columns;
   for_each_tile(p, first_unit, last_unit, [&](int64_t first, int count) {
     for (int t = 0; t < count; ++t) {
       int64_t rest = p.codes[first + t];
       for (int j = 0; j < p.columns; ++j) {
-        const LevelColumn<double>& column = p.column[j];
+        const LevelColumn<double>& column = p.levels->column[j];
         const int64_t level = rest % column.levels;
         rest /= column.levels;
         columns.value[j][t] = static_cast<Real>((level * column.step - column.origin) / column.origin);
@@ -82,14 +82,14 @@ void finite_scalar_decode(const FiniteScalarParameters& p, int64_t first_unit, i
       if (rest == 0 && p.codes[first + t] >= 0) continue;
       for (int j = 0; j < p.columns; ++j) columns.value[j][t] = static_cast<Real>(__builtin_nan(""));
     }
-    store_columns(p, p.quantized, first, count, columns);
+    store_columns(p, p.out, first, count, columns);
   });
 }
 
 }  // namespace
 
-extern const FiniteScalarKernels finite_scalar_kernels = {finite_scalar<float>, finite_scalar<double>,
-                                                          finite_scalar_backward<float>, finite_scalar_backward<double>,
-                                                          finite_scalar_decode<double>};
+const Loops<FiniteScalarParameters, FiniteScalarBackwardParameters, FiniteScalarDecodeParameters>
+    finite_scalar_kernels = {
+        {quantize<float>, quantize<double>}, {backward<float>, backward<double>}, {decode<double>, decode<double>}};
 
 }  // namespace visgen::VISGEN_ISA

@@ -5,9 +5,9 @@
 // or the gradient is written once.
 #include "../../ops/quantize.h"
 
+#include "../embedding.h"
 #include "../kernels.h"
-#include "../search/search.h"
-#include "search/score.h"
+#include "rows.h"
 
 namespace visgen::VISGEN_ISA {
 namespace {
@@ -41,28 +41,43 @@ class Estimator {
     for (int64_t i = 0; i < p_.codebooks.dimensions; ++i) grad_x_[i] += weight * g[i];
   }
 
-  // grad_x += (‖t‖/‖s‖)·(g − 2w(w·g) + 2ŝ(t̂·g)): the transpose of the rotation that takes s to t.
+  // grad_x += (‖t‖/‖s‖)·(g − 2w(w·g) + 2ŝ(t̂·g)): the transpose of the rotation that takes s to t. Float64 numbers whose
+  // squares it does not hold are scaled by powers of two.
   void rotate(const Real* g, const Real* s, const Real* t) {
     const int64_t count = p_.codebooks.dimensions;
-    const double s_norm = __builtin_sqrt(dot(s, s)), t_norm = __builtin_sqrt(dot(t, t));
+    const double s_scale = scale_of(s), t_scale = scale_of(t);
+    const double s_norm = norm(s, s_scale), t_norm = norm(t, t_scale);
     if (s_norm == 0) return pass(g, 1);
     if (t_norm == 0 && s_norm > 0) return;  // NaN goes on
-    double w_square = 0, w_g = 0;
+    double w_square = 0, w_g = 0, t_g = 0;
     for (int64_t i = 0; i < count; ++i) {
-      const double w = s[i] / s_norm + t[i] / t_norm;
+      const double t_unit = t[i] * t_scale / t_norm, w = s[i] * s_scale / s_norm + t_unit;
       w_square += w * w;
       w_g += w * g[i];
+      t_g += t_unit * g[i];
     }
-    const double reflected = w_square > 0 ? 2 * w_g / w_square : 0, turned = 2 * dot(t, g) / t_norm;
+    const double reflected = w_square > 0 ? 2 * w_g / w_square : 0, ratio = t_norm / s_norm * (s_scale / t_scale);
     for (int64_t i = 0; i < count; ++i) {
-      const double s_unit = s[i] / s_norm, w = s_unit + t[i] / t_norm;
-      grad_x_[i] += t_norm / s_norm * (g[i] - w * reflected + s_unit * turned);
+      const double s_unit = s[i] * s_scale / s_norm, w = s_unit + t[i] * t_scale / t_norm;
+      grad_x_[i] += ratio * (g[i] - w * reflected + s_unit * 2 * t_g);
     }
   }
 
  private:
-  double dot(const Real* left, const Real* right) const {
-    return -score<Metric::dot>(left, right, p_.codebooks.dimensions);
+  double scale_of(const Real* row) const {
+    if constexpr (sizeof(Real) == 4) return 1;
+    double largest = 0;
+    for (int64_t i = 0; i < p_.codebooks.dimensions; ++i) {
+      const double magnitude = row[i] < 0 ? -row[i] : row[i];
+      largest = magnitude > largest ? magnitude : largest;
+    }
+    return squarable(largest);
+  }
+
+  double norm(const Real* row, double scale) const {
+    double square = 0;
+    for (int64_t i = 0; i < p_.codebooks.dimensions; ++i) square += (row[i] * scale) * (row[i] * scale);
+    return __builtin_sqrt(square);
   }
 
   const QuantizeBackwardParameters& p_;
@@ -80,8 +95,7 @@ void backward(const QuantizeBackwardParameters& p, int64_t first_row, int64_t la
   for (int64_t row = first_row; row < last_row; ++row) {
     const Real* x = real_row(p.x, p.dtype, row, dimensions, x_buffer);
     const Real* g = p.grad_quantized ? real_row(p.grad_quantized, p.dtype, row, dimensions, g_buffer) : nullptr;
-    memcpy(r, x, sizeof(Real) * dimensions);
-    for (int64_t i = 0; i < dimensions; ++i) grad_x[i] = 0, sum[i] = 0;
+    for (int64_t i = 0; i < dimensions; ++i) r[i] = x[i], grad_x[i] = 0, sum[i] = 0;
     int64_t active_depths = 0;
     for (int64_t q = 0; q < p.depth; ++q) {
       const int64_t at = row * p.depth + q, code = p.codes[at];
@@ -104,6 +118,7 @@ void backward(const QuantizeBackwardParameters& p, int64_t first_row, int64_t la
 
 }  // namespace
 
-extern const QuantizeKernels quantize_kernels = {embed<float>, embed<double>, backward<float>, backward<double>};
+const Loops<Embedding, QuantizeBackwardParameters> quantize_kernels = {{embed<float>, embed<double>},
+                                                                       {backward<float>, backward<double>}};
 
 }  // namespace visgen::VISGEN_ISA

@@ -72,27 +72,19 @@ inline bool all_finite(const Real* in, int64_t count) {
 template <class Real>
 inline const Real* real_row(const void* data, DType dtype, int64_t row, int64_t dimensions, Real* buffer) {
   if (dtype == kArithmetic<Real>) return static_cast<const Real*>(data) + row * dimensions;
-  const uint16_t* in = static_cast<const uint16_t*>(data) + row * dimensions;
-  if (dtype == DType::bfloat16) {
-    for (int64_t i = 0; i < dimensions; ++i) buffer[i] = decode<Real>(in[i], DType::bfloat16);
-  } else {
-    for (int64_t i = 0; i < dimensions; ++i) buffer[i] = decode<Real>(in[i], DType::float16);
-  }
+  visit_floating(dtype, [&]<class Stored, DType type>() {
+    const Stored* in = static_cast<const Stored*>(data) + row * dimensions;
+    for (int64_t i = 0; i < dimensions; ++i) buffer[i] = decode<Real>(in[i], type);
+  });
   return buffer;
 }
 
 template <class Real>
 inline void store_row(const Real* in, void* data, DType dtype, int64_t row, int64_t dimensions) {
-  if (dtype == kArithmetic<Real>) {
-    memcpy(static_cast<Real*>(data) + row * dimensions, in, sizeof(Real) * dimensions);
-    return;
-  }
-  uint16_t* out = static_cast<uint16_t*>(data) + row * dimensions;
-  if (dtype == DType::bfloat16) {
-    for (int64_t i = 0; i < dimensions; ++i) encode(in[i], out[i], DType::bfloat16);
-  } else {
-    for (int64_t i = 0; i < dimensions; ++i) encode(in[i], out[i], DType::float16);
-  }
+  visit_floating(dtype, [&]<class Stored, DType type>() {
+    Stored* out = static_cast<Stored*>(data) + row * dimensions;
+    for (int64_t i = 0; i < dimensions; ++i) encode(in[i], out[i], type);
+  });
 }
 
 // Memory of one kernel call, aligned to the widest vectors.

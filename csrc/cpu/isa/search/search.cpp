@@ -75,7 +75,7 @@ constexpr FilterKernels filters_double[3] = {kInt8<double>, kInt16<double>, {}};
 
 }  // namespace
 
-extern const SearchKernels search_kernels = {filters_float,   filters_double,        measure<float>,
-                                             measure<double>, search_exactly<float>, search_exactly<double>};
+const SearchKernels search_kernels = {
+    {search_exactly<float>, search_exactly<double>}, measure<float>, measure<double>, filters_float, filters_double};
 
 }  // namespace visgen::VISGEN_ISA
