@@ -36,13 +36,13 @@ VISGEN_SCHEMAS(m) {
   // codebook
   m.def("codebook_statistics(Tensor x, Tensor codes, Tensor codebooks) -> (Tensor counts, Tensor sums)");
 
-  // scalar_quantize: bound is 0 for atanh, 1 for tan, 2 for symmetric
+  // finite_scalar: bound is 0 for atanh, 1 for tan, 2 for symmetric
   m.def("finite_scalar_quantize(Tensor x, SymInt[] levels, SymInt bound) -> (Tensor quantized, Tensor codes)");
   m.def(
       "finite_scalar_quantize_backward(Tensor grad_quantized, Tensor x, SymInt[] levels, SymInt bound) -> Tensor "
       "grad_x");
   m.def("finite_scalar_decode(Tensor codes, SymInt[] levels, SymInt bound, ScalarType dtype) -> Tensor");
-  // surprisal, for the backward: -ln of the mean probability of each code of each group
+  // binary_quantize: surprisal, for the backward, is -ln of the mean probability of each code of each group
   m.def(
       "binary_quantize(Tensor x, float scale, float inverse_temperature, SymInt group_size, bool spherical, "
       "bool entropy) -> (Tensor quantized, Tensor codes, Tensor per_sample_entropy, Tensor batch_entropy, "

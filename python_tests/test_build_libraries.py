@@ -7,6 +7,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+import torch
 
 import visgen_fast
 
@@ -48,7 +49,15 @@ def test_a_library_finds_torch_in_the_process_and_not_by_a_path(library: Path) -
     assert "RPATH" not in dynamic and "RUNPATH" not in dynamic and "libpython" not in dynamic
 
 
-@pytest.mark.parametrize("objects", OBJECTS, ids=lambda path: f"{path.parts[-5]}/{path.name}")
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda path: path.name)
+def test_a_library_names_no_path_of_its_builder(library: Path) -> None:
+    """So that building is reproducible, and no message shows where somebody built."""
+    text = library.read_bytes()
+    for path in (REPOSITORY / "csrc", Path(torch.__file__).parent / "include", Path("../../csrc")):
+        assert str(path).encode() not in text
+
+
+@pytest.mark.parametrize("objects", OBJECTS, ids=lambda path: str(path).partition("isa_")[2])
 def test_an_instruction_set_shares_no_symbol_with_another(objects: Path) -> None:
     """The linker keeps one copy of a weak symbol: it must not be one with instructions that the machine lacks."""
     namespace = re.search(r"isa_(\w+)\.dir", str(objects)).group(1)

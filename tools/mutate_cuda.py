@@ -156,28 +156,28 @@ MUTATIONS = [
     ),
     Mutation(
         "codes that do not fit a list are forgotten",
-        "csrc/cuda/quantize_filter.cu",
+        "csrc/cuda/quantize_candidates.cuh",
         "if (static_cast<int>(count) + total > capacity) return kOverflow;",
         "if (static_cast<int>(count) + total > capacity) return count;",
         SEARCH,
     ),
     Mutation(
         "a full list makes room by dropping the best",
-        "csrc/cuda/quantize_filter.cu",
+        "csrc/cuda/quantize_candidates.cuh",
         "if (list[i].upper >= threshold) list[kept++]",
         "if (list[i].upper < threshold) list[kept++]",
         SEARCH,
     ),
     Mutation(
         "no barrier before a stage is read and the one before is overwritten",
-        "csrc/cuda/quantize_filter.cu",
+        "csrc/cuda/quantize_candidates.cuh",
         "      sync_block();  // the stage is there, and the one before may be overwritten\n",
         "",
         SEARCH,
     ),
     Mutation(
         "a stage is read before its copies are done",
-        "csrc/cuda/quantize_filter.cu",
+        "csrc/cuda/quantize_candidates.cuh",
         "wait_copies<kStages - 2>();",
         "wait_copies<kStages - 1>();",
         SEARCH,
@@ -246,65 +246,65 @@ MUTATIONS = [
     ),
     Mutation(
         "no barrier between loading rows and working on them",
-        "csrc/cuda/scalar_quantize.cu",
-        "finite_scalar(FiniteScalarRows<Real> p) {\n  Real* rows = dynamic_shared<Real>();\n"
+        "csrc/cuda/finite_scalar.cu",
+        "quantize(FiniteScalarParameters p, Levels<Real> levels) {\n  Real* rows = dynamic_shared<Real>();\n"
         "  load_rows<wide>(p, p.x, first_row<Real>(), rows);\n  sync_block();\n",
-        "finite_scalar(FiniteScalarRows<Real> p) {\n  Real* rows = dynamic_shared<Real>();\n"
+        "quantize(FiniteScalarParameters p, Levels<Real> levels) {\n  Real* rows = dynamic_shared<Real>();\n"
         "  load_rows<wide>(p, p.x, first_row<Real>(), rows);\n",
         SCALAR,
     ),
     Mutation(
         "no barrier before tables are overwritten",
-        "csrc/cuda/scalar_quantize.cu",
+        "csrc/cuda/binary_tables.cuh",
         "  sync_block();  // the factors are there, and nobody needs the last rows' tables any more\n",
         "",
         SCALAR,
     ),
     Mutation(
         "no barrier before a product's factors are read",
-        "csrc/cuda/scalar_quantize.cu",
+        "csrc/cuda/binary_tables.cuh",
         "first_high, high_count, high);\n    sync_block();\n",
         "first_high, high_count, high);\n",
         SCALAR,
     ),
     Mutation(
         "levels a half up are taken for those to nearest even",
-        "csrc/cuda/scalar_quantize.cu",
-        "if (p.round_half_up && level > bounded) level -= 1;",
+        "csrc/cuda/finite_scalar.cu",
+        "if (levels.round_half_up && level > bounded) level -= 1;",
         "",
         SCALAR,
     ),
     Mutation(
         "zero is a set bit",
-        "csrc/cuda/scalar_quantize.cu",
+        "csrc/cuda/binary_quantize.cu",
         "code = code * 2 + (u > 0);",
         "code = code * 2 + (u >= 0);",
         SCALAR,
     ),
     Mutation(
         "a row with NaN keeps its code",
-        "csrc/cuda/scalar_quantize.cu",
+        "csrc/cuda/code_rows.cuh",
         "p.codes[row] = has_nan ? 0 : code;",
         "p.codes[row] = code;",
         SCALAR,
     ),
     Mutation(
         "every group has the first one's bits",
-        "csrc/cuda/scalar_quantize.cu",
+        "csrc/cuda/binary_tables.cuh",
         "block.first + row, group.first + bit);",
         "block.first + row, bit);",
         SCALAR,
     ),
     Mutation(
         "a unit's last rows take in the next unit's",
-        "csrc/cuda/scalar_quantize.cu",
+        "csrc/cuda/binary_tables.cuh",
         "static_cast<int>(last - block.first < rows ? last - block.first : rows);",
         "rows;",
         SCALAR,
     ),
     Mutation(
         "the gradient keeps what points away from the sphere",
-        "csrc/cuda/scalar_quantize.cu",
+        "csrc/cuda/binary_quantize.cu",
         "(gradient[j] - along * x[j]) * factor",
         "gradient[j] * factor",
         SCALAR,
@@ -347,11 +347,18 @@ def notice(tree: Path, tests: list[str]) -> str:
     return ""
 
 
+def check_fit(tree: Path, mutation: Mutation) -> None:
+    if (tree / mutation.file).read_text().count(mutation.old) != 1:
+        sys.exit(f"the mutation '{mutation.name}' does not fit {mutation.file} any more: write it anew")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="WORDS", help="those whose name or file contains these words")
     only = parser.parse_args().only
     chosen = [mutation for mutation in MUTATIONS if only in mutation.name or only in mutation.file]
+    for mutation in chosen:
+        check_fit(ROOT, mutation)
     with tempfile.TemporaryDirectory(prefix="visgen_fast-mutations-") as folder:
         tree = Path(folder)
         copy_tree(tree)
@@ -364,8 +371,6 @@ def main() -> int:
         for mutation in chosen:
             path, begin = tree / mutation.file, time.monotonic()
             original = path.read_text()
-            if original.count(mutation.old) != 1:
-                sys.exit(f"the mutation '{mutation.name}' does not fit {mutation.file} any more: write it anew")
             path.write_text(original.replace(mutation.old, mutation.new))
             report = notice(tree, mutation.tests)
             path.write_text(original)

@@ -1,4 +1,5 @@
-"""Runs the CPU kernels, and the CUDA kernels compiled for the CPU, under address and undefined-behaviour sanitizers.
+"""Runs the CPU kernels, and the CUDA kernels compiled for the CPU, under address and undefined-behaviour sanitizers:
+the cases of the tests, and then what a fuzzer makes of the operations' schemas.
 
 The CPU library is built once more, with the sanitizers, beside a copy of the Python pages under build/sanitized.
 """
@@ -39,23 +40,22 @@ def build() -> None:
     subprocess.run([cmake, "--install", FOLDER, "--prefix", PACKAGE], check=True, stdout=subprocess.DEVNULL)
 
 
-def preloaded() -> dict[str, str]:
-    """An environment whose Python starts with the sanitizers and imports the package built here."""
+def sanitizers() -> dict[str, str]:
+    """What in its environment makes Python start with the sanitizers."""
     compiler = os.environ.get("CXX", "c++").split()[0]
     names = [f"-print-file-name={name}" for name in ("libasan.so", "libstdc++.so")]
     paths = [subprocess.run([compiler, name], capture_output=True, text=True, check=True).stdout for name in names]
     return {
-        **os.environ,
         "LD_PRELOAD": " ".join(path.strip() for path in paths),
-        "ASAN_OPTIONS": "detect_leaks=0",  # Python leaves memory behind when it ends
-        "PYTHONPATH": str(PACKAGE),
+        # Python leaves memory behind when it ends; too much memory is torch's to refuse.
+        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
     }
 
 
 def main() -> None:
     """Builds and tests; ends with the first fault."""
     build()
-    environment = preloaded()
+    environment = {**os.environ, **sanitizers(), "PYTHONPATH": str(PACKAGE)}  # imports the package built here
     where = "import visgen_fast; print(visgen_fast.__file__)"
     found = subprocess.run([sys.executable, "-c", where], env=environment, cwd=TESTS, capture_output=True, text=True)
     if not found.stdout.startswith(str(PACKAGE)):
@@ -64,8 +64,12 @@ def main() -> None:
     pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-o", "pythonpath=", "-p", "no:cacheprovider"]
     chosen = "not cuda and (equals_the_reference or gradients_equal)"
     subprocess.run([*pytest, "-k", chosen, "test_contract.py"], env=environment, cwd=TESTS, check=True)
+    fuzz = [sys.executable, "-m", "fuzz_schemas"]
+    subprocess.run([*fuzz, "--calls", "20000"], env=environment, cwd=TESTS, check=True)
     emulated = {**os.environ, "VISGEN_CUDA_ON_HOST": "sanitized"}
     subprocess.run([sys.executable, "-m", "cuda_on_host.run_cases"], env=emulated, cwd=TESTS, check=True)
+    emulated |= sanitizers()
+    subprocess.run([*fuzz, "--calls", "10000", "--backend", "cuda-on-host"], env=emulated, cwd=TESTS, check=True)
 
 
 if __name__ == "__main__":

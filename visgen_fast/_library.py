@@ -85,7 +85,7 @@ def set_cpu_capability(name: str) -> None:
         raise ValueError(f"name must be an instruction set of this machine and build, got {name!r}")
 
 
-FILTERS = ("int8", "int16", "float32", "exact")  # numbered as in csrc/cpu/search.h
+FILTERS = ("int8", "int16", "float32", "exact")  # numbered as in csrc/cpu/search/search.h
 
 
 @contextmanager

@@ -188,6 +188,11 @@ VISGEN_HOST_DEVICE Float hyperbolic_tangent(Float x) {
   return magnitude < 0.625f ? near_zero : far;
 }
 
+// A power of two that brings numbers up to `largest` to where their squares neither overflow nor vanish.
+VISGEN_HOST_DEVICE double squarable(double largest) {
+  return largest > 0x1p+500 ? 0x1p-600 : largest < 0x1p-500 ? 0x1p+600 : 1.0;
+}
+
 // sum += term; `lost` carries what rounding took from the sum so far, so that many terms cost one rounding (Kahan).
 template <class Float>
 VISGEN_HOST_DEVICE void add_compensated(Float term, Float& sum, Float& lost) {

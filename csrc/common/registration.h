@@ -1,5 +1,11 @@
 // The one place that says under which name and for which device a library's operations are registered.
 //
+// A family's calls are written once for both devices, in ops/<family>_call.h: checks, allocation of results, and from
+// tensors to pointers, as static functions of a template over a Device. The Device does the work: for each struct of
+// parameters of the family it has `run(parameters, like)`, where `like` is a tensor on the device, to allocate like.
+// All that a call reads and writes, in place or not and of whatever types, is in the struct; how the work is cut, what
+// scratch it takes and in how many launches sums are added up is the Device's own affair.
+//
 // The CUDA sources compiled for the host (tests only) register as an operator library of their own, for CPU tensors.
 #pragma once
 

@@ -1,15 +1,14 @@
 // The family `diffuse` on the CPU.
 #include "../ops/diffuse_call.h"
 
-#include "kernels.h"
-#include "parallel.h"
+#include "device.h"
 
 namespace visgen {
 namespace {
 
 // Adds the units of each row in their order, so that the sum does not depend on the number of threads.
 template <class Real>
-void add_partial_sums(const DiffuseParameters& p) {
+void add_up_rows(const DiffuseBackwardParameters& p) {
   const int64_t rows = p.partition.units() / p.partition.units_per_row;
   for (int64_t row = 0; row < rows; ++row) {
     for (int j = 0; j < p.coefficient_count; ++j) {
@@ -22,29 +21,25 @@ void add_partial_sums(const DiffuseParameters& p) {
   }
 }
 
-struct OnCpu {
-  static Partition cut(int64_t samples, int64_t elements, int64_t row_size) {
-    return Partition(samples, elements, row_size, kUnit);
+struct Diffuse {
+  static void run(DiffuseParameters p, const Tensor&) {
+    cut(p);
+    run_units(p);
   }
 
-  static void forward(const DiffuseParameters& p, int32_t) {
-    const auto& table = kernels().diffuse;
-    for_units(p.partition, [&](int64_t begin, int64_t end) {
-      (p.in_double ? table.forward_double : table.forward_float)(p, begin, end);
-    });
+  static void run(DiffuseBackwardParameters p, const Tensor& like) {
+    cut(p);
+    const OptionalTensor sums = add_partial_sums(p, like);
+    run_units(p);
+    if (sums) p.in_double ? add_up_rows<double>(p) : add_up_rows<float>(p);
   }
 
-  static void backward(const DiffuseParameters& p, int32_t) {
-    const auto& table = kernels().diffuse;
-    for_units(p.partition, [&](int64_t begin, int64_t end) {
-      (p.in_double ? table.backward_double : table.backward_float)(p, begin, end);
-    });
-    if (p.partial_sums) p.in_double ? add_partial_sums<double>(p) : add_partial_sums<float>(p);
-  }
+ private:
+  static void cut(Diffusion& p) { p.partition = Partition(p.shape.samples, p.shape.elements, p.row_size, kUnit); }
 };
 
 }  // namespace
 
-VISGEN_REGISTER(CPU, m) { DiffuseOperations<OnCpu>::add_to(m); }
+VISGEN_REGISTER(CPU, m) { DiffuseOperations<Diffuse>::add_to(m); }
 
 }  // namespace visgen

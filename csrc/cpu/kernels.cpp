@@ -10,33 +10,22 @@
 
 namespace visgen {
 
-#define VISGEN_DECLARE(isa)                                   \
-  namespace isa {                                             \
-  extern const NoiseKernels noise_kernels;                    \
-  extern const DiffuseKernels diffuse_kernels;                \
-  extern const QuantizeKernels quantize_kernels;              \
-  extern const CodebookKernels codebook_kernels;              \
-  extern const ScalarQuantizeKernels scalar_quantize_kernels; \
-  }
-#define VISGEN_TABLE(isa)                                                                         \
-  static const KernelTable isa##_table {                                                          \
-    #isa, isa::noise_kernels, isa::diffuse_kernels, isa::quantize_kernels, isa::codebook_kernels, \
-        isa::scalar_quantize_kernels                                                              \
+#define VISGEN_KERNELS(family, ...) family##_kernels,
+#define VISGEN_TABLE(isa)                                                \
+  namespace isa {                                                        \
+  VISGEN_FAMILIES(VISGEN_DECLARE_KERNELS)                                \
+  static const KernelTable table{VISGEN_FAMILIES(VISGEN_KERNELS){#isa}}; \
   }
 
-VISGEN_DECLARE(baseline)
-VISGEN_TABLE(baseline);
+VISGEN_TABLE(baseline)
 #ifdef VISGEN_HAVE_AVX2
-VISGEN_DECLARE(avx2)
-VISGEN_TABLE(avx2);
+VISGEN_TABLE(avx2)
 #endif
 #ifdef VISGEN_HAVE_AVX512
-VISGEN_DECLARE(avx512)
-VISGEN_TABLE(avx512);
+VISGEN_TABLE(avx512)
 #endif
 #ifdef VISGEN_HAVE_AVX512VNNI
-VISGEN_DECLARE(avx512vnni)
-VISGEN_TABLE(avx512vnni);
+VISGEN_TABLE(avx512vnni)
 #endif
 
 // The table of that name, or null if this build or this machine lacks it.
@@ -44,15 +33,15 @@ static const KernelTable* find(const char* name) {
 #ifdef VISGEN_HAVE_AVX512
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (!strcmp(name, "avx512") && avx512) return &avx512_table;
+  if (!strcmp(name, "avx512") && avx512) return &avx512::table;
 #endif
 #ifdef VISGEN_HAVE_AVX512VNNI
-  if (!strcmp(name, "avx512vnni") && avx512 && __builtin_cpu_supports("avx512vnni")) return &avx512vnni_table;
+  if (!strcmp(name, "avx512vnni") && avx512 && __builtin_cpu_supports("avx512vnni")) return &avx512vnni::table;
 #endif
 #ifdef VISGEN_HAVE_AVX2
-  if (!strcmp(name, "avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &avx2_table;
+  if (!strcmp(name, "avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &avx2::table;
 #endif
-  return strcmp(name, "baseline") ? nullptr : &baseline_table;
+  return strcmp(name, "baseline") ? nullptr : &baseline::table;
 }
 
 static const KernelTable* choose() {
@@ -67,7 +56,7 @@ static const KernelTable* choose() {
   for (const char* name : {"avx512vnni", "avx512", "avx2"}) {
     if (const KernelTable* table = find(name)) return table;
   }
-  return &baseline_table;
+  return &baseline::table;
 }
 
 static const KernelTable* current = choose();

@@ -1,80 +1,65 @@
 // The kernels of one instruction set, family by family, and the choice among the sets this machine can run.
 //
-// A new family adds its struct here, one line in KernelTable, and its table in cpu/isa/<family>.cpp.
+// A new family adds one line to VISGEN_FAMILIES, and defines <family>_kernels in cpu/isa/<family>.cpp.
 #pragma once
 
-#include "../common/layout.h"
+#include <cstdint>
+
+#include "../common/isa.h"
 
 namespace visgen {
 
-struct NoiseParameters;
-struct DiffuseParameters;
-struct QuantizeBackwardParameters;
-struct Search;
-struct Extent;
-struct Deviation;
-struct PackedCodebook;
-struct FilteredSearch;
-struct Embedding;
-struct CodeSums;
-template <class Real>
-struct FiniteScalarRows;
-struct BinaryParameters;
-
-// Each kernel works through units [first_unit, last_unit) of its parameters' partition.
-struct NoiseKernels {
-  using Kernel = void (*)(const NoiseParameters&, int64_t first_unit, int64_t last_unit);
-  Kernel gaussian_float, gaussian_double, uniform_float, uniform_double;
+// Works through units [first, last) of what the parameters describe, in either type of arithmetic.
+template <class Parameters>
+struct Loop {
+  void (*in_float)(const Parameters&, int64_t first, int64_t last);
+  void (*in_double)(const Parameters&, int64_t first, int64_t last);
 };
 
-struct DiffuseKernels {
-  using Kernel = void (*)(const DiffuseParameters&, int64_t first_unit, int64_t last_unit);
-  Kernel forward_float, forward_double, backward_float, backward_double;
-};
+// A loop for each struct of parameters of a family.
+template <class... Parameters>
+struct Loops : Loop<Parameters>... {};
+
+#define VISGEN_FAMILIES(FAMILY)                                                                     \
+  FAMILY(noise, Loops<struct NoiseParameters>)                                                      \
+  FAMILY(diffuse, Loops<struct DiffuseParameters, struct DiffuseBackwardParameters>)                \
+  FAMILY(search, SearchKernels)                                                                     \
+  FAMILY(quantize, Loops<struct Embedding, struct QuantizeBackwardParameters>)                      \
+  FAMILY(codebook, Loops<struct RealRows, struct ChunkSums, struct EdgeSums>)                       \
+  FAMILY(finite_scalar, Loops<struct FiniteScalarParameters, struct FiniteScalarBackwardParameters, \
+                              struct FiniteScalarDecodeParameters>)                                 \
+  FAMILY(binary_quantize,                                                                           \
+         Loops<struct BinaryParameters, struct BinaryBackwardParameters, struct BinaryDecodeParameters>)
 
 struct FilterKernels {  // of one filter and arithmetic type; null where the instruction set has no such filter
-  using Pack = Deviation (*)(const PackedCodebook&, int64_t first_block, int64_t last_block);
-  using SearchTiles = void (*)(FilteredSearch&, int64_t first_tile, int64_t last_tile);
+  using Pack = struct Deviation (*)(const struct PackedCodebook&, int64_t first_block, int64_t last_block);
+  using SearchTiles = void (*)(struct FilteredSearch&, int64_t first_tile, int64_t last_tile);
   Pack pack = nullptr;
   SearchTiles search_tiles = nullptr;
   int64_t lanes = 0, accumulators = 0;
 };
 
-struct QuantizeKernels {
-  using Measure = Extent (*)(const Search&, double* scales, int64_t first_code, int64_t last_code);
-  using SearchKernel = void (*)(const Search&, int64_t first_row, int64_t last_row);
-  using EmbedKernel = void (*)(const Embedding&, int64_t first_row, int64_t last_row);
-  using BackwardKernel = void (*)(const QuantizeBackwardParameters&, int64_t first_row, int64_t last_row);
-  const FilterKernels (&filters_float)[3];
-  const FilterKernels (&filters_double)[3];
+struct SearchKernels : Loop<struct Search> {  // the loop looks at every code
+  using Measure = struct Extent (*)(const Search&, double* scales, int64_t first_code, int64_t last_code);
   Measure measure_float, measure_double;
-  SearchKernel search_exactly_float, search_exactly_double;
-  EmbedKernel embed_float, embed_double;
-  BackwardKernel backward_float, backward_double;
+  const FilterKernels* filters_float;  // in the order of Filter
+  const FilterKernels* filters_double;
 };
 
-struct CodebookKernels {
-  using SumChunks = void (*)(const CodeSums&, int64_t first_chunk, int64_t last_chunk);
-  using SumEdges = void (*)(const CodeSums&);
-  SumChunks sum_chunks_float, sum_chunks_double;
-  SumEdges sum_edges_float, sum_edges_double;
-};
-
-struct ScalarQuantizeKernels {
-  using FiniteScalar = void (*)(const FiniteScalarRows<double>&, int64_t first_unit, int64_t last_unit);
-  using Binary = void (*)(const BinaryParameters&, int64_t first_unit, int64_t last_unit);
-  FiniteScalar finite_float, finite_double, finite_backward_float, finite_backward_double, finite_decode;
-  Binary binary_float, binary_double, binary_backward_float, binary_backward_double, binary_decode;
-};
-
-struct KernelTable {
+struct InstructionSet {
   const char* name;
-  const NoiseKernels& noise;
-  const DiffuseKernels& diffuse;
-  const QuantizeKernels& quantize;
-  const CodebookKernels& codebook;
-  const ScalarQuantizeKernels& scalar_quantize;
 };
+
+// Every family is a base, so that a loop is found by its parameters: `const Loop<NoiseParameters>& loop = kernels();`
+#define VISGEN_BASE(family, ...) __VA_ARGS__,
+struct KernelTable : VISGEN_FAMILIES(VISGEN_BASE) InstructionSet {};
+#undef VISGEN_BASE
+
+// What the sources of an instruction set define.
+#define VISGEN_DECLARE_KERNELS(family, ...) extern const __VA_ARGS__ family##_kernels;
+namespace VISGEN_ISA {
+VISGEN_FAMILIES(VISGEN_DECLARE_KERNELS)
+}
 
 // The widest instruction set that the build and the machine have, or what VISGEN_CPU_CAPABILITY names.
 const KernelTable& kernels();
@@ -82,7 +67,5 @@ const KernelTable& kernels();
 // Throws, for kernels, which are compiled without exceptions. Torch hands it from a thread of its pool to the caller;
 // what other memory the kernel holds is lost.
 [[noreturn]] void no_memory_for(int64_t bytes);
-
-constexpr int64_t kUnit = 16384;  // elements; several units make a thread's share
 
 }  // namespace visgen

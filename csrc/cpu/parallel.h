@@ -6,8 +6,6 @@
 #include <atomic>
 #include <exception>
 
-#include "../common/partition.h"
-
 namespace visgen {
 
 // body(first, last) over shares of [begin, end), of at least `grain`. An error in one of them is thrown here: torch's
@@ -24,13 +22,6 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, const Body& body) {
     }
   });
   if (error) std::rethrow_exception(error);
-}
-
-template <class Body>
-void for_units(const Partition& partition, const Body& body) {
-  constexpr int64_t kThreadShare = 32768;  // elements below which another thread costs more than it saves
-  const int64_t unit = partition.unit_size > 0 ? partition.unit_size : 1;
-  parallel_for(0, partition.units(), (kThreadShare + unit - 1) / unit, body);
 }
 
 }  // namespace visgen

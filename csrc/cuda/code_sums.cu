@@ -37,7 +37,7 @@ __device__ __forceinline__ int64_t first_infinite(const CodeSums& p, int64_t row
   int64_t first = p.depth;
   for_each_tile(p.codebooks.dimensions, [&](int64_t begin) {
     Real r[kSpan], e[kSpan];
-    load_row(wide, p.base, p.dtype, p.codebooks.dimensions, row, begin, r);
+    load_row(wide, p.x, p.dtype, p.codebooks.dimensions, row, begin, r);
     for (int64_t q = 0; q < first; ++q) {
       for (int i = 0; i < kSpan; ++i) first = is_finite(r[i]) ? first : q;
       if (first == q) return;
@@ -53,7 +53,7 @@ template <class Real, bool wide>
 __global__ void __launch_bounds__(kRowThreads) make_keys(CodeSums p, uint32_t none, uint32_t* keys) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + warp_index();
   if (row >= p.rows) return;
-  const int64_t depth = p.finite_only ? first_infinite<Real, wide>(p, row) : p.depth;
+  const int64_t depth = p.summed == Summed::before ? first_infinite<Real, wide>(p, row) : p.depth;
   for (int64_t q = lane_index(); q < p.depth; q += kWarpSize) {
     const int64_t code = p.codes[row * p.depth + q], book = p.shared ? 0 : q;
     const bool counted = q < depth && code >= 0 && code < p.codebooks.codes;
@@ -66,14 +66,13 @@ template <class Real, bool wide>
 __device__ __forceinline__ void add_vector(const CodeSums& p, uint32_t place, int64_t begin, double (&sums)[kSpan]) {
   const int64_t q = place / p.rows, row = place % p.rows;
   Real r[kSpan], e[kSpan];
-  load_row(wide, p.base, p.dtype, p.codebooks.dimensions, row, begin, r);
-  const int64_t subtracted = p.codebooks.data ? q + p.subtracts_own : 0;
+  load_row(wide, p.x, p.dtype, p.codebooks.dimensions, row, begin, r);
+  const int64_t subtracted = p.summed == Summed::rows ? 0 : q + (p.summed == Summed::weighted_after);
   for (int64_t j = 0; j < subtracted; ++j) {
     load_embedding(wide, p.codebooks, j, p.codes[row * p.depth + j], begin, e);
     for (int i = 0; i < kSpan; ++i) r[i] -= e[i];
   }
-  const double weight =
-      p.weights ? p.scale * static_cast<double>(static_cast<const Real*>(p.weights)[row * p.depth + q]) : p.scale;
+  const double weight = p.weights ? p.scale * static_cast<const Real*>(p.weights)[row * p.depth + q] : 1.0;
   for (int i = 0; i < kSpan; ++i) sums[i] += weight * r[i];
 }
 
@@ -149,12 +148,11 @@ __global__ void __launch_bounds__(kRowThreads) sum_parts(CodeSums p, Sorted sort
 }
 
 template <class Real, bool wide>
-void run(const CodeSums& p, const Tensor& like) {
-  const Stream stream = current_stream(like.get_device_index());
+void run(const CodeSums& p, const Tensor& like, Stream stream) {
   const int64_t D = p.codebooks.dimensions, count = p.rows * p.depth;
   const int64_t none = (p.shared ? 1 : p.depth) * p.codebooks.codes;
-  STD_TORCH_CHECK(none <= std::numeric_limits<uint32_t>::max() && count <= std::numeric_limits<uint32_t>::max(),
-                  "codes must be fewer than 2^32, and so must be those of all codebooks together");
+  check(none <= std::numeric_limits<uint32_t>::max() && count <= std::numeric_limits<uint32_t>::max(),
+        "codes must be fewer than 2^32, and so must be those of all codebooks together");
   const Tensor keys = empty_on(like, {count}, ScalarType::Int);
   uint32_t* key_data = static_cast<uint32_t*>(keys.mutable_data_ptr());
   launch<make_keys<Real, wide>>(warp_a_row(p.rows), stream, p, static_cast<uint32_t>(none), key_data);
@@ -179,13 +177,12 @@ void run(const CodeSums& p, const Tensor& like) {
 
 void sum_by_code(const CodeSums& p, const Tensor& like) {
   if (p.rows * p.depth == 0) return;
-  const OnDevice guard(like.get_device_index());
+  const OnDevice on(like.get_device_index());
   const int64_t D = p.codebooks.dimensions;
   const DType real = real_type(p.in_double);
   const bool wide =
-      has_wide_rows(p.base, p.dtype, D) && has_wide_rows(p.codebooks.data, real, D) && has_wide_rows(p.sums, real, D);
-  if (p.in_double) return wide ? run<double, true>(p, like) : run<double, false>(p, like);
-  wide ? run<float, true>(p, like) : run<float, false>(p, like);
+      has_wide_rows(p.x, p.dtype, D) && has_wide_rows(p.codebooks.data, real, D) && has_wide_rows(p.sums, real, D);
+  choose_row(p.in_double, wide, [&]<class Real, bool is_wide>() { run<Real, is_wide>(p, like, on.stream); });
 }
 
 }  // namespace visgen

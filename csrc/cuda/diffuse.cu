@@ -19,7 +19,7 @@ namespace {
 constexpr int64_t kUnit = 2048;  // elements of a row that one warp adds up
 
 template <bool wide, class Real, int span>
-__device__ __forceinline__ void load_noise(const DiffuseParameters& p, int64_t sample, int64_t begin, Real (&z)[span]) {
+__device__ __forceinline__ void load_noise(const Diffusion& p, int64_t sample, int64_t begin, Real (&z)[span]) {
   if (p.noise.data) {
     load_tile<wide>(p.noise, p.shape, sample, begin, z);
   } else {
@@ -29,8 +29,8 @@ __device__ __forceinline__ void load_noise(const DiffuseParameters& p, int64_t s
 
 // Calls body(i, row of coefficients) for the elements of a tile. Wide tiles lie within one row.
 template <bool wide, class Real, int span, class Body>
-__device__ __forceinline__ void for_each_element(const DiffuseParameters& p, int64_t sample, int64_t begin, Body body) {
-  const int64_t row_size = p.partition.row_size;
+__device__ __forceinline__ void for_each_element(const Diffusion& p, int64_t sample, int64_t begin, Body body) {
+  const int64_t row_size = p.row_size;
   const bool one_row = row_size == p.shape.elements;
   const Real* rows = static_cast<const Real*>(p.coefficients);
   rows += sample * (one_row ? 1 : divide(p.shape.elements, row_size)) * p.coefficient_count;
@@ -75,7 +75,7 @@ struct Columns {
 constexpr Columns kOfX{0, 2}, kOfNoise{1, 3}, kOfEndpoint{4, 5};
 
 template <bool wide, class Real, int span>
-__device__ __forceinline__ void store_gradient(const DiffuseParameters& p, const Operand& gradient, Columns columns,
+__device__ __forceinline__ void store_gradient(const Diffusion& p, const Operand& gradient, Columns columns,
                                                int64_t sample, int64_t begin, const Real (&g)[span],
                                                const Real (&h)[span]) {
   if (!gradient.data) return;
@@ -87,13 +87,13 @@ __device__ __forceinline__ void store_gradient(const DiffuseParameters& p, const
 }
 
 template <class Real, int span, bool wide>
-__global__ void __launch_bounds__(kBlockThreads) backward_signals(DiffuseParameters p) {
+__global__ void __launch_bounds__(kBlockThreads) backward_signals(DiffuseBackwardParameters p) {
   const int64_t begin = first_of_tile<span>();
   if (begin >= p.shape.elements) return;
   for (int64_t sample = first_sample(); sample < p.shape.samples; sample += sample_step()) {
     Real g[span], h[span];
-    load_tile<wide>(p.x_t, p.shape, sample, begin, g);
-    load_tile<wide>(p.target, p.shape, sample, begin, h);
+    load_tile<wide>(p.grad_x_t, p.shape, sample, begin, g);
+    load_tile<wide>(p.grad_target, p.shape, sample, begin, h);
     store_gradient<wide>(p, p.grad_x, kOfX, sample, begin, g, h);
     store_gradient<wide>(p, p.grad_noise, kOfNoise, sample, begin, g, h);
     store_gradient<wide>(p, p.grad_endpoint, kOfEndpoint, sample, begin, g, h);
@@ -102,15 +102,15 @@ __global__ void __launch_bounds__(kBlockThreads) backward_signals(DiffuseParamet
 
 // One warp a unit: its lanes take tiles in turn, masked to the unit, then add up.
 template <class Real, int span, bool wide>
-__global__ void __launch_bounds__(kBlockThreads) backward_coefficients(DiffuseParameters p) {
+__global__ void __launch_bounds__(kBlockThreads) backward_coefficients(DiffuseBackwardParameters p) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * warps_per_block() + warp_index();
   if (index >= p.partition.samples * p.partition.units_per_sample) return;
   const Unit unit = unit_at(p.partition, index);
   double sums[6] = {0, 0, 0, 0, 0, 0};  // whole pictures of either sign add up here
   for (int64_t begin = unit.begin / span * span + lane_index() * span; begin < unit.end; begin += kWarpSize * span) {
     Real g[span], h[span], signals[3][span];
-    load_tile<wide>(p.x_t, p.shape, unit.sample, begin, g);
-    load_tile<wide>(p.target, p.shape, unit.sample, begin, h);
+    load_tile<wide>(p.grad_x_t, p.shape, unit.sample, begin, g);
+    load_tile<wide>(p.grad_target, p.shape, unit.sample, begin, h);
     load_tile<wide>(p.x, p.shape, unit.sample, begin, signals[0]);
     load_noise<wide>(p, unit.sample, begin, signals[1]);
     load_tile<wide>(p.endpoint, p.shape, unit.sample, begin, signals[2]);
@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(kBlockThreads) backward_coefficients(DiffusePa
 
 // One warp a row: adds the partial sums of its units.
 template <class Real>
-__global__ void __launch_bounds__(kBlockThreads) add_partial_sums(DiffuseParameters p, int64_t rows) {
+__global__ void __launch_bounds__(kBlockThreads) add_up_rows(DiffuseBackwardParameters p, int64_t rows) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * warps_per_block() + warp_index();
   if (row >= rows) return;
   for (int j = 0; j < p.coefficient_count; ++j) {
@@ -158,57 +158,39 @@ LaunchShape warp_grid(int64_t warps) {
   return {dim3(static_cast<unsigned>((warps + kWarpsPerBlock - 1) / kWarpsPerBlock)), dim3(kBlockThreads)};
 }
 
-// Calls kind(span, wide) as constants: wide tiles of 16 bytes where all is 2 bytes wide, else of one Philox block.
-template <class Call>
-void choose_tile(const DiffuseParameters& p, Call call) {
-  const auto all = [&](auto holds) {
-    for (const Operand* operand :
-         {&p.x, &p.noise, &p.endpoint, &p.x_t, &p.target, &p.grad_x, &p.grad_noise, &p.grad_endpoint}) {
-      if (operand->data && !holds(*operand)) return false;
-    }
-    return true;
-  };
-  const auto wide = [&](int span) {
-    return p.partition.row_size % span == 0 &&
-           all([&](const Operand& operand) { return is_wide(operand, p.shape, span); });
-  };
-  if (p.in_double) return call.template operator()<double, 4, false>();
-  if (all([](const Operand& operand) { return size_of(operand.dtype) <= 2; }) && wide(8))
-    return call.template operator()<float, 8, true>();
-  if (wide(4)) return call.template operator()<float, 4, true>();
-  call.template operator()<float, 4, false>();
+template <class Real, int span, bool wide>
+void launch_backward(const DiffuseBackwardParameters& p, Stream stream) {
+  if (p.grad_x.data || p.grad_noise.data || p.grad_endpoint.data) {
+    launch<backward_signals<Real, span, wide>>(tile_grid(p.shape, span), stream, p);
+  }
+  if (!p.grad_coefficients) return;
+  launch<backward_coefficients<Real, span, wide>>(warp_grid(p.partition.units()), stream, p);
+  if (!p.partial_sums) return;
+  const int64_t rows = p.partition.units() / p.partition.units_per_row;
+  launch<add_up_rows<Real>>(warp_grid(rows), stream, p, rows);
 }
 
-struct OnCuda {
-  static Partition cut(int64_t samples, int64_t elements, int64_t row_size) {
-    return Partition::within_rows(samples, elements, row_size, kUnit);
+struct Diffuse {
+  static void run(const DiffuseParameters& p, const Tensor& like) {
+    const OnDevice on(like.get_device_index());
+    choose_tile(p.in_double, p.shape, p.row_size, {&p.x, &p.noise, &p.endpoint, &p.x_t, &p.target},
+                [&]<class Real, int span, bool wide>() {
+                  launch<forward<Real, span, wide>>(tile_grid(p.shape, span), on.stream, p);
+                });
   }
 
-  static void forward(const DiffuseParameters& p, int32_t device) {
-    const OnDevice guard(device);
-    choose_tile(p, [&]<class Real, int span, bool wide>() {
-      launch<visgen::forward<Real, span, wide>>(tile_grid(p.shape, span), current_stream(device), p);
-    });
-  }
-
-  static void backward(const DiffuseParameters& p, int32_t device) {
-    const OnDevice guard(device);
-    const Stream stream = current_stream(device);
-    choose_tile(p, [&]<class Real, int span, bool wide>() {
-      if (p.grad_x.data || p.grad_noise.data || p.grad_endpoint.data) {
-        launch<backward_signals<Real, span, wide>>(tile_grid(p.shape, span), stream, p);
-      }
-      if (!p.grad_coefficients) return;
-      launch<backward_coefficients<Real, span, wide>>(warp_grid(p.partition.units()), stream, p);
-      if (!p.partial_sums) return;
-      const int64_t rows = p.partition.units() / p.partition.units_per_row;
-      launch<add_partial_sums<Real>>(warp_grid(rows), stream, p, rows);
-    });
+  static void run(DiffuseBackwardParameters p, const Tensor& like) {
+    const OnDevice on(like.get_device_index());
+    p.partition = Partition::within_rows(p.shape.samples, p.shape.elements, p.row_size, kUnit);
+    const OptionalTensor sums = add_partial_sums(p, like);
+    choose_tile(p.in_double, p.shape, p.row_size,
+                {&p.x, &p.noise, &p.endpoint, &p.grad_x_t, &p.grad_target, &p.grad_x, &p.grad_noise, &p.grad_endpoint},
+                [&]<class Real, int span, bool wide>() { launch_backward<Real, span, wide>(p, on.stream); });
   }
 };
 
 }  // namespace
 
-VISGEN_REGISTER(CUDA, m) { DiffuseOperations<OnCuda>::add_to(m); }
+VISGEN_REGISTER(CUDA, m) { DiffuseOperations<Diffuse>::add_to(m); }
 
 }  // namespace visgen

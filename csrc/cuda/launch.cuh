@@ -41,9 +41,9 @@
 //   before.
 // - `atomic_add` exists for integers only: sums of floats in arbitrary order would not be reproducible.
 //   `fence_device()` orders a thread's writes for threads of other blocks.
-// - Code that runs on the CPU before a launch makes the tensors' device current with `const OnDevice guard(device)`,
-//   sizes its grid with `multiprocessor_count(device)`, and passes `current_stream(device)`: torch's stream, so that
-//   nothing needs a synchronisation.
+// - Code that runs on the CPU before a launch makes the tensors' device current with `const OnDevice on(device)`, sizes
+//   its grid with `multiprocessor_count(device)`, and passes `on.stream`: torch's stream, so that nothing needs a
+//   synchronisation.
 #pragma once
 
 #include <cstddef>
@@ -152,8 +152,18 @@ inline Stream current_stream(int device) {
   return static_cast<Stream>(stream);
 }
 
-// Makes `device` the current one for the life of the object: a launch goes to the current device, whatever its stream.
-using OnDevice = torch::stable::accelerator::DeviceGuard;
+// Makes `device` the current one for the life of the object, as a launch goes to the current device whatever its
+// stream; and knows torch's stream there.
+class OnDevice {
+ public:
+  explicit OnDevice(int device) : guard_(device), stream(current_stream(device)) {}
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+
+ public:
+  const Stream stream;
+};
 
 inline int multiprocessor_count(int device) { return detail::device_attribute(cudaDevAttrMultiProcessorCount, device); }
 
@@ -203,6 +213,7 @@ inline Stream current_stream(int) { return {}; }
 
 struct OnDevice {
   explicit OnDevice(int) {}
+  const Stream stream{};
 };
 
 inline int multiprocessor_count(int) { return host::kMultiprocessorCount; }

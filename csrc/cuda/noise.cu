@@ -49,13 +49,9 @@ __global__ void __launch_bounds__(kBlockThreads) fill(NoiseParameters p) {
 
 template <Distribution distribution>
 void launch_fill(const NoiseParameters& p, Stream stream) {
-  const auto launch_as = [&]<class Real, int span, bool wide>() {
+  choose_tile(p.in_double, p.shape, p.shape.elements, {&p.out}, [&]<class Real, int span, bool wide>() {
     launch<fill<Real, distribution, span, wide>>(tile_grid(p.shape, span), stream, p);
-  };
-  if (p.out.dtype == DType::float64) return launch_as.template operator()<double, 4, false>();
-  if (size_of(p.out.dtype) == 2 && is_wide(p.out, p.shape, 8)) return launch_as.template operator()<float, 8, true>();
-  if (is_wide(p.out, p.shape, 4)) return launch_as.template operator()<float, 4, true>();
-  launch_as.template operator()<float, 4, false>();
+  });
 }
 
 __global__ void __launch_bounds__(kBlockThreads) hash(SeedParameters p) {
@@ -63,25 +59,22 @@ __global__ void __launch_bounds__(kBlockThreads) hash(SeedParameters p) {
   if (i < p.count) p.out[i] = cuda::derived_seed(p.seed[i * p.seed_stride], p.stream, p.index[i * p.index_stride]);
 }
 
-struct OnCuda {
-  static constexpr int64_t kUnit = INT64_MAX;  // whole samples
-
-  static void fill(const NoiseParameters& p, Distribution distribution, int32_t device) {
-    const OnDevice guard(device);
-    const auto launch_kind = distribution == Distribution::gaussian ? launch_fill<Distribution::gaussian>
-                                                                    : launch_fill<Distribution::uniform>;
-    launch_kind(p, current_stream(device));
+struct Noise {
+  static void run(const NoiseParameters& p, const Tensor& like) {
+    const OnDevice on(like.get_device_index());
+    p.distribution == Distribution::gaussian ? launch_fill<Distribution::gaussian>(p, on.stream)
+                                             : launch_fill<Distribution::uniform>(p, on.stream);
   }
 
-  static void derive_seeds(const SeedParameters& p, int32_t device) {
-    const OnDevice guard(device);
+  static void run(const SeedParameters& p, const Tensor& like) {
+    const OnDevice on(like.get_device_index());
     const int64_t blocks = (p.count + kBlockThreads - 1) / kBlockThreads;
-    launch<hash>({dim3(static_cast<unsigned>(blocks)), dim3(kBlockThreads)}, current_stream(device), p);
+    launch<hash>({dim3(static_cast<unsigned>(blocks)), dim3(kBlockThreads)}, on.stream, p);
   }
 };
 
 }  // namespace
 
-VISGEN_REGISTER(CUDA, m) { NoiseOperations<OnCuda>::add_to(m); }
+VISGEN_REGISTER(CUDA, m) { NoiseOperations<Noise>::add_to(m); }
 
 }  // namespace visgen

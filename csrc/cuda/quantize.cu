@@ -46,9 +46,10 @@ struct RowBuffers {
 
 // Adds g turned and scaled as the rotation of s into t is, transposed (Fifty et al., 2410.06424): with s, t of lengths
 // |s|, |t| and u = s/|s| + t/|t|, that is |t|/|s| · (g − 2u(u·g)/(u·u) + 2s/|s| (t·g)/|t|). load(begin, s, t, g) gives
-// a tile of the three, add(begin, tile) takes the result.
+// a tile of g and of s and t up to factors, of which `ratio` is that of s over that of t; add(begin, tile) takes the
+// result.
 template <class Real, class Load, class Add>
-__device__ __forceinline__ void rotate_back(int64_t dimensions, Load load, Add add) {
+__device__ __forceinline__ void rotate_scaled(int64_t dimensions, double ratio, Load load, Add add) {
   double source_square = 0, target_square = 0;
   for_each_tile(dimensions, [&](int64_t begin) {
     Real s[kSpan], t[kSpan], g[kSpan];
@@ -76,7 +77,7 @@ __device__ __forceinline__ void rotate_back(int64_t dimensions, Load load, Add a
     }
   });
   u_square = warp_sum(u_square);
-  const double scale = turns ? target_length / source_length : 1.0;
+  const double scale = turns ? target_length / source_length * ratio : 1.0;
   const double along_u = u_square == 0 ? 0.0 : -2 * warp_sum(u_along) / u_square;
   const double along_source = 2 * warp_sum(target_along) * inverse_source;
   for_each_tile(dimensions, [&](int64_t begin) {
@@ -89,6 +90,28 @@ __device__ __forceinline__ void rotate_back(int64_t dimensions, Load load, Add a
     }
     add(begin, g);
   });
+}
+
+// The same; float64 numbers whose squares it does not hold are scaled by powers of two.
+template <class Real, class Load, class Add>
+__device__ __forceinline__ void rotate_back(int64_t dimensions, Load load, Add add) {
+  if constexpr (sizeof(Real) == 4) return rotate_scaled<Real>(dimensions, 1, load, add);
+  double largest_source = 0, largest_target = 0;
+  for_each_tile(dimensions, [&](int64_t begin) {
+    Real s[kSpan], t[kSpan], g[kSpan];
+    load(begin, s, t, g);
+    for (int i = 0; i < kSpan; ++i) {
+      largest_source = fmax(largest_source, s[i] < 0 ? -s[i] : s[i]);
+      largest_target = fmax(largest_target, t[i] < 0 ? -t[i] : t[i]);
+    }
+  });
+  const double source_scale = cuda::squarable(warp_max(largest_source));
+  const double target_scale = cuda::squarable(warp_max(largest_target));
+  const auto load_scaled = [&](int64_t begin, Real(&s)[kSpan], Real(&t)[kSpan], Real(&g)[kSpan]) {
+    load(begin, s, t, g);
+    for (int i = 0; i < kSpan; ++i) s[i] *= source_scale, t[i] *= target_scale;
+  };
+  rotate_scaled<Real>(dimensions, source_scale / target_scale, load_scaled, add);
 }
 
 template <class Real, bool wide>
@@ -178,83 +201,44 @@ __global__ void __launch_bounds__(kRowThreads)
 }
 
 template <class Real, bool wide>
-void run_backward_into_x(const QuantizeBackwardParameters& p, const Tensor& like) {
-  const int32_t device = like.get_device_index();
+void run_backward_into_x(const QuantizeBackwardParameters& p, const Tensor& like, Stream stream) {
   const int64_t stride = (p.codebooks.dimensions + kSpan - 1) / kSpan * kSpan;
   LaunchShape shape = warp_a_row(p.rows);
   const size_t bytes = 2 * kRowsPerBlock * stride * sizeof(Real);
-  const bool fits = bytes <= shared_memory_limit(device);
+  const bool fits = bytes <= shared_memory_limit(like.get_device_index());
   if (fits) shape.dynamic_shared_bytes = bytes;
   const Tensor scratch = empty_on(like, {fits ? 0 : 2 * p.rows * stride}, real_type_of(p.in_double));
   Real* data = fits ? nullptr : static_cast<Real*>(scratch.mutable_data_ptr());
-  launch<backward_into_x<Real, wide>>(shape, current_stream(device), p, data, stride);
+  launch<backward_into_x<Real, wide>>(shape, stream, p, data, stride);
 }
 
-// Calls call<Real, wide>().
-template <class Call>
-void choose_real(bool in_double, bool wide, Call call) {
-  if (in_double) return wide ? call.template operator()<double, true>() : call.template operator()<double, false>();
-  wide ? call.template operator()<float, true>() : call.template operator()<float, false>();
-}
-
-struct OnCuda {
-  static void search(const QuantizeParameters& p, const Tensor& like) {
+struct Quantize {
+  static void run(const QuantizeParameters& p, const Tensor& like) {
     if (!search_by_filter(p, like)) search_by_scan(p, like);
   }
 
-  static void backward(const QuantizeBackwardParameters& p, const Tensor& like) {
-    const OnDevice guard(like.get_device_index());
+  static void run(const QuantizeBackwardParameters& p, const Tensor& like) {
+    const OnDevice on(like.get_device_index());
     const int64_t D = p.codebooks.dimensions;
-    const DType real = real_type(p.in_double);
-    const bool wide = has_wide_rows(p.x, p.dtype, D) && has_wide_rows(p.codebooks.data, real, D) &&
+    const bool wide = has_wide_rows(p.x, p.dtype, D) && has_wide_rows(p.codebooks.data, real_type(p.in_double), D) &&
                       has_wide_rows(p.grad_quantized, p.dtype, D) && has_wide_rows(p.grad_x, p.dtype, D);
-    if (p.grad_x) {
-      choose_real(p.in_double, wide, [&]<class Real, bool is_wide>() { run_backward_into_x<Real, is_wide>(p, like); });
-    }
-    if (!p.grad_codebooks || !p.grad_codebook_error) return;
-    CodeSums sums;
-    sums.rows = p.rows;
-    sums.depth = p.depth;
-    sums.codes = p.codes;
-    sums.in_double = p.in_double;
-    sums.base = p.x;
-    sums.dtype = p.dtype;
-    sums.codebooks = p.codebooks;
-    sums.subtracts_own = true;
-    sums.weights = p.grad_codebook_error;
-    sums.scale = -2.0 / static_cast<double>(D);
-    sums.shared = p.codebooks.stride == 0;
-    sums.sums = p.grad_codebooks;
-    visgen::sum_by_code(sums, like);
+    choose_row(p.in_double, wide,
+               [&]<class Real, bool is_wide>() { run_backward_into_x<Real, is_wide>(p, like, on.stream); });
   }
 
-  static void decode(const DecodeParameters& p, const Tensor& like) {
-    const OnDevice guard(like.get_device_index());
-    const DType real = real_type(p.in_double);
-    const bool wide = has_wide_rows(p.codebooks.data, real, p.codebooks.dimensions) &&
-                      has_wide_rows(p.out, real, p.codebooks.dimensions);
-    choose_real(p.in_double, wide, [&]<class Real, bool is_wide>() {
-      launch<visgen::decode<Real, is_wide>>(warp_a_row(p.rows), current_stream(like.get_device_index()), p);
-    });
+  static void run(const DecodeParameters& p, const Tensor& like) {
+    const OnDevice on(like.get_device_index());
+    const bool wide = has_wide_rows(p.codebooks.data, p.dtype, p.codebooks.dimensions) &&
+                      has_wide_rows(p.out, p.dtype, p.codebooks.dimensions);
+    choose_row(p.in_double, wide,
+               [&]<class Real, bool is_wide>() { launch<decode<Real, is_wide>>(warp_a_row(p.rows), on.stream, p); });
   }
 
-  static void sum_by_code(const DecodeBackwardParameters& p, const Tensor& like) {
-    CodeSums sums;
-    sums.rows = p.rows;
-    sums.depth = p.depth;
-    sums.codes = p.codes;
-    sums.in_double = p.in_double;
-    sums.base = p.grad;
-    sums.dtype = real_type(p.in_double);
-    sums.codebooks = {nullptr, p.codes_per_book, p.dimensions, 0};
-    sums.shared = p.shared;
-    sums.sums = p.grad_codebooks;
-    visgen::sum_by_code(sums, like);
-  }
+  static void run(const CodeSums& p, const Tensor& like) { sum_by_code(p, like); }
 };
 
 }  // namespace
 
-VISGEN_REGISTER(CUDA, m) { QuantizeOperations<OnCuda>::add_to(m); }
+VISGEN_REGISTER(CUDA, m) { QuantizeOperations<Quantize>::add_to(m); }
 
 }  // namespace visgen

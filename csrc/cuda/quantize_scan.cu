@@ -92,28 +92,27 @@ __global__ void __launch_bounds__(kRowThreads) scan(QuantizeParameters p, Real* 
 }
 
 template <class Real, bool wide>
-void run_scan(const QuantizeParameters& p, const Tensor& like) {
-  const int32_t device = like.get_device_index();
+void run_scan(const QuantizeParameters& p, const Tensor& like, Stream stream) {
   const int64_t stride = (p.codebooks.dimensions + kSpan - 1) / kSpan * kSpan;
   LaunchShape shape = warp_a_row(p.rows);
   const size_t bytes = kRowsPerBlock * stride * sizeof(Real);
-  const bool fits = bytes + sizeof(Candidate) * kRowsPerBlock * kRowsPerBlock <= shared_memory_limit(device);
+  const bool fits =
+      bytes + sizeof(Candidate) * kRowsPerBlock * kRowsPerBlock <= shared_memory_limit(like.get_device_index());
   if (fits) shape.dynamic_shared_bytes = bytes;
   const Tensor scratch = empty_on(like, {fits ? 0 : shape.grid.x * kRowsPerBlock * stride},
                                   sizeof(Real) == 8 ? ScalarType::Double : ScalarType::Float);
   Real* data = fits ? nullptr : static_cast<Real*>(scratch.mutable_data_ptr());
-  launch<scan<Real, wide>>(shape, current_stream(device), p, data, stride);
+  launch<scan<Real, wide>>(shape, stream, p, data, stride);
 }
 
 }  // namespace
 
 void search_by_scan(const QuantizeParameters& p, const Tensor& like) {
-  const OnDevice guard(like.get_device_index());
+  const OnDevice on(like.get_device_index());
   const int64_t D = p.codebooks.dimensions;
   const bool wide = has_wide_rows(p.x, p.dtype, D) && has_wide_rows(p.quantized, p.dtype, D) &&
                     has_wide_rows(p.codebooks.data, real_type(p.in_double), D);
-  if (p.in_double) return wide ? run_scan<double, true>(p, like) : run_scan<double, false>(p, like);
-  wide ? run_scan<float, true>(p, like) : run_scan<float, false>(p, like);
+  choose_row(p.in_double, wide, [&]<class Real, bool is_wide>() { run_scan<Real, is_wide>(p, like, on.stream); });
 }
 
 }  // namespace visgen

@@ -1,13 +1,12 @@
 // Rows of contiguous [rows, dimensions] matrices: a warp takes a row, and its lanes tiles of kSpan elements in turn.
 //
-// `wide` says that tiles can be moved in single accesses, which rows of a multiple of kSpan elements allow. Element
-// types are read at run time, as in tile.cuh.
+// `wide` says that tiles can be moved in single accesses, which rows of a multiple of kSpan elements allow.
 #pragma once
 
 #include <cmath>
 
 #include "../ops/quantize.h"
-#include "vec.cuh"
+#include "elements.cuh"
 #include "warp.cuh"
 
 namespace visgen {
@@ -23,6 +22,13 @@ inline LaunchShape warp_a_row(int64_t rows) {
 inline bool has_wide_rows(const void* data, DType dtype, int64_t dimensions) {
   const int64_t bytes = size_of(dtype) * kSpan, alignment = bytes < kWideBytes ? bytes : kWideBytes;
   return dimensions % kSpan == 0 && reinterpret_cast<uintptr_t>(data) % alignment == 0;
+}
+
+// Calls call<type of arithmetic, wide>() as constants.
+template <class Call>
+void choose_row(bool in_double, bool wide, Call call) {
+  if (in_double) return wide ? call.template operator()<double, true>() : call.template operator()<double, false>();
+  wide ? call.template operator()<float, true>() : call.template operator()<float, false>();
 }
 
 inline DType real_type(bool in_double) { return in_double ? DType::float64 : DType::float32; }
@@ -56,16 +62,7 @@ __device__ __forceinline__ void load_row(bool wide, const void* data, DType dtyp
     for (int i = 0; i < kSpan; ++i) out[i] = Real(0);
     return;
   }
-  switch (dtype) {
-    case DType::float16:
-      return load_row_as<Half>(wide, data, elements, row, begin, out);
-    case DType::bfloat16:
-      return load_row_as<BFloat16>(wide, data, elements, row, begin, out);
-    case DType::float32:
-      return load_row_as<float>(wide, data, elements, row, begin, out);
-    default:
-      return load_row_as<double>(wide, data, elements, row, begin, out);
-  }
+  visit_floating(dtype, [&]<class Stored>() { load_row_as<Stored>(wide, data, elements, row, begin, out); });
 }
 
 template <class Stored, class Real>
@@ -86,16 +83,7 @@ __device__ __forceinline__ void store_row_as(bool wide, void* data, int64_t elem
 template <class Real>
 __device__ __forceinline__ void store_row(bool wide, void* data, DType dtype, int64_t elements, int64_t row,
                                           int64_t begin, const Real (&in)[kSpan]) {
-  switch (dtype) {
-    case DType::float16:
-      return store_row_as<Half>(wide, data, elements, row, begin, in);
-    case DType::bfloat16:
-      return store_row_as<BFloat16>(wide, data, elements, row, begin, in);
-    case DType::float32:
-      return store_row_as<float>(wide, data, elements, row, begin, in);
-    default:
-      return store_row_as<double>(wide, data, elements, row, begin, in);
-  }
+  visit_floating(dtype, [&]<class Stored>() { store_row_as<Stored>(wide, data, elements, row, begin, in); });
 }
 
 // The embedding of a code at a depth: zeros for −1, NaN for a code that the codebook does not have.

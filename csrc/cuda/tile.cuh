@@ -1,15 +1,15 @@
 // A thread's tile: `span` consecutive elements of one sample, in registers and in float (or double) arithmetic.
 //
-// Element types are read from the operand at run time: every thread takes the same branch, so it costs a few
-// instructions a tile, and one kernel serves all of them. Memory layouts are of two kinds, and a kernel is compiled for
-// each: `wide`, where every operand's tiles can be moved in single accesses, and any other, where elements are found
-// one by one.
+// Element types are read from the operand at run time (elements.cuh). Memory layouts are of two kinds, and a kernel is
+// compiled for each: `wide`, where every operand's tiles can be moved in single accesses, and any other, where elements
+// are found one by one.
 #pragma once
 
+#include <initializer_list>
+
 #include "../common/layout.h"
-#include "../common/math.h"
 #include "../common/philox.h"
-#include "vec.cuh"
+#include "elements.cuh"
 
 namespace visgen {
 
@@ -21,6 +21,27 @@ inline bool is_wide(const Operand& operand, const SampleShape& shape, int span) 
   return shape.dimensions == 1 && operand.strides[0] == 1 && shape.elements % span == 0 &&
          reinterpret_cast<uintptr_t>(operand.data) % alignment == 0 &&
          (shape.samples == 1 || operand.sample_stride * bytes % alignment == 0);
+}
+
+// Calls call<type of arithmetic, span, wide>() as constants for the operands that are there: wide tiles of `widest`
+// elements where these are 2 bytes or fewer, else of one Philox block, if tiles lie within rows of `row_size` elements.
+// float64's accesses are too wide to need it.
+template <int widest = 8, class Call>
+void choose_tile(bool in_double, const SampleShape& shape, int64_t row_size,
+                 std::initializer_list<const Operand*> operands, Call call) {
+  const auto fits = [&](int span, int64_t most_bytes) {
+    bool all = row_size % span == 0;
+    for (const Operand* operand : operands) {
+      if (operand->data) all = all && size_of(operand->dtype) <= most_bytes && is_wide(*operand, shape, span);
+    }
+    return all;
+  };
+  if (in_double) return call.template operator()<double, 4, false>();
+  if constexpr (widest == 8) {
+    if (fits(8, 2)) return call.template operator()<float, 8, true>();
+  }
+  if (fits(4, 8)) return call.template operator()<float, 4, true>();
+  call.template operator()<float, 4, false>();
 }
 
 // 64-bit division takes some hundred instructions; nearly every size fits 32 bits.
@@ -40,15 +61,6 @@ __device__ __forceinline__ int64_t offset_of(const Operand& operand, const Sampl
     element = outer;
   }
   return offset + element * operand.strides[0];
-}
-
-template <class Real>
-__device__ __forceinline__ Real decode(uint8_t value) {
-  return cuda::pixel_to_unit<Real>(value);
-}
-template <class Real, class Stored>
-__device__ __forceinline__ Real decode(Stored value) {
-  return convert<Real>(value);
 }
 
 template <bool wide, class Stored, class Real, int span>
@@ -93,18 +105,7 @@ __device__ __forceinline__ void load_tile(const Operand& source, const SampleSha
     for (int i = 0; i < span; ++i) out[i] = Real(0);
     return;
   }
-  switch (source.dtype) {
-    case DType::uint8:
-      return load_as<wide, uint8_t>(source, shape, sample, begin, out);
-    case DType::float16:
-      return load_as<wide, Half>(source, shape, sample, begin, out);
-    case DType::bfloat16:
-      return load_as<wide, BFloat16>(source, shape, sample, begin, out);
-    case DType::float32:
-      return load_as<wide, float>(source, shape, sample, begin, out);
-    default:  // float64
-      return load_as<wide, double>(source, shape, sample, begin, out);
-  }
+  visit(source.dtype, [&]<class Stored>() { load_as<wide, Stored>(source, shape, sample, begin, out); });
 }
 
 // Elements past the end of the sample are dropped; an absent operand takes nothing.
@@ -112,18 +113,8 @@ template <bool wide, class Real, int span>
 __device__ __forceinline__ void store_tile(const Operand& destination, const SampleShape& shape, int64_t sample,
                                            int64_t begin, const Real (&in)[span]) {
   if (!destination.data) return;
-  switch (destination.dtype) {
-    case DType::uint8:
-      return;  // no operation writes pixels
-    case DType::float16:
-      return store_as<wide, Half>(destination, shape, sample, begin, in);
-    case DType::bfloat16:
-      return store_as<wide, BFloat16>(destination, shape, sample, begin, in);
-    case DType::float32:
-      return store_as<wide, float>(destination, shape, sample, begin, in);
-    case DType::float64:
-      return store_as<wide, double>(destination, shape, sample, begin, in);
-  }
+  visit_floating(destination.dtype,
+                 [&]<class Stored>() { store_as<wide, Stored>(destination, shape, sample, begin, in); });
 }
 
 // Standard normal numbers of elements begin … begin + span − 1; begin and span are multiples of 4.

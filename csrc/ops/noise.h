@@ -9,12 +9,14 @@ namespace visgen {
 enum class Distribution { gaussian, uniform };
 
 struct NoiseParameters {
+  Distribution distribution = Distribution::gaussian;
   SampleShape shape;
-  Partition partition;
-  const int64_t* seeds;
-  uint64_t stream;
+  Partition partition{0, 0, 0, 1};
+  bool in_double = false;
+  const int64_t* seeds = nullptr;  // [samples]
+  uint64_t stream = 0;
   Operand out;
-  float smallest;  // what a uniform number that would round to 0 becomes
+  float smallest = 0;  // what a uniform number that would round to 0 becomes
 };
 
 // out[i] = hash(seed[i·seed_stride], stream, index[i·index_stride]).

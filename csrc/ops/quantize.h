@@ -45,11 +45,10 @@ struct QuantizeBackwardParameters {
   Gradient gradient = Gradient::none;
   const void* x = nullptr;  // [rows, dimensions]
   DType dtype = DType::float32;
-  const int64_t* codes = nullptr;                     // [rows, depth]
-  const void* grad_quantized = nullptr;               // [rows, dimensions] of dtype; absent is zero, like the next two
-  const void* grad_commitment = nullptr;              // [rows, depth] real
-  const void* grad_codebook_error = nullptr;          // [rows, depth] real
-  void *grad_x = nullptr, *grad_codebooks = nullptr;  // like x and the codebooks; absent where nobody asks
+  const int64_t* codes = nullptr;         // [rows, depth]
+  const void* grad_quantized = nullptr;   // [rows, dimensions] of dtype; absent is zero, like the next
+  const void* grad_commitment = nullptr;  // [rows, depth] real
+  void* grad_x = nullptr;                 // like x
 };
 
 struct DecodeParameters {
@@ -57,16 +56,8 @@ struct DecodeParameters {
   Codebooks codebooks;
   bool in_double = false;
   const int64_t* codes = nullptr;  // [rows, depth]; −1 adds nothing
-  void* out = nullptr;             // [rows, dimensions] real
-};
-
-// Sums of rows by their codes: the backward of decoding.
-struct DecodeBackwardParameters {
-  int64_t rows = 0, depth = 0, codes_per_book = 0, dimensions = 0;
-  bool in_double = false, shared = false;  // shared: all depths add to one codebook
-  const int64_t* codes = nullptr;          // [rows, depth]
-  const void* grad = nullptr;              // [rows, dimensions] real
-  void* grad_codebooks = nullptr;          // [depth or 1, codes_per_book, dimensions] real
+  void* out = nullptr;             // [rows, dimensions] of dtype
+  DType dtype = DType::float32;    // real
 };
 
 }  // namespace visgen

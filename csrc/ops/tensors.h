@@ -1,12 +1,13 @@
-// From tensors to what kernels know: pointers, sizes, strides and element types.
+// From tensors to what kernels know: pointers, sizes, strides and element types. Whatever a kernel would read or write
+// beyond a tensor's memory is refused here, in one sentence; what else is wrong is said by visgen_fast/ops.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <array>
-#include <initializer_list>
 #include <optional>
+#include <sstream>
 #include <vector>
 
 #include "../common/layout.h"
@@ -16,34 +17,48 @@ namespace visgen {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
+using Sizes = std::vector<int64_t>;
+
+// Throws the sentence that the parts make up; STD_TORCH_CHECK would begin it with the path of a source.
+template <class... Parts>
+void check(bool holds, const Parts&... parts) {
+  if (holds) [[likely]] {
+    return;
+  }
+  std::ostringstream sentence;
+  (sentence << ... << parts);
+  throw std::runtime_error(sentence.str());
+}
 
 inline DType dtype_of(ScalarType type, const char* name) {
-  switch (type) {
-    case ScalarType::Byte:
-      return DType::uint8;
-    case ScalarType::Half:
-      return DType::float16;
-    case ScalarType::BFloat16:
-      return DType::bfloat16;
-    case ScalarType::Float:
-      return DType::float32;
-    case ScalarType::Double:
-      return DType::float64;
-    default:
-      STD_TORCH_CHECK(false, name, " must be uint8, float16, bfloat16, float32 or float64");
-  }
+  constexpr ScalarType types[] = {ScalarType::Byte, ScalarType::Half, ScalarType::BFloat16, ScalarType::Float,
+                                  ScalarType::Double};  // in the order of DType
+  int index = 0;
+  while (index < 5 && types[index] != type) ++index;
+  check(index < 5, name, " must be uint8, float16, bfloat16, float32 or float64");
+  return static_cast<DType>(index);
+}
+
+inline const char* name_of(ScalarType type) {
+  constexpr const char* names[] = {"uint8", "float16", "bfloat16", "float32", "float64"};
+  return type == ScalarType::Long ? "int64" : names[static_cast<int>(dtype_of(type, "a tensor"))];
+}
+
+inline DType floating_dtype_of(ScalarType type, const char* name) {
+  const DType dtype = dtype_of(type, name);
+  check(dtype != DType::uint8, name, " must be float16, bfloat16, float32 or float64");
+  return dtype;
 }
 
 // The type of arithmetic.
 inline ScalarType real_type_of(bool in_double) { return in_double ? ScalarType::Double : ScalarType::Float; }
-inline ScalarType real_of(const Tensor& x) { return real_type_of(x.scalar_type() == ScalarType::Double); }
+inline bool is_double(const Tensor& x) { return x.scalar_type() == ScalarType::Double; }
+inline ScalarType real_of(const Tensor& x) { return real_type_of(is_double(x)); }
 
-inline bool same_sizes(const Tensor& left, const Tensor& right) {
-  if (left.dim() != right.dim()) return false;
-  for (int64_t d = 0; d < left.dim(); ++d) {
-    if (left.size(d) != right.size(d)) return false;
-  }
-  return true;
+inline Sizes sizes_of(const Tensor& tensor) {
+  Sizes sizes;
+  for (int64_t d = 0; d < tensor.dim(); ++d) sizes.push_back(tensor.size(d));
+  return sizes;
 }
 
 // Uninitialised, with the sizes and memory layout of `like`.
@@ -56,8 +71,40 @@ inline Tensor empty_like(const Tensor& like, ScalarType dtype) {
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-inline Tensor empty_on(const Tensor& like, std::vector<int64_t> sizes, ScalarType dtype) {
+inline Tensor empty_on(const Tensor& like, Sizes sizes, ScalarType dtype) {
   return torch::stable::new_empty(like, sizes, dtype);
+}
+
+// Where nobody asks for a result.
+inline Tensor nothing_on(const Tensor& like) { return empty_on(like, {0}, ScalarType::Float); }
+
+inline void check_array(const Tensor& tensor, const Tensor& like, const Sizes& sizes, ScalarType type,
+                        const char* name) {
+  const auto sentence = [&] {
+    std::ostringstream shape;
+    for (size_t d = 0; d < sizes.size(); ++d) shape << (d ? ", " : "") << sizes[d];
+    return std::string(" must be contiguous ") + name_of(type) + " [" + shape.str() + "], on the device of the others";
+  };
+  const bool fits = tensor.scalar_type() == type && tensor.is_contiguous() && sizes_of(tensor) == sizes &&
+                    tensor.device() == like.device();
+  if (!fits) check(false, name, sentence());
+}
+
+// The data of a contiguous tensor of just these sizes and this type, on the device of `like`.
+template <class T = void>
+T* data_of(const Tensor& tensor, const Tensor& like, const Sizes& sizes, ScalarType type, const char* name) {
+  check_array(tensor, like, sizes, type, name);
+  return static_cast<T*>(tensor.data_ptr());
+}
+
+// The same of a tensor that may be absent.
+template <class T = void>
+T* data_of(const OptionalTensor& tensor, const Tensor& like, const Sizes& sizes, ScalarType type, const char* name) {
+  return tensor ? data_of<T>(*tensor, like, sizes, type, name) : nullptr;
+}
+
+inline const int64_t* seeds_of(const OptionalTensor& seeds, const Tensor& x) {
+  return data_of<const int64_t>(seeds, x, {x.size(0)}, ScalarType::Long, "seeds");
 }
 
 // Collects the operands of one call, all of the same sizes [samples, *sample] (or all of it one sample), and merges
@@ -67,14 +114,14 @@ class Batch {
   enum Kind { kOneSample = 0, kSamples = 1 };  // how many dimensions number the samples
 
   explicit Batch(const Tensor& first, Kind kind = kSamples) : first_(first), leading_(kind) {
-    STD_TORCH_CHECK(first.dim() >= 1 && first.dim() <= kMaxDimensions + leading_, "x must have 1 to ",
-                    kMaxDimensions + leading_, " dimensions, got ", first.dim());
+    check(first.dim() >= 1 && first.dim() <= kMaxDimensions + leading_, "x must have 1 to ", kMaxDimensions + leading_,
+          " dimensions, got ", first.dim());
   }
 
   void add(const OptionalTensor& tensor, Operand& operand, const char* name) {
     if (!tensor) return;
-    STD_TORCH_CHECK(same_sizes(*tensor, first_), name, " must have the shape of x");
-    STD_TORCH_CHECK(tensor->device() == first_.device(), name, " must be on the device of x");
+    check(sizes_of(*tensor) == sizes_of(first_), name, " must have the shape of x");
+    check(tensor->device() == first_.device(), name, " must be on the device of x");
     operand.dtype = dtype_of(tensor->scalar_type(), name);
     operand.data = tensor->data_ptr();
     operand.sample_stride = leading_ ? tensor->stride(0) : 0;
@@ -86,7 +133,8 @@ class Batch {
     SampleShape shape;
     shape.samples = leading_ ? first_.size(0) : 1;
     shape.dimensions = 0;
-    for (int64_t d = leading_; d < first_.dim(); ++d) {
+    if (first_.numel() == 0) shape.elements = 0;  // sizes and strides may be any numbers then
+    for (int64_t d = leading_; d < first_.dim() && shape.elements > 0; ++d) {
       const int64_t size = first_.size(d);
       shape.elements *= size;
       if (size == 1) continue;
@@ -97,7 +145,7 @@ class Batch {
       }
       for (Operand* operand : operands_) operand->strides[shape.dimensions - 1] = operand->strides[d - leading_];
     }
-    if (shape.dimensions == 0) {  // a sample of one element
+    if (shape.dimensions == 0) {  // a sample of one element, or of none
       shape.dimensions = 1;
       shape.sizes[0] = 1;
       for (Operand* operand : operands_) operand->strides[0] = 1;
@@ -117,12 +165,5 @@ class Batch {
   int leading_;
   std::vector<Operand*> operands_;
 };
-
-inline void check_seeds(const Tensor& seeds, const Tensor& x) {
-  STD_TORCH_CHECK(seeds.scalar_type() == ScalarType::Long && seeds.dim() == 1 && seeds.size(0) == x.size(0) &&
-                      seeds.is_contiguous(),
-                  "seeds must be a contiguous int64 tensor with one seed a sample");
-  STD_TORCH_CHECK(seeds.device() == x.device(), "seeds must be on the device of x");
-}
 
 }  // namespace visgen

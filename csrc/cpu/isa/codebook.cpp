@@ -2,16 +2,24 @@
 //
 // In memory: every row is read once (and written once, where its residual goes on to the next depth), a code's
 // embedding once for all its rows. Sums are in double, in the order of rows.
-#include "../../ops/codebook.h"
-
 #include "../kernels.h"
+#include "../sums_of_depth.h"
 #include "rows.h"
 
 namespace visgen::VISGEN_ISA {
 namespace {
 
 template <class Real>
-void write_sum(const CodeSums& p, int64_t code, const double* sum, int64_t count) {
+void to_real(const RealRows& p, int64_t first, int64_t last) {
+  for (int64_t row = first; row < last; ++row) {
+    Real* out = static_cast<Real*>(p.out) + row * p.dimensions;
+    const Real* x = real_row(p.x, p.dtype, row, p.dimensions, out);
+    for (int64_t i = 0; x != out && i < p.dimensions; ++i) out[i] = x[i];
+  }
+}
+
+template <class Real>
+void write_sum(const ChunkSums& p, int64_t code, const double* sum, int64_t count) {
   Real* out = static_cast<Real*>(p.sums) + code * p.dimensions;
   for (int64_t i = 0; i < p.dimensions; ++i) out[i] = static_cast<Real>(out[i] + sum[i]);
   if (p.counts) static_cast<Real*>(p.counts)[code] += static_cast<Real>(count);
@@ -20,7 +28,7 @@ void write_sum(const CodeSums& p, int64_t code, const double* sum, int64_t count
 template <class Real, Summed summed>
 class Chunk {
  public:
-  Chunk(const CodeSums& p, double* sum) : p_(p), sum_(sum) {}
+  Chunk(const ChunkSums& p, double* sum, Real* row) : p_(p), sum_(sum), row_(row) {}
 
   // Adds up rows order[begin, end), all of one code.
   void add_up(int64_t code, int64_t begin, int64_t end) {
@@ -30,7 +38,7 @@ class Chunk {
     for (int64_t i = 0; i < dimensions; ++i) sum_[i] = 0;
     for (int64_t at = begin; at < end; ++at) {
       const int64_t row = p_.order[at];
-      const Real* r = static_cast<const Real*>(p_.source) + row * dimensions;
+      const Real* r = real_row(p_.source, p_.dtype, row, dimensions, row_);
       Real* after = p_.target ? static_cast<Real*>(p_.target) + row * dimensions : nullptr;
       if (summed == Summed::rows) {
         for (int64_t i = 0; i < dimensions; ++i) sum_[i] += r[i];
@@ -43,8 +51,7 @@ class Chunk {
           for (int64_t i = 0; i < dimensions; ++i) after[i] = r[i] - e[i];
         }
       } else {
-        const double weight =
-            -2 * static_cast<double>(static_cast<const Real*>(p_.weights)[row * p_.code_stride]) / dimensions;
+        const double weight = p_.scale * static_cast<const Real*>(p_.weights)[row * p_.code_stride];
         for (int64_t i = 0; i < dimensions; ++i) {
           const Real difference = r[i] - e[i];
           sum_[i] += weight * difference;
@@ -57,21 +64,22 @@ class Chunk {
   void keep_for_edge(int64_t edge, int64_t code) const {
     p_.edge_codes[edge] = code;
     p_.edge_counts[edge] = count_;
-    memcpy(p_.edge_sums + edge * p_.dimensions, sum_, sizeof(double) * p_.dimensions);
+    for (int64_t i = 0; i < p_.dimensions; ++i) p_.edge_sums[edge * p_.dimensions + i] = sum_[i];
   }
 
   void write(int64_t code) const { write_sum<Real>(p_, code, sum_, count_); }
 
  private:
-  const CodeSums& p_;
+  const ChunkSums& p_;
   double* sum_;
+  Real* row_;  // where a row of another type becomes real
   int64_t count_ = 0;
 };
 
 template <class Real, Summed summed>
-void sum_chunks(const CodeSums& p, int64_t first_chunk, int64_t last_chunk) {
-  const Scratch buffer(sizeof(double) * p.dimensions);
-  Chunk<Real, summed> sums(p, buffer.as<double>());
+void sum_chunks(const ChunkSums& p, int64_t first_chunk, int64_t last_chunk) {
+  const Scratch sum(sizeof(double) * p.dimensions), row(sizeof(Real) * p.dimensions);
+  Chunk<Real, summed> sums(p, sum.as<double>(), row.as<Real>());
   for (int64_t chunk = first_chunk; chunk < last_chunk; ++chunk) {
     const int64_t begin = chunk * kRowsOfChunk;
     const int64_t end = begin + kRowsOfChunk < p.rows ? begin + kRowsOfChunk : p.rows;
@@ -94,7 +102,7 @@ void sum_chunks(const CodeSums& p, int64_t first_chunk, int64_t last_chunk) {
 }
 
 template <class Real>
-void sum_chunks(const CodeSums& p, int64_t first_chunk, int64_t last_chunk) {
+void sum_chunks(const ChunkSums& p, int64_t first_chunk, int64_t last_chunk) {
   switch (p.summed) {
     case Summed::rows:
       return sum_chunks<Real, Summed::rows>(p, first_chunk, last_chunk);
@@ -107,9 +115,8 @@ void sum_chunks(const CodeSums& p, int64_t first_chunk, int64_t last_chunk) {
 
 // Adds up what chunks left at their edges, in their order: a code that several chunks share has neighbouring edges.
 template <class Real>
-void sum_edges(const CodeSums& p) {
-  const int64_t edges = 2 * ((p.rows + kRowsOfChunk - 1) / kRowsOfChunk);
-  for (int64_t edge = 0; edge < edges;) {
+void sum_edges(const EdgeSums& p, int64_t first, int64_t edges) {
+  for (int64_t edge = first; edge < edges;) {
     const int64_t code = p.edge_codes[edge];
     double* sum = p.edge_sums + edge * p.dimensions;
     int64_t count = p.edge_counts[edge], next = edge + 1;
@@ -126,7 +133,7 @@ void sum_edges(const CodeSums& p) {
 
 }  // namespace
 
-extern const CodebookKernels codebook_kernels = {sum_chunks<float>, sum_chunks<double>, sum_edges<float>,
-                                                 sum_edges<double>};
+const Loops<RealRows, ChunkSums, EdgeSums> codebook_kernels = {
+    {to_real<float>, to_real<double>}, {sum_chunks<float>, sum_chunks<double>}, {sum_edges<float>, sum_edges<double>}};
 
 }  // namespace visgen::VISGEN_ISA

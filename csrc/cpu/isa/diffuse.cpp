@@ -21,7 +21,7 @@ struct Buffers {
 };
 
 template <class Real>
-const Real* noise_tile(const DiffuseParameters& p, int64_t sample, int64_t begin, int64_t count, Real* buffer) {
+const Real* noise_tile(const Diffusion& p, int64_t sample, int64_t begin, int64_t count, Real* buffer) {
   if (p.noise.data) return load_tile(p.noise, p.shape, sample, begin, count, buffer);
   return normal_tile(static_cast<uint64_t>(p.seeds[sample]), p.stream, begin, count, buffer);
 }
@@ -61,7 +61,7 @@ double dot(const Real* x, const Real* y, int64_t count) {
 
 // Calls body(row of coefficients, offset in the tile, length) for the rows that a tile meets.
 template <class Body>
-void for_each_row(const DiffuseParameters& p, int64_t sample, int64_t begin, int64_t count, Body body) {
+void for_each_row(const Diffusion& p, int64_t sample, int64_t begin, int64_t count, Body body) {
   if (p.partition.row_size == p.partition.elements) return body(sample, 0, count);
   const int64_t rows_per_sample = p.partition.elements / p.partition.row_size;
   for (int64_t offset = 0; offset < count;) {
@@ -146,7 +146,7 @@ struct RowSums {
 };
 
 template <class Real>
-void flush(const DiffuseParameters& p, int64_t unit, const RowSums& sums) {
+void flush(const DiffuseBackwardParameters& p, int64_t unit, const RowSums& sums) {
   if (sums.row < 0) return;
   for (int j = 0; j < p.coefficient_count; ++j) {
     if (p.partition.units_per_row > 1) {
@@ -159,7 +159,7 @@ void flush(const DiffuseParameters& p, int64_t unit, const RowSums& sums) {
 
 // The gradient of a signal (column 0: x, 1: noise, 2: endpoint), row by row: its coefficients weigh what arrives.
 template <class Real>
-void gradient_tile(const DiffuseParameters& p, const Operand& out, int column, int64_t sample, int64_t begin,
+void gradient_tile(const DiffuseBackwardParameters& p, const Operand& out, int column, int64_t sample, int64_t begin,
                    int64_t count, const Real* grad_x_t, const Real* grad_target, Real* buffer) {
   if (!out.data) return;
   Real* tile = tile_for_output(out, p.shape, sample, begin, buffer);
@@ -172,7 +172,7 @@ void gradient_tile(const DiffuseParameters& p, const Operand& out, int column, i
 }
 
 template <class Real>
-const Real* gradient_or_zero(const Operand& operand, const DiffuseParameters& p, int64_t sample, int64_t begin,
+const Real* gradient_or_zero(const Operand& operand, const DiffuseBackwardParameters& p, int64_t sample, int64_t begin,
                              int64_t count, Real* buffer) {
   if (operand.data) return load_tile(operand, p.shape, sample, begin, count, buffer);
   memset(buffer, 0, sizeof(Real) * count);
@@ -180,15 +180,15 @@ const Real* gradient_or_zero(const Operand& operand, const DiffuseParameters& p,
 }
 
 template <class Real>
-void backward(const DiffuseParameters& p, int64_t first_unit, int64_t last_unit) {
+void backward(const DiffuseBackwardParameters& p, int64_t first_unit, int64_t last_unit) {
   Buffers<Real> buffers;
   for (int64_t index = first_unit; index < last_unit; ++index) {
     const Unit unit = unit_at(p.partition, index);
     RowSums sums;
     for (int64_t begin = unit.begin; begin < unit.end; begin += kTile) {
       const int64_t count = kTile < unit.end - begin ? kTile : unit.end - begin;
-      const Real* g = gradient_or_zero(p.x_t, p, unit.sample, begin, count, buffers.grad_x_t);
-      const Real* h = gradient_or_zero(p.target, p, unit.sample, begin, count, buffers.grad_target);
+      const Real* g = gradient_or_zero(p.grad_x_t, p, unit.sample, begin, count, buffers.grad_x_t);
+      const Real* h = gradient_or_zero(p.grad_target, p, unit.sample, begin, count, buffers.grad_target);
       gradient_tile(p, p.grad_x, 0, unit.sample, begin, count, g, h, buffers.first);
       gradient_tile(p, p.grad_noise, 1, unit.sample, begin, count, g, h, buffers.first);
       gradient_tile(p, p.grad_endpoint, 2, unit.sample, begin, count, g, h, buffers.first);
@@ -214,6 +214,7 @@ void backward(const DiffuseParameters& p, int64_t first_unit, int64_t last_unit)
 
 }  // namespace
 
-extern const DiffuseKernels diffuse_kernels = {forward<float>, forward<double>, backward<float>, backward<double>};
+const Loops<DiffuseParameters, DiffuseBackwardParameters> diffuse_kernels = {{forward<float>, forward<double>},
+                                                                             {backward<float>, backward<double>}};
 
 }  // namespace visgen::VISGEN_ISA

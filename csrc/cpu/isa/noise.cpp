@@ -31,7 +31,7 @@ const double* uniform_tile(uint64_t seed, uint64_t stream, int64_t begin, int64_
 }
 
 // Units of a whole sample begin at multiples of kUnit, so every tile begins with a block.
-template <class Real, Distribution distribution>
+template <class Real>
 void fill(const NoiseParameters& p, int64_t first_unit, int64_t last_unit) {
   alignas(64) Real buffer[kTile + kGroup];
   for (int64_t index = first_unit; index < last_unit; ++index) {
@@ -39,7 +39,7 @@ void fill(const NoiseParameters& p, int64_t first_unit, int64_t last_unit) {
     const uint64_t seed = static_cast<uint64_t>(p.seeds[unit.sample]);
     for (int64_t begin = unit.begin; begin < unit.end; begin += kTile) {
       const int64_t count = kTile < unit.end - begin ? kTile : unit.end - begin;
-      const Real* value = distribution == Distribution::gaussian
+      const Real* value = p.distribution == Distribution::gaussian
                               ? normal_tile(seed, p.stream, begin, count, buffer)
                               : uniform_tile(seed, p.stream, begin, count, p.smallest, buffer);
       Real* out = tile_for_output(p.out, p.shape, unit.sample, begin, buffer);
@@ -51,7 +51,6 @@ void fill(const NoiseParameters& p, int64_t first_unit, int64_t last_unit) {
 
 }  // namespace
 
-extern const NoiseKernels noise_kernels = {fill<float, Distribution::gaussian>, fill<double, Distribution::gaussian>,
-                                           fill<float, Distribution::uniform>, fill<double, Distribution::uniform>};
+const Loops<NoiseParameters> noise_kernels = {{fill<float>, fill<double>}};
 
 }  // namespace visgen::VISGEN_ISA

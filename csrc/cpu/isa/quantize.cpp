@@ -1,56 +1,16 @@
-// The family `quantize` on one instruction set: the exact scan, the filtered searches (scan.h), and what follows from
-// codes.
+// The family `quantize` on one instruction set, given codes: sums of embeddings, and the backward pass into x. The
+// search for codes is in search/.
 //
-// A depth of N rows of D dimensions and K codes takes 2·N·K·D operations, in int8 (AVX-512 VNNI), int16 or float32, and
-// 3 to 13 differences and products in float for each dimension of a row, for as many codes scored one by one. In
-// memory: rows, residuals and the packed codebook (1, 2 or 4 bytes a dimension) are read once a depth, the latter once
-// a tile of 48 to 96 rows from the second- or third-level cache; residuals are written once a depth. On two threads of
-// Zen 4, N×D, K of 16384×64, 1024 / 4096×256, 4096 / 65536×32, 512 / 16384×8, 16384, normal data, as a share of the
-// peak of vpdpbusd (462 Gop/s a thread): 46% / 71% / 25% / 55%; of vpmaddwd and vpaddd on AVX2 (188 Gop/s): 59% / 79% /
-// 39% / 60%. The scan alone reaches 90% / 99% / 84% / 96% of vpdpbusd's; short scans leave the rest to rounding,
-// choosing and finishing rows, the one of 4096 codes of 256 dimensions to scoring codes that come from the third-level
-// cache.
+// In memory: a row's gradient and x are read once, an embedding for every code, which mostly comes from cache; the sum
+// or the gradient is written once.
 #include "../../ops/quantize.h"
 
+#include "../embedding.h"
 #include "../kernels.h"
-#include "scan.h"
+#include "rows.h"
 
 namespace visgen::VISGEN_ISA {
 namespace {
-
-// Scores every code in double.
-template <Metric metric, class Real>
-void search_exactly(const Search& search, int64_t first_row, int64_t last_row) {
-  const QuantizeParameters& call = *search.call;
-  const int64_t dimensions = call.codebooks.dimensions;
-  const Scratch buffer(sizeof(Real) * dimensions);
-  for (int64_t row = first_row; row < last_row; ++row) {
-    if (!active(call, row, search.depth)) {
-      skip_row<Real>(search, row);
-      continue;
-    }
-    const Real* r = residual(search, row, buffer.as<Real>());
-    const bool finite = all_finite(r, dimensions);
-    Nearest nearest;
-    if (finite) {
-      consider_codes<metric>(nearest, r, static_cast<const Real*>(search.codebook), 0, call.codebooks.codes,
-                             dimensions);
-    }
-    finish_row(search, row, r, nearest.code < 0 ? 0 : nearest.code, finite);
-  }
-}
-
-template <class Real>
-void search_exactly(const Search& search, int64_t first_row, int64_t last_row) {
-  switch (search.call->metric) {
-    case Metric::l2:
-      return search_exactly<Metric::l2, Real>(search, first_row, last_row);
-    case Metric::cosine:
-      return search_exactly<Metric::cosine, Real>(search, first_row, last_row);
-    case Metric::dot:
-      return search_exactly<Metric::dot, Real>(search, first_row, last_row);
-  }
-}
 
 template <class Real>
 void embed(const Embedding& p, int64_t first_row, int64_t last_row) {
@@ -81,28 +41,43 @@ class Estimator {
     for (int64_t i = 0; i < p_.codebooks.dimensions; ++i) grad_x_[i] += weight * g[i];
   }
 
-  // grad_x += (‖t‖/‖s‖)·(g − 2w(w·g) + 2ŝ(t̂·g)): the transpose of the rotation that takes s to t.
+  // grad_x += (‖t‖/‖s‖)·(g − 2w(w·g) + 2ŝ(t̂·g)): the transpose of the rotation that takes s to t. Float64 numbers whose
+  // squares it does not hold are scaled by powers of two.
   void rotate(const Real* g, const Real* s, const Real* t) {
     const int64_t count = p_.codebooks.dimensions;
-    const double s_norm = __builtin_sqrt(dot(s, s)), t_norm = __builtin_sqrt(dot(t, t));
+    const double s_scale = scale_of(s), t_scale = scale_of(t);
+    const double s_norm = norm(s, s_scale), t_norm = norm(t, t_scale);
     if (s_norm == 0) return pass(g, 1);
     if (t_norm == 0 && s_norm > 0) return;  // NaN goes on
-    double w_square = 0, w_g = 0;
+    double w_square = 0, w_g = 0, t_g = 0;
     for (int64_t i = 0; i < count; ++i) {
-      const double w = s[i] / s_norm + t[i] / t_norm;
+      const double t_unit = t[i] * t_scale / t_norm, w = s[i] * s_scale / s_norm + t_unit;
       w_square += w * w;
       w_g += w * g[i];
+      t_g += t_unit * g[i];
     }
-    const double reflected = w_square > 0 ? 2 * w_g / w_square : 0, turned = 2 * dot(t, g) / t_norm;
+    const double reflected = w_square > 0 ? 2 * w_g / w_square : 0, ratio = t_norm / s_norm * (s_scale / t_scale);
     for (int64_t i = 0; i < count; ++i) {
-      const double s_unit = s[i] / s_norm, w = s_unit + t[i] / t_norm;
-      grad_x_[i] += t_norm / s_norm * (g[i] - w * reflected + s_unit * turned);
+      const double s_unit = s[i] * s_scale / s_norm, w = s_unit + t[i] * t_scale / t_norm;
+      grad_x_[i] += ratio * (g[i] - w * reflected + s_unit * 2 * t_g);
     }
   }
 
  private:
-  double dot(const Real* left, const Real* right) const {
-    return -score<Metric::dot>(left, right, p_.codebooks.dimensions);
+  double scale_of(const Real* row) const {
+    if constexpr (sizeof(Real) == 4) return 1;
+    double largest = 0;
+    for (int64_t i = 0; i < p_.codebooks.dimensions; ++i) {
+      const double magnitude = row[i] < 0 ? -row[i] : row[i];
+      largest = magnitude > largest ? magnitude : largest;
+    }
+    return squarable(largest);
+  }
+
+  double norm(const Real* row, double scale) const {
+    double square = 0;
+    for (int64_t i = 0; i < p_.codebooks.dimensions; ++i) square += (row[i] * scale) * (row[i] * scale);
+    return __builtin_sqrt(square);
   }
 
   const QuantizeBackwardParameters& p_;
@@ -120,8 +95,7 @@ void backward(const QuantizeBackwardParameters& p, int64_t first_row, int64_t la
   for (int64_t row = first_row; row < last_row; ++row) {
     const Real* x = real_row(p.x, p.dtype, row, dimensions, x_buffer);
     const Real* g = p.grad_quantized ? real_row(p.grad_quantized, p.dtype, row, dimensions, g_buffer) : nullptr;
-    memcpy(r, x, sizeof(Real) * dimensions);
-    for (int64_t i = 0; i < dimensions; ++i) grad_x[i] = 0, sum[i] = 0;
+    for (int64_t i = 0; i < dimensions; ++i) r[i] = x[i], grad_x[i] = 0, sum[i] = 0;
     int64_t active_depths = 0;
     for (int64_t q = 0; q < p.depth; ++q) {
       const int64_t at = row * p.depth + q, code = p.codes[at];
@@ -142,34 +116,9 @@ void backward(const QuantizeBackwardParameters& p, int64_t first_row, int64_t la
   }
 }
 
-template <class F, class Real>
-constexpr FilterKernels filter() {
-  return {pack_blocks<F, Real>, search_tiles<F, Real>, kLanes, kAccumulators};
-}
-
-#if defined(VISGEN_INT8_FILTER)
-template <class Real>
-constexpr FilterKernels kInt8 = filter<Int8, Real>();
-#else
-template <class Real>
-constexpr FilterKernels kInt8 = {};
-#endif
-#if defined(VISGEN_INT16_FILTER)
-template <class Real>
-constexpr FilterKernels kInt16 = filter<Int16, Real>();
-#else
-template <class Real>
-constexpr FilterKernels kInt16 = {};
-#endif
-
-// In the order of Filter.
-constexpr FilterKernels filters_float[3] = {kInt8<float>, kInt16<float>, filter<Float32, float>()};
-constexpr FilterKernels filters_double[3] = {kInt8<double>, kInt16<double>, {}};
-
 }  // namespace
 
-extern const QuantizeKernels quantize_kernels = {
-    filters_float,          filters_double, measure<float>, measure<double>, search_exactly<float>,
-    search_exactly<double>, embed<float>,   embed<double>,  backward<float>, backward<double>};
+const Loops<Embedding, QuantizeBackwardParameters> quantize_kernels = {{embed<float>, embed<double>},
+                                                                       {backward<float>, backward<double>}};
 
 }  // namespace visgen::VISGEN_ISA

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "../../common/layout.h"
+#include "elements.h"
 #include "simd.h"
 
 namespace visgen::VISGEN_ISA {
@@ -14,29 +15,6 @@ constexpr int kSet = 4 * kLanes;                  // elements of a set of blocks
 constexpr int kGroup = BlockWords::kSets * kSet;  // elements that one vector Philox makes
 constexpr int kTile =
     512;  // a multiple of every kGroup; large enough to spread a tile's overhead, small enough for the cache
-
-template <class Real>
-inline Real decode(uint8_t value, DType) {
-  return pixel_to_unit<Real>(value);
-}
-template <class Real>
-inline Real decode(uint16_t value, DType dtype) {
-  return dtype == DType::bfloat16 ? bfloat16_to_float(value) : half_to_float(value);
-}
-template <class Real, class Stored>
-inline Real decode(Stored value, DType) {
-  return static_cast<Real>(value);
-}
-
-template <class Real>
-inline void encode(Real value, uint16_t& out, DType dtype) {
-  const float rounded = static_cast<float>(value);
-  out = dtype == DType::bfloat16 ? float_to_bfloat16(rounded) : float_to_half(rounded);
-}
-template <class Real, class Stored>
-inline void encode(Real value, Stored& out, DType) {
-  out = static_cast<Stored>(value);
-}
 
 // Calls body(offset of a run's first element, its stride, its length) for the runs that make up elements
 // [begin, begin + count) of a sample.
@@ -86,9 +64,6 @@ void store_as(const Operand& operand, const SampleShape& shape, int64_t sample, 
 }
 
 template <class Real>
-constexpr DType kArithmetic = sizeof(Real) == 4 ? DType::float32 : DType::float64;
-
-template <class Real>
 bool usable_in_place(const Operand& operand, const SampleShape& shape) {
   return operand.dtype == kArithmetic<Real> && shape.dimensions == 1 && operand.strides[0] == 1;
 }
@@ -99,23 +74,8 @@ const Real* load_tile(const Operand& operand, const SampleShape& shape, int64_t 
                       Real* buffer) {
   if (usable_in_place<Real>(operand, shape))
     return static_cast<const Real*>(operand.data) + sample * operand.sample_stride + begin;
-  switch (operand.dtype) {
-    case DType::uint8:
-      load_as<uint8_t, DType::uint8>(operand, shape, sample, begin, count, buffer);
-      break;
-    case DType::float16:
-      load_as<uint16_t, DType::float16>(operand, shape, sample, begin, count, buffer);
-      break;
-    case DType::bfloat16:
-      load_as<uint16_t, DType::bfloat16>(operand, shape, sample, begin, count, buffer);
-      break;
-    case DType::float32:
-      load_as<float, DType::float32>(operand, shape, sample, begin, count, buffer);
-      break;
-    case DType::float64:
-      load_as<double, DType::float64>(operand, shape, sample, begin, count, buffer);
-      break;
-  }
+  visit(operand.dtype,
+        [&]<class Stored, DType dtype>() { load_as<Stored, dtype>(operand, shape, sample, begin, count, buffer); });
   return buffer;
 }
 
@@ -131,22 +91,9 @@ template <class Real>
 void store_tile(const Operand& operand, const SampleShape& shape, int64_t sample, int64_t begin, int64_t count,
                 const Real* tile) {
   if (usable_in_place<Real>(operand, shape)) return;
-  switch (operand.dtype) {
-    case DType::uint8:
-      break;  // no operation writes pixels
-    case DType::float16:
-      store_as<uint16_t, DType::float16>(operand, shape, sample, begin, count, tile);
-      break;
-    case DType::bfloat16:
-      store_as<uint16_t, DType::bfloat16>(operand, shape, sample, begin, count, tile);
-      break;
-    case DType::float32:
-      store_as<float, DType::float32>(operand, shape, sample, begin, count, tile);
-      break;
-    case DType::float64:
-      store_as<double, DType::float64>(operand, shape, sample, begin, count, tile);
-      break;
-  }
+  visit_floating(operand.dtype, [&]<class Stored, DType dtype>() {
+    store_as<Stored, dtype>(operand, shape, sample, begin, count, tile);
+  });
 }
 
 // The normal numbers of a set of blocks, in the order of their elements.

@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <atomic>
 
-#include "kernels.h"
-#include "parallel.h"
+#include "../device.h"
 
 namespace visgen {
 namespace {
@@ -31,7 +30,7 @@ class DepthSearch {
         call_(*search.call),
         codebooks_(call_.codebooks),
         like_(like),
-        table_(kernels().quantize),
+        table_(kernels()),
         filters_(call_.in_double ? table_.filters_double : table_.filters_float) {}
 
   void run() {
@@ -71,11 +70,7 @@ class DepthSearch {
     return !call_.in_double || extent.value == 0 || (extent.value > 0x1p-100 && extent.value < 0x1p+100);
   }
 
-  void exactly() {
-    const auto kernel = call_.in_double ? table_.search_exactly_double : table_.search_exactly_float;
-    parallel_for(0, call_.rows, rows_of_share(codebooks_.codes * codebooks_.dimensions),
-                 [&](int64_t begin, int64_t end) { kernel(search_, begin, end); });
-  }
+  void exactly() { run_loop(search_, call_.rows, units_of_share(codebooks_.codes * codebooks_.dimensions)); }
 
   Extent measure(double* scales) {
     constexpr int64_t kCodes = 256;
@@ -161,8 +156,8 @@ class DepthSearch {
   const QuantizeParameters& call_;
   const Codebooks& codebooks_;
   const Tensor& like_;
-  const QuantizeKernels& table_;
-  const FilterKernels (&filters_)[3];
+  const SearchKernels& table_;
+  const FilterKernels* filters_;
 };
 
 }  // namespace

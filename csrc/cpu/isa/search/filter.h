@@ -5,7 +5,7 @@
 // vectors: 6 to 14 loads for 24 accumulators. gcc 12 spills accumulators of VNNI intrinsics, hence the assembly.
 #pragma once
 
-#include "rows.h"
+#include "residual.h"
 
 namespace visgen::VISGEN_ISA {
 
