@@ -33,7 +33,7 @@ SETTINGS += [
 
 
 def start(out: Path, *more: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "visgen_fast", "train", "digits", f"--out={out}", *SETTINGS, *more]
+    command = [sys.executable, "-m", "visgen_fast", "train", "rectified-flow", f"--out={out}", *SETTINGS, *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(visgen_fast.__file__).parents[1])}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
