@@ -57,7 +57,7 @@ def test_a_second_trainer_in_the_same_folder_is_refused_until_the_first_is_gone_
     try:
         assert first.stdout.readline() == "holds\n"
         for _ in range(2):  # being refused doesn't take the lock away
-            assert cli.main(["train", "digits", f"--out={tmp_path}", *TINY]) == 2
+            assert cli.main(["train", "rectified-flow", f"--out={tmp_path}", *TINY]) == 2
             said = capsys.readouterr().err
             assert said == f"visgen-fast: {tmp_path} is being trained in by process {first.pid}: wait for its end\n"
         assert (tmp_path / "checkpoints" / ".unfinished-step-00000007").is_dir()
@@ -66,7 +66,7 @@ def test_a_second_trainer_in_the_same_folder_is_refused_until_the_first_is_gone_
     finally:
         first.kill()
         first.communicate()
-    assert cli.main(["train", "digits", f"--out={tmp_path}", *TINY]) == 0
+    assert cli.main(["train", "rectified-flow", f"--out={tmp_path}", *TINY]) == 0
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
 
 
@@ -141,7 +141,7 @@ import sklearn.datasets, matplotlib.figure, torch.utils.tensorboard, accelerate
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 for limit in map(int, sys.argv[2:]):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    print(limit, cli.main(["train", "digits", f"--out={sys.argv[1]}/{limit}", *TINY]), file=sys.stderr)
+    print(limit, cli.main(["train", "rectified-flow", f"--out={sys.argv[1]}/{limit}", *TINY]), file=sys.stderr)
 """.replace("TINY", repr([*TINY, "--checkpoint-every=1", "--log-every=1"]))
 
 
