@@ -18,7 +18,6 @@ def demo(arguments: list[str]) -> int:
     from ..data.idx import FASHION_MNIST_FOLDER
 
     dataset = "fashion-mnist" if FASHION_MNIST_FOLDER.is_dir() else "digits"
-    command = f"rectified-flow --dataset {dataset} {_TRAINING[dataset]} --checkpoint-every 0 --sample-every 0"
-    command = " ".join([command, shlex.join(arguments)]).strip()
-    print(f"visgen-fast train {command}", flush=True)
-    return train(shlex.split(command))
+    command = shlex.split(f"rectified-flow --dataset {dataset} {_TRAINING[dataset]} --out runs/demo") + arguments
+    print(f"visgen-fast train {shlex.join(command)}", flush=True)
+    return train(command)
