@@ -79,7 +79,9 @@ def _settings_table(module: str, name: str) -> str:
         said = [c.members[field].docstring for c in (settings, *settings.mro()) if field in c.members]
         meaning = " ".join(next(filter(None, said)).value.split())
         default = str(attribute.value or "").strip("'\"")
-        rows.append(f"| `--{field.replace('_', '-')}` | {f'`{default}`' if default else ''} | {meaning} |")
+        choices = re.search(r"Literal\[(.*)\]", str(attribute.annotation))
+        option = f"--{field.replace('_', '-')}" + (f" {choices[1]}".replace("'", "") if choices else "")
+        rows.append(f"| `{option}` | {f'`{default}`' if default else ''} | {meaning} |")
     return "\n".join(rows)
 
 
