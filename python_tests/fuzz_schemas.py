@@ -80,7 +80,7 @@ def mutated(draw: random.Random, call: Call) -> Call:
     """The call with one to three arguments changed into others of the schema's types."""
     name, args = call
     schema = getattr(torch.ops.visgen_fast, name).default._schema
-    changed = [value.clone() if isinstance(value, Tensor) and value._is_view() is False else value for value in args]
+    changed = list(args)
     for _ in range(draw.choice((1, 1, 2, 3))):
         place = draw.randrange(len(changed))
         changed[place] = _another(draw, str(schema.arguments[place].real_type), changed[place], args)
@@ -141,28 +141,26 @@ def _sizes(draw: random.Random, tensor: Tensor, args: tuple[Any, ...]) -> Tensor
 
 
 def _strides(draw: random.Random, tensor: Tensor, args: tuple[Any, ...]) -> Tensor:
-    if tensor.dim() == 0:
-        return tensor
+    if tensor.dim() == 0 or tensor.numel() == 0:
+        return tensor.new_zeros(0).as_strided((0, 1, 2), (2**62, 2**62, 2**62))
     first, last = draw.randrange(tensor.dim()), draw.randrange(tensor.dim())
     return draw.choice(
         [
-            lambda: tensor.transpose(first, last).contiguous().transpose(first, last),
-            lambda: torch.stack((tensor, tensor), -1)[..., 0],
-            lambda: torch.cat((tensor.flatten()[:1], tensor.flatten()))[1:].view(tensor.shape)
-            if tensor.numel()
-            else tensor,
-            lambda: tensor.narrow(first, 0, min(1, tensor.shape[first])).expand(tensor.shape),
-            lambda: tensor.new_zeros(0).as_strided([0, *tensor.shape[1:]], [2**62] * tensor.dim()),
+            tensor.transpose(first, last).contiguous().transpose(first, last),
+            torch.stack((tensor, tensor), -1)[..., 0],
+            torch.cat((tensor.flatten()[:1], tensor.flatten()))[1:].view(tensor.shape),
+            tensor.narrow(first, 0, 1).expand(tensor.shape),
         ]
-    )()
+    )
 
 
 def _values(draw: random.Random, tensor: Tensor, args: tuple[Any, ...]) -> Tensor:
-    changed = tensor.clone()
+    changed = tensor.contiguous().clone().reshape(-1)
     special = CODES if tensor.dtype == torch.int64 else FLOATS if tensor.is_floating_point() else [0, 1]
+    wide = torch.int64 if tensor.dtype == torch.int64 else torch.float64
     for _ in range(min(3, changed.numel())):
-        changed.view(-1)[draw.randrange(changed.numel())] = draw.choice(special) if changed.is_contiguous() else 1
-    return changed
+        changed[draw.randrange(changed.numel())] = torch.tensor(draw.choice(special), dtype=wide).to(tensor.dtype)
+    return changed.view(tensor.shape)
 
 
 def _swapped(draw: random.Random, tensor: Tensor, args: tuple[Any, ...]) -> Tensor:
@@ -184,11 +182,13 @@ def fault_of(run: Callable[[], object]) -> str:
 
 def described(call: Call) -> str:
     name, args = call
-    parts = [
-        f"{value.dtype} {list(value.shape)} strides {list(value.stride())}" if isinstance(value, Tensor) else repr(value)
-        for value in args
-    ]
-    return f"{name}({', '.join(parts)})"
+    return f"{name}({', '.join(map(_shown, args))})"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {list(value.shape)} with strides {list(value.stride())}"
+    return repr(value)
 
 
 def calls(seed: int, recorded: list[Call]) -> Iterator[Call]:

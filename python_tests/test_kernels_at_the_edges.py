@@ -30,15 +30,14 @@ def test_a_rotation_is_the_same_at_any_length(dimensions, exponents, gradient, b
     torch.testing.assert_close(gradient_of(a, b), expected, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("inverse_temperature", [1.0, 100.0, 1e4])
+@pytest.mark.parametrize("inverse_temperature", [1.0, 1e3, 1e4])
 @pytest.mark.parametrize("dimensions", [2, 9])
 def test_entropies_on_the_sphere_are_exact_in_small_batches(dimensions, inverse_temperature, backend, device):
     """A large batch hides an error: PyTorch then has one as large somewhere."""
-    for key in range(20):
+    for key in range(60):
         x = random((4, dimensions), torch.float32, device, key)
-        truth = reference.binary_spherical_quantize(x.double(), inverse_temperature=inverse_temperature)
-        pytorch = reference.binary_spherical_quantize(x, inverse_temperature=inverse_temperature)
-        ours = ops.binary_spherical_quantize(x, inverse_temperature=inverse_temperature)
-        for i in (2, 3):
-            allowed = 2 * (pytorch[i] - truth[i]).abs().max() + unit_in_last_place(truth[i], torch.float32)
-            assert ((ours[i] - truth[i]).abs() <= allowed).all(), f"key {key}: {ours[i]} where {truth[i]} is right"
+        truth = reference.binary_spherical_quantize(x.double(), inverse_temperature=inverse_temperature)[2]
+        pytorch = reference.binary_spherical_quantize(x, inverse_temperature=inverse_temperature)[2]
+        ours = ops.binary_spherical_quantize(x, inverse_temperature=inverse_temperature)[2]
+        allowed = 2 * (pytorch - truth).abs().max() + unit_in_last_place(truth, torch.float32)
+        assert ((ours - truth).abs() <= allowed).all(), f"key {key}: {ours} where {truth} is right"

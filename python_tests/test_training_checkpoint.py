@@ -121,6 +121,96 @@ def test_a_foreign_folder_is_refused_in_a_sentence(tmp_path, content, complaint)
         checkpoint.read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(
+            {name: value}
+            for name in ("step", "settings", "images", "sha256", "frozen", "ranks")
+            for value in (None, "x", [])
+        ),
+        *({name: ...} for name in ("step", "settings", "images", "sha256", "frozen", "ranks")),
+        {"step": True},
+        {"step": 2.0},
+        {"frozen": {"features": "../../../etc/passwd"}},
+        {"frozen": {"features": 3}},
+    ],
+    ids=str,
+)
+def test_a_state_of_wrong_types_or_without_a_key_is_refused_in_a_sentence(tmp_path, change):
+    path = write(tmp_path, 1)
+    state = {**json.loads((path / "state.json").read_text()), **change}
+    (path / "state.json").write_text(json.dumps({key: value for key, value in state.items() if value is not ...}))
+    with pytest.raises(UserError, match=f"damaged: state.json (has no '{next(iter(change))}'|names its frozen)"):
+        checkpoint.read(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[" * 100_000, '{"a":' * 100_000, "", "\ud800", "\0", '{"step": 1' + "0" * 5000 + "}"],
+    ids=["nested lists", "nested objects", "nothing", "no text", "NUL", "a number of 5000 digits"],
+)
+def test_a_state_that_is_no_json_is_refused_in_a_sentence(tmp_path, content):
+    path = write(tmp_path, 1)
+    (path / "state.json").write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(UserError, match="damaged: state.json cannot be read"):
+        checkpoint.read(path)
+
+
+def test_a_state_that_is_no_file_is_refused_without_waiting_for_it(tmp_path):
+    path = write(tmp_path, 1)
+    (path / "state.json").unlink()
+    os.mkfifo(path / "state.json")
+    with pytest.raises(UserError, match="damaged: state.json is not a file"):
+        checkpoint.read(path)
+
+
+def test_values_of_a_state_are_asked_for_by_their_type(tmp_path):
+    saved = checkpoint.read(write(tmp_path, 1))
+    assert saved.value("recipe", str) == "r"
+    for name, kind in {"recipe": int, "nothing": str}.items():
+        with pytest.raises(UserError, match=f"damaged: state.json has no '{name}' of type {kind.__name__}"):
+            saved.value(name, kind)
+    with pytest.raises(UserError, match="damaged: state.json describes no images"):
+        _ = saved.images
+
+
+def test_a_checkpoint_of_an_earlier_format_is_refused_in_a_sentence(tmp_path):
+    path = write(tmp_path, 1)
+    state = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps({**state, "format": "visgen_fast checkpoint 1"}))
+    with pytest.raises(
+        UserError, match="this version of visgen-fast can read: it is of format 'visgen_fast checkpoint 1'"
+    ):
+        checkpoint.read(path)
+
+
+@pytest.mark.parametrize("damaged", ["weights.safetensors", "state.json"])
+def test_a_damaged_newest_checkpoint_is_refused_with_the_name_of_the_newest_intact_one(tmp_path, damaged):
+    paths = [write(tmp_path, step, keep=4) for step in (1, 2, 3, 4)]
+    for path in paths[2:]:
+        (path / damaged).write_bytes((path / damaged).read_bytes()[:-9])
+    with pytest.raises(UserError) as refused:
+        checkpoint.read(tmp_path).tensors("weights")
+    assert f"the checkpoint {paths[3]} is damaged: " in str(refused.value)
+    way_out = f"; {paths[1]} is intact: name that one, or remove the damaged one to go on from there"
+    assert str(refused.value).endswith(way_out)
+    for path in paths[:2]:
+        (path / "average.safetensors").unlink()
+    with pytest.raises(UserError, match=r"damaged: [^;]*$"):
+        checkpoint.read(tmp_path).tensors("weights")
+
+
+def test_tied_weights_are_written_under_each_of_their_names(tmp_path):
+    tied = nn.ModuleDict({"a": nn.Linear(3, 3, bias=False), "b": nn.Linear(3, 3, bias=False)})
+    tied["b"].weight = tied["a"].weight
+    tensors = tied.state_dict()
+    state = {"settings": {}, "images": {}, "ranks": 1}
+    path = checkpoint.write(tmp_path, 1, dict.fromkeys(checkpoint.PARTS, tensors), state, frozen={}, keep=1)
+    read = checkpoint.read(path).tensors("weights")
+    assert torch.equal(read["a.weight"], tensors["a.weight"]) and torch.equal(read["b.weight"], tensors["a.weight"])
+
+
 def test_weights_of_another_network_are_refused_in_a_sentence(tmp_path):
     path = write(tmp_path, 1)
     with pytest.raises(UserError, match="another network"):

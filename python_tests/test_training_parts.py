@@ -2,7 +2,7 @@
 
 import csv
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pytest
@@ -93,11 +93,49 @@ def test_the_learning_rate_rises_linearly_and_then_stays_or_falls_to_zero():
         {"ema_decay": 1.0},
         {"beta2": -0.1},
         {"seed": 2**63},
+        {"learning_rate": 1e300},
+        {"weight_decay": 1e300},
+        {"weight_decay": float("inf")},
     ],
 )
 def test_a_setting_out_of_range_is_refused_by_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         TrainingSettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [
+        ({"steps": "many"}, "int"),
+        ({"steps": 1.5}, "int"),
+        ({"steps": True}, "int"),
+        ({"steps": None}, "int"),
+        ({"learning_rate": "1"}, "float"),
+        ({"horizontal_flip": 1}, "bool"),
+        ({"device": "gpu"}, "Literal"),
+        ({"device": ["cpu"]}, "Literal"),
+        ({"mixed_precision": None}, "Literal"),
+        ({"widths": 3}, "tuple"),
+        ({"widths": [8, "x"]}, "tuple"),
+        ({"data": 5}, "str"),
+    ],
+)
+def test_a_setting_of_another_type_is_refused_by_name_from_a_checkpoint_too(wrong, kind):
+    with pytest.raises(UserError, match=f"not usable: {next(iter(wrong))} must be of type {kind}"):
+        settings_from(VQVAESettings, wrong)
+
+
+def test_a_class_that_gives_a_setting_another_default_keeps_its_bounds():
+    @dataclass(frozen=True, kw_only=True)
+    class Settings(VQVAESettings):
+        steps: int = 3
+        widths: tuple[int, ...] = (4,)
+
+    assert Settings(widths=(2, 3)).steps == 3
+    with pytest.raises(ValueError, match="steps must be a number of at least 1, got 0"):
+        Settings(steps=0)
+    with pytest.raises(ValueError, match=r"widths must be a number of at least 1, got \(2, 0\)"):
+        Settings(widths=(2, 0))
 
 
 def test_a_resumed_run_may_be_longer_but_not_another_one():

@@ -54,5 +54,5 @@ def taken(state: Mapping[str, Tensor], names: Sequence[str]) -> list[Tensor]:
     """The tensors of those names; ValueError where `state` has others or lacks one."""
     missing, unknown = sorted(set(names) - set(state)), sorted(set(state) - set(names))
     if missing or unknown:
-        raise ValueError(f"state must have {', '.join(names)}; it lacks {missing} and has {unknown} beside them")
+        raise ValueError(f"state must have {', '.join(names)}; it lacks {missing} and also has {unknown}")
     return [state[name] for name in names]

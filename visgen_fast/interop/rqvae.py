@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..nn import ResidualQuantizer
 from ..nn.collective import is_distributed, sum_over_ranks
+from ..nn.side_effects import refuse_recomputation
 from ._replacement import Replacement, find_classes
 from ._states import CodebookState, codebook_states, set_codebook_states, taken
 
@@ -25,9 +26,9 @@ def apply_visgen_to_rqvae(model: nn.Module | None = None) -> Replacement:
 
     `RQBottleneck.quantize` searches all depths in one operation, but for the shared codebook in training, which learns
     between its depths: there each depth is one. Neither makes a (vectors × codes) matrix, and the moving averages are
-    of deterministic sums instead of a one-hot matrix's product. Unused codes restart as there, with the same draws from
-    torch's generator. Codes are exact; those there compare rounded distances, so that codes at nearly equal distances
-    may differ.
+    of deterministic sums instead of a one-hot matrix's product. Unused codes restart as in the original, with the same
+    draws from torch's generator. Codes are exact; the original compares rounded distances, so codes at nearly equal
+    distances may differ. Under activation checkpointing codebooks that learn are refused: they would learn twice.
 
     Args:
         model: the quantizers in it are replaced; by default the classes are, in all modules imported so far.
@@ -75,6 +76,8 @@ def _names(depth: int) -> tuple[str, ...]:
 @torch.no_grad()
 def _find_nearest_embedding(original: Any, self: Any, inputs: Tensor) -> Tensor:
     """`VQEmbedding.find_nearest_embedding`: int64 [...] of inputs [..., D]; the last embedding is for padding."""
+    if self.training and self.ema:
+        refuse_recomputation(self)
     return ops.nearest_code(inputs, self.weight[:-1])
 
 
@@ -106,6 +109,8 @@ def _quantize(original: Any, self: Any, x: Tensor) -> tuple[list[Tensor], Tensor
     same_size = len({book.weight.shape for book in books}) == 1
     if not all(book.ema for book in books) or not same_size or (any(learns) and self.shared_codebook):
         return original(self, x)
+    if any(learns):
+        refuse_recomputation(self)
     with torch.no_grad():
         weights = [book.weight[:-1] for book in books]
         embeddings = weights[0] if self.shared_codebook else torch.stack(weights)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from .. import ops
 from ..nn import MultiscaleQuantizer
 from ..nn.collective import is_distributed, rank_and_world, sum_over_ranks
+from ..nn.side_effects import is_recomputation
 from ._replacement import Replacement, find_classes
 from ._states import taken
 
@@ -24,8 +25,8 @@ def apply_visgen_to_var(model: nn.Module | None = None) -> Replacement:
     """Makes VAR's `VectorQuantizer2` search its codebook with our operation; options and state dicts stay.
 
     `forward` and `f_to_idxBl_or_fhat` are replaced: no (patches × vocabulary) matrix at any scale, and the gradient of
-    the codebook a deterministic sum. `ret_usages` works without a process group too. Codes are exact; those there
-    compare rounded distances, so that codes at nearly equal distances may differ.
+    the codebook a deterministic sum. `ret_usages` works without a process group too. Codes are exact; the
+    original compares rounded distances, so codes at nearly equal distances may differ.
 
     Args:
         model: the quantizers in it are replaced; by default the class is, in all modules imported so far.
@@ -88,7 +89,7 @@ def _forward(original: Any, self: Any, f_BChw: Tensor, ret_usages: bool = False)
         for scale, (codes, part) in enumerate(_scales(self, f.detach(), self.v_patch_nums)):
             total = total + part
             loss = loss + self.beta * F.mse_loss(total.detach(), f) + F.mse_loss(total, f.detach())
-            if self.training and is_distributed():
+            if self.training and is_distributed() and not is_recomputation():
                 _record(self, scale, codes)
         loss = loss * (1.0 / len(self.v_patch_nums))
         quantized = total.detach() - f.detach() + f

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..nn.state import RefilledBuffers
 from .layers.attention import Attention
 from .layers.embeddings import TimeEmbedding, sincos_positions
 from .layers.modulation import Modulation, modulate
 from .layers.patches import patchify, unpatchify
 
 
-class DiT(nn.Module):
+class DiT(RefilledBuffers):
     """A class-conditional diffusion transformer.
 
     image_size: pixels, one number or (height, width); channels: of input and output; patch_size: pixels along the side
@@ -54,14 +55,17 @@ class DiT(nn.Module):
             raise ValueError(f"width must be a multiple of 4 (sine and cosine of two coordinates), got {width}")
         self.channels, self.patch_size, self.null_label = channels, patch_size, classes
 
-        positions = sincos_positions(height // patch_size, breadth // patch_size, width)
-        self.register_buffer("positions", positions, persistent=False)
+        self.grid, self.width = (height // patch_size, breadth // patch_size), width
+        self.register_fresh_buffers()
         self.embed_patch = nn.Linear(channels * patch_size**2, width)
         self.embed_time = TimeEmbedding(width)
         self.embed_label = nn.Embedding(classes + 1, width)
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, dropout) for _ in range(depth))
         self.output = Output(width, channels * patch_size**2)
         self.initialize()
+
+    def fresh_buffers(self) -> dict[str, Tensor]:
+        return {"positions": sincos_positions(*self.grid, self.width)}
 
     def initialize(self) -> None:
         """The paper's initial weights."""
@@ -87,7 +91,8 @@ class DiT(nn.Module):
                 f"got {list(x_t.shape)}"
             )
         condition = (self.embed_time(t) + self.embed_label(labels))[:, None]
-        tokens = self.embed_patch(patchify(x_t, self.patch_size)) + self.positions
+        tokens = self.embed_patch(patchify(x_t, self.patch_size))
+        tokens = tokens + self.positions.to(tokens.dtype)
         for block in self.blocks:
             tokens = block(tokens, condition)
         return unpatchify(self.output(tokens, condition), self.patch_size, self.image_size)

@@ -15,10 +15,10 @@ _MOST_SCORES = 2**22  # numbers of a (vectors × beam × codes) block that is lo
 def beam_search(x: Tensor, codebooks: Tensor, beam: int, depth: int | None = None) -> Tensor:
     """Codes whose sum is near to each vector, from `beam` prefixes that are kept at every depth.
 
-    The prefixes have places. Each place takes the nearest continuation, not yet taken, of the prefixes in the places up
-    to its own: so the first place is the greedy choice of `residual_quantize`, a wider beam has the prefixes of a
-    narrower one among its own, and no vector ends farther from its codes with it. All this holds up to the choice among
-    codes at equal distances, of which any may come first here.
+    The prefixes have places. Each place takes the nearest continuation of the prefixes in its own and earlier places
+    that is not taken yet. So the first place is the greedy choice of `residual_quantize`, a wider beam keeps all
+    prefixes of a narrower one, and no vector ends farther from its codes. Among codes at equal distances any may come
+    first here.
 
     Args:
         x: [..., D]; codebooks: [Q, K, D] or, shared by all depths, [K, D].

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 from .collective import sum_over_ranks
 from .kmeans import kmeans_start
-from .statistics import Statistics, gather
+from .side_effects import as_in_forward, is_recomputation, is_transformed
+from .snapshot import snapshot
+from .state import Float32State, Freezable, state_dtype
+from .statistics import Gathered, Statistics, gather
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
-class Codebook(nn.Module):
+class Codebook(Freezable, Float32State):
     """A codebook [K, D] of `size` codes for each of `depth` depths, or one that all of them share.
 
     learning="ema": the embedding is a buffer that follows the vectors assigned to it, by exponential moving averages of
@@ -29,9 +38,12 @@ class Codebook(nn.Module):
     With `zero_code`, code 0 is 0 for good. With `kmeans_iterations`, the clusters of the first batch that has finite
     vectors are the first codes.
 
+    It learns in training mode. `requires_grad_(False)` freezes it, whichever way it learns: nothing moves it then.
+
     State: `embedding` [Q, K, D] or, shared, [K, D], `average_size` N, `average_sum` m, `initialized`, and `seed` and
-    `batches`, which decide what replaces dead codes. All ranks of a data-parallel run hold the same bits. Nothing here
-    synchronises with the host, but for the k-means start.
+    `batches`, which decide what replaces dead codes; in float32 unless the module is cast to float64. All ranks of a
+    data-parallel run hold the same bits. Nothing here synchronises with the host, but for the k-means start and the
+    loading of a state that may have it behind it.
     """
 
     embedding: Tensor
@@ -75,7 +87,7 @@ class Codebook(nn.Module):
         self.kmeans_iterations, self.cosine, self.zero_code = kmeans_iterations, cosine, zero_code
 
         shape = (size, dimensions) if shared else (depth, size, dimensions)
-        embedding = torch.empty(shape).uniform_(-1 / size, 1 / size)
+        embedding = torch.empty(shape, dtype=state_dtype()).uniform_(-1 / size, 1 / size)
         embedding = F.normalize(embedding, dim=-1) if cosine else embedding
         if zero_code:
             embedding[..., 0, :] = 0
@@ -85,33 +97,52 @@ class Codebook(nn.Module):
         else:
             self.register_buffer("embedding", embedding)
             self.register_buffer("average_sum", embedding.clone())
-        self.register_buffer("average_size", torch.ones(shape[:-1]))
+        self.register_buffer("average_size", embedding.new_ones(shape[:-1]))
         self.register_buffer("initialized", torch.tensor(kmeans_iterations == 0))
         self.register_buffer("seed", torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         # Not buffers: data-parallel wrappers overwrite those with rank 0's, and each rank gathers its own.
-        self._gathered: tuple[Statistics, Tensor] | None = None
+        self._gathered: Gathered | None = None
         self._started = kmeans_iterations == 0
         self.register_load_state_dict_post_hook(_begin_again)
 
     def vectors(self) -> Tensor:
-        """The codes' vectors, shaped as `embedding`, differentiable where they learn by gradient."""
+        """The codes' vectors, shaped as `embedding`, differentiable where they learn by gradient.
+
+        Where they are about to learn, a copy, for the backward pass; in a recomputation, one of those in its forward.
+        """
         vectors = self.embedding
+        if self.learns:
+            vectors = as_in_forward(self, snapshot(vectors))
         if self.learning == "gradient" and self.cosine:
-            vectors = F.normalize(vectors.clone(), dim=-1)  # revival may replace some before the backward
+            vectors = F.normalize(vectors, dim=-1)
         if self.learning == "gradient" and self.zero_code:
             vectors = vectors * (torch.arange(vectors.shape[-2], device=vectors.device) > 0)[:, None]
         return vectors
 
     @property
+    def frozen(self) -> bool:
+        """Whether `requires_grad_(False)` was called, of this module or one that hands it on, as quantizers do."""
+        return self._frozen or (self.learning == "gradient" and not self.embedding.requires_grad)
+
+    @property
     def learns_from_statistics(self) -> bool:
-        return self.learning == "ema" or self.dead_below > 0
+        """Whether the vectors that are assigned to its codes move them."""
+        return not self.frozen and (self.learning == "ema" or self.dead_below > 0)
+
+    @property
+    def learns(self) -> bool:
+        """Whether a forward teaches it now."""
+        return self.training and self.learns_from_statistics
 
     @property
     def started(self) -> bool:
-        """Whether `start` has nothing left to do, as far as is known without a look at the device."""
-        return self._started
+        """Whether `start` has nothing to do, as far as is known without a look at the device."""
+        return self._started or self.frozen
 
+    @torch.compiler.disable(
+        reason="the k-means start must run eagerly: give the module one batch before it is compiled"
+    )
     @torch.no_grad()
     def start(self, x: Tensor) -> None:
         """Before the first batch x [N, D] is quantized: sets the embedding by k-means of its residuals, depth by depth.
@@ -119,8 +150,9 @@ class Codebook(nn.Module):
         A batch that has no finite vector on any rank starts nothing. The host reads whether that has happened until it
         has.
         """
-        if self._started:
+        if self.started or not self.training or is_recomputation():
             return
+        self._check_that_it_may_learn()
         if self.initialized.item():
             self._started = True
             return
@@ -138,9 +170,7 @@ class Codebook(nn.Module):
             zero_code=self.zero_code,
         )
         self.embedding.copy_(embedding)
-        self.average_size.copy_(
-            sizes.clamp_min(1)
-        )  # a code without vectors keeps its place as one with one vector does
+        self.average_size.copy_(sizes.clamp_min(1))  # a code without vectors keeps its place as one with one does
         if self.average_sum is not None:
             self.average_sum.copy_(embedding * self.average_size[..., None])
         self.initialized.fill_(True)
@@ -153,41 +183,52 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def observe(self, x: Tensor, codes: Tensor, vectors: Tensor) -> None:
         """Adds x [N, D] with codes [N, Q], quantized with `vectors`, to what the next `commit` learns from."""
-        gathered, rows = self._observed()
-        new = self._gather(x, codes, vectors, rows)
-        gathered.counts.add_(new.counts)
-        gathered.sums.add_(new.sums)
-        if self.dead_below > 0:
-            gathered.candidates.copy_(torch.where(new.offered[..., None] > 0, new.candidates, gathered.candidates))
-            gathered.offered.copy_(torch.maximum(gathered.offered, new.offered))
-        rows.add_(len(x))
+        gathered = self._observed()
+        gathered.add(self._gather(x, codes, vectors, gathered.rows), len(x))
 
     @torch.no_grad()
     def commit(self) -> Tensor:
-        """One update from everything observed since the last. Returns all ranks' counts [Q, K]."""
-        gathered, rows = self._observed()
-        counts = self._update(gathered).clone()
-        for tensor in (*gathered, rows):
-            tensor.zero_()
+        """One update from everything observed since the last commit. Returns all ranks' counts [Q, K]."""
+        gathered = self._observed()
+        counts = self._update(gathered.statistics).clone()
+        gathered.clear()
         return counts
 
     def _gather(self, x: Tensor, codes: Tensor, vectors: Tensor, earlier: Tensor | None) -> Statistics:
+        self._check_that_it_may_learn()
         revival = self.dead_below > 0
         result = gather(x, codes, vectors, seed=self.seed, batch=self.batches, earlier=earlier, revival=revival)
         self.batches.add_(1)
         return result
 
-    def _observed(self) -> tuple[Statistics, Tensor]:
-        """What was gathered since the last commit, and from how many vectors: the same memory every time."""
-        held = None if self._gathered is None else self._gathered[0].counts
-        if held is None or (held.device, held.dtype) != (self.embedding.device, self.embedding.dtype):
-            counts = self.embedding.new_zeros(self.depth, self.size)
-            sums = self.embedding.new_zeros(self.depth, self.size, self.dimensions)
-            books = (1 if self.shared else self.depth) if self.dead_below > 0 else 0
-            statistics = Statistics(counts, sums, torch.zeros_like(sums[:books]), torch.zeros_like(counts[:books]))
-            self._gathered = statistics, torch.zeros_like(self.batches)
+    def _check_that_it_may_learn(self) -> None:
+        if getattr(self, "_is_replica", False):
+            raise RuntimeError(
+                "a codebook cannot learn in the replicas of nn.DataParallel, which are thrown away: "
+                "use DistributedDataParallel, eval() or requires_grad_(False)"
+            )
+        if is_transformed():
+            raise RuntimeError(
+                "a codebook cannot learn under the transforms of torch.func, which allow no side effects: "
+                "use eval() or requires_grad_(False)"
+            )
+
+    def make_room(self) -> None:
+        """Makes room for what `observe` gathers, so that the first forward already finds the memory of all others."""
+        self._gathered = Gathered.nothing(self.embedding, self.depth, revival=self.dead_below > 0)
+
+    def _observed(self) -> Gathered:
+        """What was gathered since the last commit: the same memory every time."""
+        if self._gathered is None:
+            self.make_room()
         assert self._gathered is not None
         return self._gathered
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        if self._gathered is not None:
+            self._gathered = self._gathered.converted(fn)
+        return self
 
     def _update(self, gathered: Statistics) -> Tensor:
         counts, sums, candidates, offered = gathered.over_ranks()
@@ -238,6 +279,15 @@ class Codebook(nn.Module):
 
 
 def _begin_again(codebook: Codebook, _: object) -> None:
-    """After a state dict was loaded: what was gathered is for other codebooks, and whether these started is unread."""
-    codebook._started = codebook.kmeans_iterations == 0
-    codebook._gathered = None
+    """After a state dict was loaded: what was gathered is for other codebooks, and these may have started."""
+    held = codebook._gathered
+    if held is not None:
+        like = codebook.embedding
+        fits = (held.rows.device, held.statistics.sums.dtype) == (like.device, like.dtype)
+        held.clear() if fits else codebook.make_room()
+    codebook._started = codebook.kmeans_iterations == 0 or _is_true(codebook.initialized)
+
+
+def _is_true(flag: Tensor) -> bool:
+    """The value of a boolean; False where it has none, as on the meta device."""
+    return not (flag.is_meta or isinstance(flag, FakeTensor)) and bool(flag)

@@ -25,6 +25,8 @@ from .collective import sum_over_ranks
 from .dropout import draw_active_depths
 from .quantized import Quantized
 from .quantizer import Quantizer, check_weights
+from .side_effects import is_recomputation, may_have_side_effects
+from .state import state_dtype
 
 PATCH_NUMBERS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # the paper's scales for a map of 16×16
 _HITS_DECAY = 0.99
@@ -49,7 +51,7 @@ class MultiscaleQuantizer(Quantizer):
         decay, epsilon, dead_below, kmeans_iterations: see `Codebook`; VAR has no revival (dead_below=0). The k-means
             start is that of the first batch's features, averaged down to all scales.
         commit: as in `ResidualQuantizer`.
-        dropout: the share of samples that use their first scales only while training, at random how many.
+        dropout: the share of samples that use only their first scales while training, a random number of them.
 
     Besides the codebook's, its state has `hits` [S, size]: how often a step uses each code at each scale on all ranks,
     an average over the last hundred steps of training, by a collective a forward. `usage` is by scale too.
@@ -77,12 +79,12 @@ class MultiscaleQuantizer(Quantizer):
         commit: str = "forward",
         dropout: float = 0.0,
     ) -> None:
+        self.scales = len(patch_numbers)
         super().__init__(dimensions, 1, size)
         self.grids = [(n, n) if isinstance(n, int) else (n[0], n[1]) for n in patch_numbers]
         phi_count = min(4, len(self.grids)) if phi_count is None else phi_count
         _check(self.grids, phi_count, metric, commit, dropout)
         check_weights(commitment_weight=commitment_weight)
-        self.scales = len(self.grids)
         self.lengths = [rows * columns for rows, columns in self.grids]
         self.metric, self.commitment_weight, self.dropout = metric, commitment_weight, dropout
         self.commits_in_forward = commit == "forward"
@@ -99,8 +101,13 @@ class MultiscaleQuantizer(Quantizer):
         )
         self.phi = nn.ModuleList(Phi(dimensions, phi_share) for _ in range(phi_count))
         self.phi_of_scale = phis_of_scales(self.scales, phi_count)
-        self.code_counts = self.code_counts.new_zeros(self.scales, self.code_counts.shape[1])
-        self.register_buffer("hits", torch.zeros(self.scales, size))
+        self.register_buffer("hits", torch.zeros(self.scales, size, dtype=state_dtype()))
+        if not self.commits_in_forward:
+            self.codebook.make_room()
+
+    @property
+    def usage_depth(self) -> int:
+        return self.scales
 
     def forward(self, x: Tensor, *, seeds: Tensor | None = None, active_depths: Tensor | None = None) -> Quantized:
         """The quantized map with the gradient straight through to x, its codes and the loss.
@@ -124,8 +131,9 @@ class MultiscaleQuantizer(Quantizer):
             target = f.detach()
             if self.training and not self.codebook.started:
                 self.codebook.start(torch.cat([_as_rows(_down(target, grid)).flatten(0, 1) for grid in self.grids]))
+            vectors = self.codebook.vectors()
             total, loss, found = torch.zeros_like(target), target.new_zeros(()), []
-            for scale, step in enumerate(self._quantize(target, active)):
+            for scale, step in enumerate(self._quantize(target, active, vectors)):
                 total = total + step.part
                 commitment = (f - total.detach()).square().mean(1)
                 codebook_error = (total - target).square().mean(1)
@@ -134,7 +142,7 @@ class MultiscaleQuantizer(Quantizer):
                 found.append(step)
             quantized = total.detach() + (f - target)
         codes = torch.cat([step.codes for step in found], 1)[..., None]
-        self._learn(torch.cat([step.vectors for step in found], 1), codes)
+        self._learn(torch.cat([step.vectors for step in found], 1), codes, vectors)
         return Quantized(quantized.to(x.dtype), codes, loss / self.scales)
 
     def to_codes(self, features: Tensor) -> list[Tensor]:
@@ -142,7 +150,8 @@ class MultiscaleQuantizer(Quantizer):
         self.check(features)
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
             active = self._active_scales(features, None, None, dropout=False)
-            return [step.codes for step in self._quantize(features.to(self.codebook.embedding.dtype), active)]
+            f, vectors = features.to(self.codebook.embedding.dtype), self.codebook.embedding
+            return [step.codes for step in self._quantize(f, active, vectors)]
 
     def split(self, codes: Tensor) -> list[Tensor]:
         """Codes [B, L, 1] by scale, each [B, rows·columns]; those of the first scales only where L is shorter.
@@ -162,8 +171,9 @@ class MultiscaleQuantizer(Quantizer):
         """f̂_s [B, C, H, W] after each scale s that codes [B, L, 1] have."""
         with torch.autocast(codes.device.type, enabled=False):
             totals: list[Tensor] = []
+            vectors = self.codebook.vectors()
             for scale, scale_codes in enumerate(self.split(codes)):
-                part = self._part(scale_codes, scale)
+                part = self._part(scale_codes, scale, vectors)
                 totals.append(totals[-1] + part if totals else part)
             return totals
 
@@ -199,20 +209,20 @@ class MultiscaleQuantizer(Quantizer):
             return draw_active_depths(seeds, self.scales, probability=self.dropout)
         return torch.full((x.shape[0],), self.scales, device=x.device)
 
-    def _quantize(self, features: Tensor, active: Tensor) -> Iterator[_Step]:
-        """Scale by scale what is quantized, its codes, and what they add to f̂."""
+    def _quantize(self, features: Tensor, active: Tensor, codebook: Tensor) -> Iterator[_Step]:
+        """Scale by scale what is quantized, its codes, and what they add to f̂; codebook: [K, C]."""
         rest = features
         for scale, grid in enumerate(self.grids):
             vectors = _as_rows(_down(rest, grid))
-            codes = ops.nearest_code(vectors, self.codebook.embedding, metric=self.metric)
+            codes = ops.nearest_code(vectors, codebook, metric=self.metric)
             codes = torch.where((active > scale)[:, None], codes, -1)
-            part = self._part(codes, scale)
+            part = self._part(codes, scale, codebook)
             yield _Step(vectors, codes, part)
             rest = rest - part.detach()
 
-    def _part(self, codes: Tensor, scale: int) -> Tensor:
+    def _part(self, codes: Tensor, scale: int, codebook: Tensor) -> Tensor:
         """h_s [B, C, H, W] of the scale's codes [B, rows·columns]; 0 for samples that do not use it."""
-        embeddings = ops.decode_codes(codes[..., None], self.codebook.embedding)
+        embeddings = ops.decode_codes(codes[..., None], codebook)
         part = embeddings.transpose(1, 2).unflatten(2, self.grids[scale])
         if self.grids[scale] != self.grids[-1]:
             part = F.interpolate(part, size=self.grids[-1], mode="bicubic")
@@ -221,19 +231,21 @@ class MultiscaleQuantizer(Quantizer):
         return torch.where((codes[:, 0] >= 0)[:, None, None, None], part, 0)  # φ has a bias
 
     @torch.no_grad()
-    def _learn(self, vectors: Tensor, codes: Tensor) -> None:
-        """Counts the codes [B, L, 1] and, in training, lets the codebook learn from the vectors [B, L, C]."""
+    def _learn(self, x: Tensor, codes: Tensor, codebook: Tensor) -> None:
+        """Counts the codes [B, L, 1] and, in training, lets the codebook learn from x [B, L, C], quantized with it."""
+        if self.training and self.codebook.learns and not is_recomputation():
+            learn = self.codebook.learn if self.commits_in_forward else self.codebook.observe
+            learn(x.flatten(0, 1), codes.flatten(0, 1), codebook)
+        if not may_have_side_effects():
+            return
         counts = self.hits.new_zeros(self.hits.shape)
         for row, scale_codes in zip(counts, self.split(codes), strict=True):
             flat = scale_codes.flatten()
             row.scatter_add_(0, flat.clamp_min(0), (flat >= 0).to(row.dtype))
-        if self.training:
+        if self.training and not self.codebook.frozen:
             (counts,) = sum_over_ranks([counts])
             self.hits.copy_(torch.where(self.hits.any(), self.hits.lerp(counts, 1 - _HITS_DECAY), counts))
         self.code_counts.add_(counts[:, : self.code_counts.shape[1]].to(torch.int64))
-        if self.training and self.codebook.learns_from_statistics:
-            learn = self.codebook.learn if self.commits_in_forward else self.codebook.observe
-            learn(vectors.flatten(0, 1), codes.flatten(0, 1), self.codebook.embedding)
 
 
 class _Step(NamedTuple):
@@ -248,7 +260,7 @@ class Phi(nn.Conv2d):
     """φ(h) = (1 − share)·h + share·conv3×3(h)."""
 
     def __init__(self, dimensions: int, share: float) -> None:
-        super().__init__(dimensions, dimensions, 3, padding=1)
+        super().__init__(dimensions, dimensions, 3, padding=1, dtype=state_dtype())
         self.share = share
 
     def forward(self, h: Tensor) -> Tensor:

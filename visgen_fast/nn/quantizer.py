@@ -6,23 +6,34 @@ import math
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .collective import sum_over_ranks
 from .quantized import Quantized
+from .side_effects import may_have_side_effects
+from .state import Float32State, Freezable, RefilledBuffers
 from .usage import count_codes, perplexity, share_used
 
 _MOST_COUNTED = 2**20
 
 
-class Quantizer(nn.Module, ABC):
+class Quantizer(Freezable, Float32State, RefilledBuffers, ABC):
     """Replaces vectors [..., D] by codes [..., Q] and the codes by vectors again.
 
     dimensions: D; depth: Q, how many codes a vector has; size: K, how many values a code has.
 
     Every forward counts its codes in the buffer `code_counts`, without a synchronisation and not saved in state dicts:
     those of all ranks where the codebook learns from all ranks' codes, else this rank's. Beyond 2²⁰ codes nothing is
-    counted.
+    counted, nor under the transforms of `torch.func`; loading a state starts the count again.
+
+    Parameters and buffers stay float32 where the module is cast to 16 bits; `double()` makes them float64.
+
+    `requires_grad_(False)` freezes the codebooks, in training mode too, when it is called on the quantizer or on its
+    tokenizer. Called on another module around them, it reaches only the codebooks that learn by gradient.
+
+    Under activation checkpointing with use_reentrant=False a quantizer learns and counts once, and gradients are those
+    without checkpointing; where that cannot be, RuntimeError. With `torch.func`'s transforms and in the replicas of
+    `nn.DataParallel` it can be evaluated, but learns nothing: RuntimeError.
     """
 
     code_counts: Tensor
@@ -33,8 +44,16 @@ class Quantizer(nn.Module, ABC):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.dimensions, self.depth, self.size = dimensions, depth, size
-        counted = size if size <= _MOST_COUNTED else 0
-        self.register_buffer("code_counts", torch.zeros(depth, counted, dtype=torch.int64), persistent=False)
+        self.register_fresh_buffers()
+
+    def fresh_buffers(self) -> dict[str, Tensor]:
+        counted = self.size if self.size <= _MOST_COUNTED else 0
+        return {"code_counts": torch.zeros(self.usage_depth, counted, dtype=torch.int64)}
+
+    @property
+    def usage_depth(self) -> int:
+        """How many rows `code_counts` and the usage have: one for each depth."""
+        return self.depth
 
     @abstractmethod
     def forward(self, x: Tensor, *, seeds: Tensor | None = None, active_depths: Tensor | None = None) -> Quantized:
@@ -73,8 +92,8 @@ class Quantizer(nn.Module, ABC):
         self.code_counts.copy_(counts)
 
     def count(self, codes: Tensor) -> None:
-        """Adds codes [..., Q] to the usage."""
-        if self.size <= _MOST_COUNTED:
+        """Adds codes [..., Q] to the usage, unless they were counted before or must not be."""
+        if self.size <= _MOST_COUNTED and may_have_side_effects():
             count_codes(self.code_counts, codes)
 
     def check(self, x: Tensor) -> None:

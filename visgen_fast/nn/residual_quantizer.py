@@ -17,6 +17,8 @@ from .codebook import Codebook
 from .dropout import draw_active_depths
 from .quantized import Quantized
 from .quantizer import Quantizer, check_weights
+from .side_effects import is_recomputation
+from .state import state_dtype
 
 
 class ResidualQuantizer(Quantizer):
@@ -33,8 +35,8 @@ class ResidualQuantizer(Quantizer):
         metric: "l2", or for one depth "cosine": vectors and codes have length 1, and the output is such a code.
         gradient: how the quantized vectors differentiate into x, as in `residual_quantize`.
         commitment_weight: β.
-        depth_weights: Q numbers in proportion to w_q, by default all equal; rising ones make the sums of all depths
-            count more than those of the first.
+        depth_weights: Q numbers in proportion to w_q, by default all equal; with rising ones the sum of all depths
+            counts more than the first few.
         learning: "ema", codebooks are moving averages, and β' = 0; or "gradient": parameters, trained by the loss.
         codebook_weight: β', for learning="gradient".
         decay, epsilon, dead_below, kmeans_iterations: see `Codebook`; 0 switches revival or the k-means start off.
@@ -43,12 +45,13 @@ class ResidualQuantizer(Quantizer):
         commit: "forward": codebooks learn in every forward of training mode, under `torch.no_grad` too; "manual": when
             `commit` is called, from all forwards since the last, so that they follow accumulated gradients. Without
             revival, n micro-batches then teach what one batch of all of them does.
-        dropout: the share of samples that use their first depths only while training, at random how many.
+        dropout: the share of samples that use only their first depths while training, a random number of them.
         dropout_multiple_of: rounds those numbers up to multiples.
-        zero_code: code 0 of each codebook is 0 and stays so, and no depth can increase a vector's error.
+        zero_code: code 0 of each codebook stays 0, so that no depth can increase a vector's error.
         beam: the width of the beam search that chooses codes in evaluation mode; 1 takes the nearest at each depth.
 
-    Under torch.compile, and where seeds matter, give `seeds` to forward. Embeddings are float32 whatever x is.
+    Under torch.compile, and where seeds matter, give `seeds` to forward. Embeddings are float32 whatever x is. The
+    k-means start runs eagerly: before the module is compiled as one graph, it must have seen a batch.
 
     ValueError for an argument that does not fit the above.
 
@@ -83,6 +86,7 @@ class ResidualQuantizer(Quantizer):
         zero_code: bool = False,
         beam: int = 1,
     ) -> None:
+        self._weights = _normalised(depth_weights, depth)
         super().__init__(dimensions, depth, size)
         _one_of("metric", metric, ("l2", "cosine"))
         _one_of("gradient", gradient, GRADIENTS)
@@ -92,7 +96,7 @@ class ResidualQuantizer(Quantizer):
         if metric == "cosine" and depth > 1:
             raise ValueError(f"metric must be l2 for depth {depth}: codes of length 1 do not shrink a residual")
         if update == "sequential" and not (shared and learning == "ema" and commit == "forward"):
-            raise ValueError('update must be snapshot but for a shared codebook, learning="ema" and commit="forward"')
+            raise ValueError('update must be snapshot unless shared=True, learning="ema" and commit="forward"')
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout must lie in [0, 1], got {dropout}")
         if dropout_multiple_of < 1 or beam < 1:
@@ -101,7 +105,6 @@ class ResidualQuantizer(Quantizer):
         self.commitment_weight, self.codebook_weight = commitment_weight, codebook_weight
         self.update, self.commits_in_forward = update, commit == "forward"
         self.dropout, self.dropout_multiple_of, self.beam = dropout, dropout_multiple_of, beam
-        self.register_buffer("depth_weights", _normalised(depth_weights, depth), persistent=False)
         self.codebook = Codebook(
             size,
             dimensions,
@@ -115,6 +118,11 @@ class ResidualQuantizer(Quantizer):
             cosine=metric == "cosine",
             zero_code=zero_code,
         )
+        if not self.commits_in_forward:
+            self.codebook.make_room()
+
+    def fresh_buffers(self) -> dict[str, Tensor]:
+        return {**super().fresh_buffers(), "depth_weights": torch.tensor(self._weights, dtype=state_dtype())}
 
     def forward(self, x: Tensor, *, seeds: Tensor | None = None, active_depths: Tensor | None = None) -> Quantized:
         """x [B, ..., D] float32, bfloat16, float16 or float64, quantized; see `Quantizer.forward`."""
@@ -125,9 +133,9 @@ class ResidualQuantizer(Quantizer):
             active_depths = draw_active_depths(
                 seeds, self.depth, probability=self.dropout, multiple_of=self.dropout_multiple_of
             )
-        if self.training:
+        if self.training and not self.codebook.started:
             self.codebook.start(self._rows(vectors))
-        if self.training and self.update == "sequential":
+        if self._learns and self.update == "sequential":
             results = self._quantize_sequentially(vectors, active_depths)
         elif not self.training and self.beam > 1:
             results = self._quantize_by_beam(vectors, active_depths)
@@ -151,8 +159,6 @@ class ResidualQuantizer(Quantizer):
 
     def _quantize(self, x: Tensor, active_depths: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         vectors = self.codebook.vectors()
-        if self.training and torch.is_grad_enabled():
-            vectors = vectors.clone()  # the backward needs them as they are, and the codebook is about to learn
         results = residual_quantize(
             x,
             vectors,
@@ -161,28 +167,24 @@ class ResidualQuantizer(Quantizer):
             metric=self.metric,
             gradient=self.gradient,
         )
-        codes = results[1]
-        if not (self.training and self.codebook.learns_from_statistics):
-            self.count(codes)
-        elif self.commits_in_forward:
-            self._count_columns(self.codebook.learn(self._rows(x), codes.view(-1, self.depth), vectors))
-        else:
-            self.codebook.observe(self._rows(x), codes.view(-1, self.depth), vectors)
+        self._learn(x, results[1], vectors)
         return results
 
     def _quantize_sequentially(self, x: Tensor, active_depths: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As RQ-VAE does: each depth uses the shared codebook as the depth before has left it."""
+        """As RQ-VAE does: each depth uses the shared codebook as the depth before it left it."""
         residual = self._rows(x).to(real_dtype(x))
         active = self._active(active_depths, x).reshape(-1)
         used, chosen, counts = [], [], []
         for q in range(self.depth):
-            vectors = self.codebook.vectors().clone()
+            vectors = self.codebook.vectors()
             code = torch.where(active > q, nearest_code(residual, vectors), -1)
-            counts.append(self.codebook.learn(residual, code[:, None], vectors)[0])
+            if not is_recomputation():
+                counts.append(self.codebook.learn(residual, code[:, None], vectors))
             residual = residual - torch.where(code[:, None] >= 0, vectors[code.clamp_min(0)], 0)
             used.append(vectors)
             chosen.append(code)
-        self._count_columns(torch.stack(counts))
+        if counts:
+            self._count_columns(torch.cat(counts))
         codes = torch.stack(chosen, -1).view(*x.shape[:-1], self.depth)
         quantized, commitment, codebook_error = from_codes(x, torch.stack(used), codes, gradient=self.gradient)
         return quantized, codes, commitment, codebook_error
@@ -195,6 +197,19 @@ class ResidualQuantizer(Quantizer):
         self.count(codes)
         quantized, commitment, codebook_error = from_codes(x, vectors, codes, gradient=self.gradient)
         return quantized, codes, commitment, codebook_error
+
+    @property
+    def _learns(self) -> bool:
+        return self.training and self.codebook.learns
+
+    def _learn(self, x: Tensor, codes: Tensor, vectors: Tensor) -> None:
+        """Counts the codes of x [..., D], quantized with `vectors`, and lets the codebook learn from them."""
+        if not self._learns:
+            self.count(codes)
+        elif self.commits_in_forward and not is_recomputation():
+            self._count_columns(self.codebook.learn(self._rows(x), codes.view(-1, self.depth), vectors))
+        elif not is_recomputation():
+            self.codebook.observe(self._rows(x), codes.view(-1, self.depth), vectors)
 
     def _active(self, active_depths: Tensor | None, x: Tensor) -> Tensor:
         """How many depths each vector of x [..., D] uses, int64 [...], as the operation takes `active_depths`."""
@@ -256,8 +271,8 @@ def _one_of(name: str, value: str, names: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(names)}, got {value!r}")
 
 
-def _normalised(weights: Sequence[float] | None, depth: int) -> Tensor:
+def _normalised(weights: Sequence[float] | None, depth: int) -> list[float]:
     given = [1.0] * depth if weights is None else [float(weight) for weight in weights]
     if len(given) != depth or min(given) < 0 or not 0 < sum(given) < math.inf:
         raise ValueError(f"depth_weights must be {depth} numbers, none negative and not all 0, got {weights}")
-    return torch.tensor(given) / sum(given)
+    return [weight / sum(given) for weight in given]

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..ops.quantize import check_codes
 from .quantized import Quantized
 from .quantizer import Quantizer
+from .side_effects import is_transformed
 
 
 class ScalarQuantizer(Quantizer):
@@ -30,15 +31,15 @@ class ScalarQuantizer(Quantizer):
     def decode(self, codes: Tensor) -> Tensor:
         """The vectors [..., D] of codes int64 [..., 1], 0 for −1 and for codes [..., 0].
 
-        ValueError for more than one depth, RuntimeError for a code outside [−1, K). Where raising would take a
-        synchronisation, on a GPU, and in a compiled graph such a code's vector is NaN.
+        ValueError for more than one depth, RuntimeError for a code outside [−1, K). Such a code's vector is NaN where
+        raising would take a synchronisation, on a GPU, in a compiled graph and under `torch.func`'s transforms.
         """
         check_codes(codes)
         if codes.shape[-1] > 1:
             raise ValueError(f"codes must be [..., 1] or [..., 0]: there is one depth, got {list(codes.shape)}")
         if not codes.shape[-1]:
             return self.vectors(codes.new_zeros(codes.shape[:-1])).zero_()
-        if codes.device.type == "cpu" and not torch.compiler.is_compiling():
+        if codes.device.type == "cpu" and not torch.compiler.is_compiling() and not is_transformed():
             if ((codes < -1) | (codes >= self.size)).any():
                 raise RuntimeError(f"codes must lie in [-1, {self.size}), got {codes.min()} to {codes.max()}")
         nothing = codes == -1

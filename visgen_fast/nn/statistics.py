@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ..ops import Purpose, codebook_statistics, derive_seeds
 from .collective import rank_and_world, sum_over_ranks
+from .state import converted
 
 
 class Statistics(NamedTuple):
@@ -27,6 +29,44 @@ class Statistics(NamedTuple):
     def over_ranks(self) -> Statistics:
         """Those of all ranks' batches, the same on each, by one collective."""
         return Statistics(*sum_over_ranks(self))
+
+
+class Gathered(NamedTuple):
+    """The statistics of some batches one after the other, and how many vectors they had: rows, int64 []."""
+
+    statistics: Statistics
+    rows: Tensor
+
+    @staticmethod
+    def nothing(embedding: Tensor, depth: int, *, revival: bool) -> Gathered:
+        """Room for the statistics of codebooks [Q, K, D] or, shared by `depth` depths, [K, D]."""
+        size, dimensions = embedding.shape[-2:]
+        books = (1 if embedding.dim() == 2 else depth) if revival else 0
+        with torch.inference_mode(False):  # what is made in that mode could not be changed outside of it
+            shapes = (depth, size), (depth, size, dimensions), (books, size, dimensions), (books, size)
+            tensors = [torch.zeros(shape, dtype=embedding.dtype, device=embedding.device) for shape in shapes]
+            return Gathered(Statistics(*tensors), torch.zeros((), dtype=torch.int64, device=embedding.device))
+
+    def add(self, new: Statistics, rows: int) -> None:
+        """Adds the statistics of a batch of `rows` vectors, in place."""
+        held = self.statistics
+        held.counts.add_(new.counts)
+        held.sums.add_(new.sums)
+        if len(held.offered):
+            held.candidates.copy_(torch.where(new.offered[..., None] > 0, new.candidates, held.candidates))
+            held.offered.copy_(torch.maximum(held.offered, new.offered))
+        self.rows.add_(rows)
+
+    def clear(self) -> None:
+        for tensor in (*self.statistics, self.rows):
+            tensor.zero_()
+
+    def converted(self, function: Callable[[Tensor], Tensor]) -> Gathered:
+        """With `function` applied as to the codebook's own tensors; cleared where these had no values before."""
+        found = Gathered(Statistics(*(converted(function, t) for t in self.statistics)), converted(function, self.rows))
+        if self.rows.is_meta:
+            found.clear()
+        return found
 
 
 def gather(

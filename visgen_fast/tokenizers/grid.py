@@ -43,7 +43,7 @@ class GridTokenizer(Tokenizer):
         return self.quantizer(self.latents(images)).codes
 
     def decode(self, codes: Tensor) -> Tensor:
-        return self.images_of(self.quantizer.decode(codes))
+        return self.images_of(self.vectors(codes))
 
     def forward(self, images: Tensor, seeds: Tensor | None = None) -> Reconstruction:
         quantized = self.quantizer(self.latents(images), seeds=seeds)

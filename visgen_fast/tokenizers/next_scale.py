@@ -44,7 +44,7 @@ class MultiscaleTokenizer(Tokenizer):
         return torch.cat(self.quantizer.to_codes(self.features(images)), 1)[..., None]
 
     def decode(self, codes: Tensor) -> Tensor:
-        return self.images_of(self.quantizer.decode(codes))
+        return self.images_of(self.vectors(codes))
 
     def forward(self, images: Tensor, seeds: Tensor | None = None) -> Reconstruction:
         quantized = self.quantizer(self.features(images), seeds=seeds)
@@ -54,4 +54,7 @@ class MultiscaleTokenizer(Tokenizer):
         """The reconstructions after each scale."""
         prefixes = self.quantizer.prefix_features(self.encode(images))
         names = [f"{rows}x{columns}" for rows, columns in self.quantizer.grids]
-        return {name: self.images_of(features) for name, features in zip(names, prefixes, strict=True)}
+        return {
+            name: self.images_of(features.to(self.last_layer.dtype))
+            for name, features in zip(names, prefixes, strict=True)
+        }

@@ -51,7 +51,7 @@ class TiTok(Tokenizer):
         return self.quantizer(self.latents(images)).codes
 
     def decode(self, codes: Tensor) -> Tensor:
-        return self.decoder(self.quantizer.decode(codes))
+        return self.decoder(self.vectors(codes))
 
     def forward(self, images: Tensor, seeds: Tensor | None = None) -> Reconstruction:
         quantized = self.quantizer(self.latents(images), seeds=seeds)

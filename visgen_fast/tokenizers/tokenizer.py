@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..nn.quantized import Quantized
 from ..nn.quantizer import Quantizer
+from ..nn.state import Freezable
 
 
 class Reconstruction(NamedTuple):
@@ -18,7 +19,7 @@ class Reconstruction(NamedTuple):
     quantized: Quantized
 
 
-class Reconstructor(nn.Module, ABC):
+class Reconstructor(Freezable, ABC):
     """Takes images [B, C, H, W] in [−1, 1] apart and puts them together again."""
 
     @abstractmethod
@@ -51,6 +52,10 @@ class Tokenizer(Reconstructor):
     @abstractmethod
     def decode(self, codes: Tensor) -> Tensor:
         """The images [B, C, H, W] of codes [B, *grid, Q], or of their first depths [B, *grid, ≤ Q]."""
+
+    def vectors(self, codes: Tensor) -> Tensor:
+        """What the quantizer decodes codes to, in the decoder's type: quantizers are float32 where that has 16 bits."""
+        return self.quantizer.decode(codes).to(self.last_layer.dtype)
 
     def stages(self, images: Tensor) -> dict[str, Tensor]:
         """Reconstructions from one depth, from two, and so on."""

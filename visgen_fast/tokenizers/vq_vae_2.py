@@ -104,7 +104,7 @@ class VQVAE2(Tokenizer):
 
     def _levels(self, codes: Tensor) -> list[Tensor]:
         """The top's and the bottom's vectors [B, h, w, D] of codes [B, L, 1]."""
-        vectors = self.quantizer.decode(codes).split(self.quantizer.lengths, 1)
+        vectors = self.vectors(codes).split(self.quantizer.lengths, 1)
         return [some.unflatten(1, grid) for some, grid in zip(vectors, self.grids, strict=True)]
 
     def _images_of(self, top: Tensor, bottom: Tensor) -> Tensor:

@@ -35,6 +35,8 @@ def apply_visgen_to_vector_quantize_pytorch(model: nn.Module | None = None) -> R
     - 16-bit vectors are quantized in float32 to the last depth, where `ResidualVQ` rounds its residual after each and,
       under CPU autocast, the codes too.
     - Sums over vectors are deterministic, and of one collective for all depths.
+    - Under activation checkpointing, which runs a forward twice, a codebook that learns in its forward is refused. The
+      package's learns twice and gives a wrong gradient.
     - `ResidualVQ(accept_image_fmap=True)` takes pictures of any size, where 1.32 fails unless C = H = W.
 
     With these options the package's own loop over depths runs, each depth with our search: `ResidualVQ` with cosine

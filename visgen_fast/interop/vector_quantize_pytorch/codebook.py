@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ... import ops
+from ...nn.side_effects import refuse_recomputation
 from .package import theirs
 
 # Whether the codebook that is about to run may leave out its distances: `VectorQuantize.forward` decides.
@@ -48,6 +49,8 @@ def codebook_forward(
             topk,
             update_usage,
         )
+    if self.training and update_usage and not freeze_codebook and learns(self, ema_update):
+        refuse_recomputation(self)
     rows = vectors.flatten(1, -2)
     mask = _mask_of_rows(mask, rows)
     self.init_embed_(rows, mask=mask)
@@ -154,9 +157,9 @@ def learn(
     weight = weight(sums, counts) if callable(weight) else weight
     for average, new in ((codebook.cluster_size, counts), (codebook.embed_avg, sums)):
         if accumulate:
-            package.accum_grad_(average, new)
+            package.accum_grad_(average, new.to(average.dtype))
         else:
-            package.ema_inplace(average, new, codebook.decay, weight)
+            package.ema_inplace(average, new.to(average.dtype), codebook.decay, weight)
     if accumulate:
         return
     if (codebook.ema_update if ema_update is None else ema_update) and not codebook.manual_ema_update:

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ... import ops
+from ...nn.side_effects import refuse_recomputation
+from .._replacement import original_class
 from .codebook import distances_unused, learn, learns, samples
 from .package import theirs
 
@@ -43,8 +45,10 @@ def residual_vq_forward(
         )
     depth = _sampled_depth(self, x.device, rand_quantize_dropout_fixed_seed)
     tokens = x.movedim(1, -1) if self.accept_image_fmap else self.project_in(x)
-    quantized, codes, losses = _quantize(self.layers[:depth], tokens, mask, freeze_codebook)
+    with torch.autocast(tokens.device.type, enabled=False):
+        quantized, codes, losses = _quantize(self.layers[:depth], tokens, mask, freeze_codebook)
     dropped = self.num_quantizers - depth
+    losses = losses.to(torch.promote_types(losses.dtype, torch.float32))
     codes, losses = F.pad(codes, (0, dropped), value=-1), F.pad(losses, (0, dropped))
     if self.training and self.shared_codebook and self.vq_is_ema_updating:
         self.layers[0]._codebook.update_ema()
@@ -156,17 +160,27 @@ def vector_quantize_forward(
     codebook.init_embed_(vectors.detach().float().reshape(1, -1, vectors.shape[-1]), _as_rows(mask))
     frozen = self.freeze_codebook if freeze_codebook is None else freeze_codebook
     follow = {"weight": ema_update_weight, "accumulate": accum_ema_update, "ema_update": ema_update}
-    quantized, codes, losses = _quantize([self], vectors, mask, frozen, **follow)
+    with torch.autocast(tokens.device.type, enabled=False):
+        quantized, codes, losses = _quantize([self], vectors, mask, frozen, **follow)
     quantized = self.project_out(quantized)
     if mask is not None:
         quantized = torch.where(mask[..., None], quantized, 0 if self.return_zeros_for_masked_padding else tokens)
-    return quantized.movedim(-1, 1) if channels_first else quantized, codes[..., 0], losses[0]
+    loss = losses[0].to(_loss_dtype(self, vectors))
+    return quantized.movedim(-1, 1) if channels_first else quantized, codes[..., 0], loss
+
+
+def _loss_dtype(self: Any, vectors: Tensor) -> torch.dtype:
+    """The type of the package's loss, which is that of the vectors unless autocast takes it to float32."""
+    if not (self.training and self.has_commitment_loss):
+        return self.zero.dtype
+    error = torch.float32 if torch.is_autocast_enabled(vectors.device.type) else vectors.dtype
+    return torch.promote_types(self.zero.dtype, error)
 
 
 def _is_plain(layer: Any) -> bool:
     """Whether a `VectorQuantize` does what our operation does, or nothing but that when it is not training."""
     codebook, package = layer._codebook, theirs()
-    if type(layer) is not package.VectorQuantize or type(codebook) is not package.Codebook:
+    if original_class(layer) is not package.VectorQuantize or original_class(codebook) is not package.Codebook:
         return False
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, codebook._forward_hooks, codebook._forward_pre_hooks)
     special_training = (
@@ -201,6 +215,8 @@ def _quantize(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(quantized [..., D], codes [..., Q], losses [Q]) of vectors [..., D] by Q `VectorQuantize`; updates codebooks."""
     first, depth = layers[0], len(layers)
+    if first.training and not frozen and learns(first._codebook, follow.get("ema_update")):
+        refuse_recomputation(first)
     embed = _embeddings(layers)
     routed = first.training and vectors.requires_grad and first.route_gradients_to_input
     by_gradient = first.training and first.learnable_codebook and first.has_commitment_loss and not frozen
