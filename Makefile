@@ -13,7 +13,7 @@ SOURCES := $(filter-out csrc/cuda_on_host%,$(CPP)) CMakeLists.txt setup.py pypro
 build_requires := $(shell sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d ',')
 torch := $(filter "torch%,$(build_requires))
 
-.PHONY: demo test bench lint wheel test-sanitized mutate-cuda check-abi clean
+.PHONY: demo test bench lint docs wheel test-sanitized mutate-cuda check-abi clean
 
 demo: .venv/train.stamp
 	rm -rf demo
@@ -34,6 +34,11 @@ lint: .venv/dev.stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/lint_cuda.py
+
+# The documentation as a site in build/site, which needs no network to be read. The tests build it too.
+docs: .venv/dev.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The documentation: $(CURDIR)/build/site/index.html"
 
 # The CPU kernels, and the CUDA kernels compiled for the CPU, under the address and undefined-behaviour sanitizers.
 test-sanitized: .venv/dev.stamp
@@ -67,5 +72,5 @@ clean:
 	$(PIP) --no-build-isolation --editable ".[$(extras_$*)]"
 	@touch $@
 extras_train := train
-extras_dev := train,test,lint
+extras_dev := train,test,lint,docs
 extras_bench := train,bench
