@@ -276,7 +276,7 @@ def test_a_tokenizer_s_checkpoint_needs_the_classifier_s_no_more(tmp_path, capsy
     assert cli.main([*command, "--steps=2", f"--out={tmp_path / 'moved'}"]) == 0
     shutil.rmtree(classifier)
     here = (tmp_path / "moved").rename(tmp_path / "here")
-    assert cli.main(["evaluate", str(here), f"--features={here}", "--images=50"]) == 0
+    assert cli.main(["evaluate", str(here), f"--features={here}", "--pictures=50"]) == 0
     assert json.loads((here / "evaluation.json").read_text())["rfid"] > 0
     assert cli.main([*command, "--steps=4", f"--out={here}", "--resume"]) == 0
     for part in ("weights", "average", "optimizer"):
