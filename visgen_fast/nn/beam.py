@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from ..ops import residual_quantize
-from ..reference.quantize import depth_of, real_dtype
 
 _MOST_SCORES = 2**22  # numbers of a (vectors × beam × codes) block that is looked at in one go
 
@@ -33,10 +32,11 @@ def beam_search(x: Tensor, codebooks: Tensor, beam: int, depth: int | None = Non
     """
     if beam < 1:
         raise ValueError(f"beam must be at least 1, got {beam}")
-    depth = depth_of(codebooks, depth)
+    if depth is None:
+        depth = codebooks.shape[0] if codebooks.dim() == 3 else 1
     if beam == 1:
         return residual_quantize(x, codebooks, depth=depth, gradient="none")[1]
-    rows = x.reshape(-1, x.shape[-1]).to(real_dtype(x))
+    rows = x.reshape(-1, x.shape[-1]).to(torch.promote_types(x.dtype, torch.float32))
     codebooks = codebooks.to(rows.dtype)
     at_a_time = max(1, _MOST_SCORES // (beam * codebooks.shape[-2]))
     codes = torch.cat([_search(some, codebooks, beam, depth) for some in rows.split(at_a_time)])
