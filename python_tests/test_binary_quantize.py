@@ -92,8 +92,6 @@ def test_any_numbers_get_the_codes_and_entropies_of_the_reference(data):
     rows = data.draw(st.lists(st.lists(numbers, min_size=bits, max_size=bits), max_size=4), label="x")
     x = torch.tensor(rows, dtype=torch.float64).view(-1, bits).to(dtype)
     for name in ("lookup_free_quantize", "binary_spherical_quantize"):
-        if name == "binary_spherical_quantize":  # the squares of larger numbers are beyond the reference
-            x = x.masked_fill(x.abs() > 1e6, math.nan)
         quantized, codes, per_sample, batch = getattr(ops, name)(x, inverse_temperature=2.0)
         expected = getattr(reference, name)(x, inverse_temperature=2.0)
         assert torch.equal(codes, expected[1]) and torch.equal(quantized.isnan(), expected[0].isnan())
@@ -195,3 +193,29 @@ def test_a_wrong_argument_gets_one_sentence(call, sentence):
     with pytest.raises(ValueError, match=sentence) as caught:
         call(torch.zeros(4, 3))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e6, 1.9e19, 1e30, 3e38])
+def test_vectors_of_any_length_lie_on_the_sphere(size, backend, device):
+    """Their squares may be beyond float32."""
+    direction = torch.tensor([[0.9, -0.7, 0.2, 0.0], [-0.1, 0.3, 1.0, -1.0]], device=device)
+    unit = torch.nn.functional.normalize(direction.double(), dim=-1)
+    gradient = (1 - unit.sum(-1, keepdim=True) * unit) / direction.double().norm(dim=-1, keepdim=True)
+    expected = reference.binary_spherical_quantize(direction.double())
+    for family in (ops, reference):
+        x = (size * direction).requires_grad_()
+        quantized, codes, *entropies = family.binary_spherical_quantize(x)
+        assert torch.equal(codes, expected[1]) and torch.equal(quantized, expected[0].float())
+        for actual, exact in zip(entropies, expected[2:], strict=True):
+            torch.testing.assert_close(actual.double(), exact, rtol=1e-6, atol=0)
+        upstream = min(size, 1e37)
+        (to_x,) = torch.autograd.grad(quantized, x, torch.full_like(x, upstream))
+        torch.testing.assert_close(to_x.double() * (size / upstream), gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_the_definition_holds_for_any_float64():
+    direction = torch.tensor([[0.9, -0.7, 0.2, 0.0]], dtype=torch.float64)
+    expected = reference.binary_spherical_quantize(direction)
+    for size in (1e-8, 1e160, 1e300):
+        for actual, exact in zip(reference.binary_spherical_quantize(size * direction), expected, strict=True):
+            torch.testing.assert_close(actual, exact, rtol=1e-14, atol=0)

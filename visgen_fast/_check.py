@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # that operations take
-_INTEGERS: Any = (int, torch.SymInt, Integral)
+INTEGERS: Any = (int, torch.SymInt, Integral)
 _NUMBERS: Any = (int, float, torch.SymInt, torch.SymFloat, Real)
 
 
@@ -53,27 +53,29 @@ def stream(value: Any) -> None:
 
 
 def integer(value: Any, name: str, least: int, most: int | None = None, otherwise: str = "") -> None:
-    """An integer from `least` to `most`, of which a graph may not know the value."""
-    if not isinstance(value, _INTEGERS):
+    """An integer from `least` to `most`, of which a graph may not know the value; `otherwise`: what else may be."""
+    if not isinstance(value, INTEGERS):
         raise TypeError(f"{name} must be an integer{otherwise}, got {type(value).__name__}")
     if isinstance(value, torch.SymInt) or (value >= least and (most is None or value <= most)):
         return
     if most is None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     bits = most.bit_length()
-    ends = f"[{least}, {most}]" if bits < 30 else f"[{-(2**bits) if least < 0 else least}, 2**{bits})"
-    raise ValueError(f"{name} must lie in {ends.replace(str(-(2**bits)), f'-2**{bits}')}{otherwise}, got {value}")
+    ends = f"[{least}, {most}]" if bits < 30 else f"[{'-2**63' if least < 0 else least}, 2**{bits})"
+    raise ValueError(f"{name} must lie in {ends}{otherwise}, got {value}")
 
 
-def integers(values: Any, name: str) -> list[int]:
+def integers(values: Any, name: str, least: int | None = None) -> list[int]:
     """A sequence of integers, as a list."""
     try:
         result = [*values]
     except TypeError:
         raise TypeError(f"{name} must be a sequence of integers, got {type(values).__name__}") from None
     for value in result:
-        if not isinstance(value, _INTEGERS):
+        if not isinstance(value, INTEGERS):
             raise TypeError(f"{name} must be integers, got {type(value).__name__}")
+        if least is not None:
+            integer(value, name, least)
     return result
 
 

@@ -40,6 +40,8 @@ def derive_seeds(seed: int | Tensor, index: Tensor, *, step: int = 0, purpose: i
         check.device(seed, "seed", index.device, "index")
         if seed.dtype != torch.int64 or seed.dim() > 1 or seed.numel() not in (1, index.shape[0]):
             raise ValueError(f"seed must be an int64 tensor of shape [] or [{index.shape[0]}], got {list(seed.shape)}")
+    elif not isinstance(seed, check.INTEGERS):
+        raise TypeError(f"seed must be an int or an int64 tensor, got {type(seed).__name__}")
     else:
         check.integer(seed, "seed", -(2**63), 2**63 - 1)
     check.integer(step, "step", 0, 2**32 - 1)
@@ -102,7 +104,7 @@ def uniform(
 def _fill(operation, definition, seeds, shape, stream, dtype, out):
     check.seeds(seeds)
     check.stream(stream)
-    size = [seeds.shape[0], *check.integers(shape, "shape")]
+    size = [seeds.shape[0], *check.integers(shape, "shape", 0)]
     if len(size) > 9:
         raise ValueError(f"shape must have at most 8 dimensions, got {len(size) - 1}")
     if out is not None:
@@ -112,6 +114,8 @@ def _fill(operation, definition, seeds, shape, stream, dtype, out):
     check.float_type(dtype, "dtype")
     if runs_reference(seeds, out):
         return definition(seeds, shape, stream=stream, dtype=dtype, out=out)
+    if out is not None and out.is_neg():  # PyTorch's fallback for such a view cannot call what returns nothing
+        return out.copy_(_fill(operation, definition, seeds, shape, stream, dtype, None))
     result = torch.empty(size, dtype=dtype, device=seeds.device) if out is None else out
     operation(result, seeds.contiguous(), stream)
     if out is not None and not torch.compiler.is_compiling():

@@ -35,7 +35,11 @@ def binary_spherical_quantize(
     entropy: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """`lookup_free_quantize` on the sphere of radius `scale`: the same, of x / ‖x‖, to ±scale / √D."""
-    on_sphere = scale * torch.nn.functional.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+    value = x.to(torch.promote_types(x.dtype, torch.float32))
+    largest = value.detach().abs().amax(-1, keepdim=True)
+    # A power of two, so that no square overflows and nothing is rounded.
+    unit = torch.ldexp(torch.ones_like(largest), -torch.frexp(largest).exponent.clamp_min(0))
+    on_sphere = scale * torch.nn.functional.normalize(unit * value, dim=-1)
     corner = scale / math.sqrt(x.shape[-1])
     return _binary_quantize(on_sphere, corner, inverse_temperature, group_size, entropy, x.dtype)
 

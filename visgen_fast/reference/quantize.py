@@ -42,7 +42,7 @@ def residual_quantize(
     for q in range(depth):
         codebook = codebook_of(codebooks, q).detach().to(dtype)
         code = nearest_code(residual, codebook, metric=metric)
-        residual = residual - codebook[code]
+        residual = residual - embeddings_of(codebook, code)
         chosen.append(torch.where(active > q, code, -1))
     codes = torch.stack(chosen, -1) if depth else x.new_zeros((*x.shape[:-1], 0), dtype=torch.int64)
     quantized, commitment, codebook_error = from_codes(x, codebooks, codes, gradient=gradient)
@@ -60,7 +60,7 @@ def from_codes(
     exact = x.to(dtype)
     total, passed = torch.zeros_like(exact).detach(), torch.zeros_like(exact)
     commitment, codebook_error = [], []
-    valid = torch.ones_like(exact[..., :1], dtype=torch.bool)
+    valid = exact.new_ones((*exact.shape[:-1], 1), dtype=torch.bool)
     residual = exact
     for q in range(codes.shape[-1]):
         active = codes[..., q, None] >= 0
@@ -79,8 +79,9 @@ def from_codes(
         passed = exact
     elif gradient == "rotation":
         passed = rotate(exact, total)
-    # The value is the codes' sum; `passed` adds its gradient and the number 0.
-    quantized = torch.where(valid, total, torch.nan) + (passed - passed.detach())
+    # The value is the codes' sum; `passed` adds its gradient and the number 0, also where nobody looked at a NaN.
+    nothing = passed - passed.detach()
+    quantized = torch.where(valid, total, torch.nan) + torch.where(valid & nothing.isnan(), 0, nothing)
     return quantized.to(x.dtype), _stacked(commitment, exact), _stacked(codebook_error, exact)
 
 
@@ -146,7 +147,8 @@ def codebook_of(codebooks: Tensor, q: int) -> Tensor:
 
 
 def embeddings_of(codebook: Tensor, codes: Tensor) -> Tensor:
-    return torch.where(codes[..., None] >= 0, codebook[codes.clamp_min(0)], 0)
+    found = codebook.index_select(0, codes.clamp_min(0).flatten()).view(*codes.shape, codebook.shape[-1])
+    return torch.where(codes[..., None] >= 0, found, 0)
 
 
 def _mean_square(difference: Tensor, active: Tensor, valid: Tensor) -> Tensor:
