@@ -15,20 +15,7 @@ from .noise import derive_seeds, draw_seeds, gaussian, uniform
 from .quantize import decode_codes, nearest_code, residual_quantize
 
 __all__ = [
-    "Purpose",
-    "add_noise",
-    "binary_decode",
-    "binary_spherical_quantize",
-    "codebook_statistics",
-    "decode_codes",
-    "derive_seeds",
-    "diffuse",
-    "draw_seeds",
-    "finite_scalar_decode",
-    "finite_scalar_quantize",
-    "gaussian",
-    "lookup_free_quantize",
-    "nearest_code",
-    "residual_quantize",
-    "uniform",
-]
+    "Purpose", "add_noise", "binary_decode", "binary_spherical_quantize", "codebook_statistics", "decode_codes",
+    "derive_seeds", "diffuse", "draw_seeds", "finite_scalar_decode", "finite_scalar_quantize", "gaussian",
+    "lookup_free_quantize", "nearest_code", "residual_quantize", "uniform",
+]  # fmt: skip

@@ -7,7 +7,6 @@ tangent or a `torch.func.vmap` dimension, come from the definition in plain PyTo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,8 +19,8 @@ from .._library import has_kernels
 
 Values = Mapping[str, Any]  # by the names of arguments and results in the schema
 Definition = Callable[..., tuple[Tensor, ...]]
-Gradients = Callable[[Values, Values, Values], Values]
 
+_library = torch.ops.visgen_fast
 _registrations = torch.library.Library("visgen_fast", "IMPL")  # noqa: TOR901  (for as long as the process lives)
 
 
@@ -50,7 +49,7 @@ def _is_batched(tensor: Tensor) -> bool:
 
 def run(name: str, *arguments: Any) -> Any:
     """Calls a differentiable operation, past the Python of its derivatives where nothing asks for them."""
-    operation = _operation(name)
+    operation = getattr(_library, name).default
     is_plain = not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
     if is_plain and not (torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments)):
         with torch._C._AutoDispatchBelowAutograd():
@@ -59,9 +58,9 @@ def run(name: str, *arguments: Any) -> Any:
 
 
 def differentiable(
-    *operations: str, backward: str, definition: Definition, inputs: Sequence[str], contiguous: Sequence[str] = ()
+    *operations: str, definition: Definition, inputs: Sequence[str], contiguous: Sequence[str] = ()
 ) -> None:
-    """Registers the operation `backward` as the gradient of `operations` into `inputs`; its fake and its own gradient.
+    """Registers `<operation>_backward` as the gradient of an operation into `inputs`; its fake and its own gradient.
 
     The schema of the backward says what is kept for it. Its arguments are, by name: `grad_<result>`, the gradients of
     the operation's results, where None stands for 0; then arguments and results of the operation; last, where there are
@@ -69,12 +68,13 @@ def differentiable(
     without elements where none is wanted.
 
     Args:
-        operations: names in `torch.ops.visgen_fast`; several where they have the same arguments and first result.
+        operations: the operation, and others that have its arguments and first result.
         definition: the results that have gradients, in plain PyTorch, from what is kept for the backward, by name.
         inputs: the arguments to differentiate into; integer tensors and None among them have no gradient.
         contiguous: the gradients that the backward takes in no other layout.
     """
-    derivative = _operation(backward)
+    backward = f"{operations[0]}_backward"
+    derivative = getattr(_library, backward).default
     told = [argument.name for argument in derivative._schema.arguments]
     incoming = [name for name in told if name.startswith("grad_")]
     kept = [name for name in told if name not in incoming and name != "needs"]
@@ -104,9 +104,9 @@ def differentiable(
     def fake(*arguments: Any) -> Tensor | tuple[Tensor, ...]:
         values = dict(zip(told, arguments, strict=True))
         wanted = zip(inputs, values.get("needs", [True]), strict=True)
-        nothing = partial(values[inputs[0]].new_empty, 0, dtype=torch.float32)
-        found = tuple(torch.empty_like(values[name]) if want else nothing() for name, want in wanted)
-        return found if len(inputs) > 1 else found[0]
+        nothing = {"size": 0, "dtype": torch.float32, "device": values[inputs[0]].device}
+        found = [torch.empty_like(values[name]) if want else torch.empty(**nothing) for name, want in wanted]
+        return tuple(found) if len(inputs) > 1 else found[0]
 
     for name in operations:
         register_autograd(name, lambda values: {name: values[name] for name in kept}, first)
@@ -119,14 +119,13 @@ def register_fake(operation: str, results: Callable[..., Any]) -> None:
     torch.library.register_fake(f"visgen_fast::{operation}", results)
 
 
-def register_autograd(operation: str, keep: Callable[[Values], Values], gradients: Gradients) -> None:
+def register_autograd(operation: str, keep: Callable[[Values], Values], gradients: Callable[..., Values]) -> None:
     """As `torch.library.register_autograd`, but for `torch.func`'s transforms too, and by names.
 
     keep: what `gradients` will need of the arguments and results. gradients(needs, kept, upstream): those of the
-    arguments, from which of them are wanted, what was kept, and `grad_<result>`, those of the results; a single result
-    may have no name, and then its gradient is `grad`.
+    arguments, from which of them are wanted, what was kept, and `grad_<result>`, `grad` where there is one result.
     """
-    compiled, below = _operation(operation), torch._C._after_autograd_keyset
+    compiled, below = getattr(_library, operation).default, torch._C._after_autograd_keyset
     arguments = [argument.name for argument in compiled._schema.arguments]
     results = [result.name or str(place) for place, result in enumerate(compiled._schema.returns)]
     upstream_names = [f"grad_{name}" for name in results] if len(results) > 1 else ["grad"]
@@ -161,10 +160,6 @@ def register_autograd(operation: str, keep: Callable[[Values], Values], gradient
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     function: Any = type(operation, (_SingleLevelFunction,), methods)
     _registrations.impl(operation, autograd, "Autograd", with_keyset=True)
-
-
-def _operation(name: str) -> torch._ops.OpOverload:
-    return getattr(torch.ops.visgen_fast, name).default
 
 
 def _from_definition(

@@ -13,7 +13,6 @@ from .. import reference
 from ._derivatives import differentiable, register_fake, run, runs_reference
 from .finite_scalar import MOST_BITS, check_codes, check_rows
 
-_library = torch.ops.visgen_fast
 _MOST_GROUP_BITS = 20
 
 
@@ -35,8 +34,7 @@ def lookup_free_quantize(
 
     Args:
         x: [..., D], up to 8 dimensions, D ≤ 62; float32, bfloat16, float16 or float64.
-        scale: the codes' magnitude; 2^−q at depth q of residual LFQ.
-        inverse_temperature: τ.
+        scale, inverse_temperature: the codes' magnitude, 2^−q at depth q of residual LFQ; and τ.
         group_size: how many consecutive bits share a distribution in `batch_entropy`, up to 20, the last group taking
             what is left; None: all D bits, so that nothing is approximated. Time and memory grow with 2^group_size.
         entropy: False spares the entropies, which are None then.
@@ -89,7 +87,7 @@ def binary_decode(codes: Tensor, bits: int, *, scale: float = 1.0, dtype: torch.
     check_codes(codes, dtype)
     if runs_reference(codes):
         return reference.binary_decode(codes, bits, scale=scale, dtype=dtype)
-    return _library.binary_decode(codes.contiguous(), bits, scale, dtype)
+    return run("binary_decode", codes.contiguous(), bits, scale, dtype)
 
 
 def checked_binary(
@@ -134,11 +132,5 @@ def _definition(x, surprisal, scale, inverse_temperature, group_size, spherical)
 
 
 register_fake("binary_quantize", _fake)
-differentiable(
-    "binary_quantize",
-    backward="binary_quantize_backward",
-    definition=_definition,
-    inputs=("x",),
-    contiguous=("grad_per_sample_entropy",),
-)
+differentiable("binary_quantize", definition=_definition, inputs=("x",), contiguous=("grad_per_sample_entropy",))
 register_fake("binary_decode", lambda codes, bits, scale, dtype: codes.new_empty((*codes.shape, bits), dtype=dtype))

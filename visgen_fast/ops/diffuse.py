@@ -5,8 +5,6 @@ The noise z is made where it is used and never stored; the backward pass makes i
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -47,8 +45,7 @@ def diffuse(
     Every schedule and prediction type is a choice of coefficients; `visgen_fast.diffusion` makes them.
 
     Args:
-        x: [B, …] with up to 9 dimensions; float32, bfloat16, float16, float64, or uint8 pixels 0…255, which stand for
-            −1…1.
+        x: [B, …] with up to 9 dimensions; float32, bfloat16, float16, float64, or uint8 pixels, 0…255 for −1…1.
         coefficients: float32 [B, 4] with a row (a, b, c, d) for each sample, or [*s, 4] with s broadcastable to x's
             shape (a row for each frame, token, …); six columns (a, b, c, d, e, f) with an endpoint. float64 is taken
             as it is for float64 x, else rounded. Under autocast any floating-point type is raised to float32.
@@ -82,26 +79,22 @@ def _run(operation, x, coefficients, seeds, **options):
     if seeds is not None:
         check.seeds(seeds, x.shape[0], x.device)
         seeds = seeds.contiguous()
-    _check_signal(noise, "noise", x, check.FLOATS)
-    _check_signal(endpoint, "endpoint", x, (*check.FLOATS, torch.uint8))
+    for name, dtypes in (("noise", check.FLOATS), ("endpoint", (*check.FLOATS, torch.uint8))):
+        signal = options[name]
+        if signal is not None:
+            check.tensor(signal, name)
+            check.device(signal, name, x.device, "x")
+            if signal.shape != x.shape:
+                raise ValueError(f"{name} must have the shape of x, {list(x.shape)}, got {list(signal.shape)}")
+            if signal.dtype not in dtypes:
+                raise ValueError(f"{name} must be one of {', '.join(str(d)[6:] for d in dtypes)}, got {signal.dtype}")
     check.stream(stream)
-    if out_dtype is None:
-        out_dtype = x.dtype if x.dtype != torch.uint8 else torch.float32
+    out_dtype = out_dtype or (x.dtype if x.dtype != torch.uint8 else torch.float32)
     check.float_type(out_dtype, "out_dtype")
     rows = coefficient_rows(coefficients, x, 4 if endpoint is None else 6)
     if runs_reference(x, coefficients, seeds, endpoint, noise):
         return getattr(reference, operation)(x, coefficients, seeds, **options)
     return run(operation, x, rows, seeds, endpoint, noise, stream, out_dtype)
-
-
-def _check_signal(signal: Any, name: str, x: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
-    if signal is not None:
-        check.tensor(signal, name)
-        if signal.shape != x.shape:
-            raise ValueError(f"{name} must have the shape of x, {list(x.shape)}, got {list(signal.shape)}")
-        if signal.dtype not in dtypes:
-            raise ValueError(f"{name} must be one of {', '.join(str(d)[6:] for d in dtypes)}, got {signal.dtype}")
-        check.device(signal, name, x.device, "x")
 
 
 def coefficient_rows(coefficients: Tensor, x: Tensor, columns: int) -> Tensor:
@@ -146,5 +139,4 @@ def _definition(x, coefficients, seeds, endpoint, noise, stream):
 
 register_fake("add_noise", lambda x, *others: torch.empty_like(x, dtype=others[-1]))
 register_fake("diffuse", lambda x, *others: tuple(torch.empty_like(x, dtype=others[-1]) for _ in range(2)))
-_inputs = "x", "coefficients", "endpoint", "noise"
-differentiable("diffuse", "add_noise", backward="diffuse_backward", definition=_definition, inputs=_inputs)
+differentiable("diffuse", "add_noise", definition=_definition, inputs=("x", "coefficients", "endpoint", "noise"))

@@ -13,7 +13,6 @@ from .. import _check as check
 from .. import reference
 from ._derivatives import differentiable, register_fake, run, runs_reference
 
-_library = torch.ops.visgen_fast
 _BOUNDS = ("atanh", "tan", "symmetric")  # numbered like this in the schemas
 _MOST_LEVELS, MOST_BITS = 1000, 62  # of a dimension, of a code: it stays below 2^62
 
@@ -67,7 +66,7 @@ def finite_scalar_decode(
     check_codes(codes, dtype)
     if runs_reference(codes):
         return reference.finite_scalar_decode(codes, levels, bound=bound, dtype=dtype)
-    return _library.finite_scalar_decode(codes.contiguous(), levels, check.one_of(bound, "bound", _BOUNDS), dtype)
+    return run("finite_scalar_decode", codes.contiguous(), levels, check.one_of(bound, "bound", _BOUNDS), dtype)
 
 
 def checked_levels(levels: Sequence[int], bound: str) -> list[int]:
@@ -81,7 +80,6 @@ def checked_levels(levels: Sequence[int], bound: str) -> list[int]:
 
 
 def check_rows(x: Any) -> None:
-    """x [..., D] that becomes codes without a table."""
     check.floats(x, "x")
     if not 1 <= x.dim() <= 8 or not 1 <= x.shape[-1] <= MOST_BITS:
         raise ValueError(
@@ -90,7 +88,6 @@ def check_rows(x: Any) -> None:
 
 
 def check_codes(codes: Any, dtype: torch.dtype) -> None:
-    """Codes without a table, to become vectors of `dtype`."""
     check.tensor(codes, "codes")
     if codes.dtype != torch.int64 or codes.dim() > 7:
         raise ValueError(f"codes must be int64 with up to 7 dimensions, got {codes.dtype} of shape {list(codes.shape)}")
@@ -102,11 +99,7 @@ register_fake(
 )
 differentiable(
     "finite_scalar_quantize",
-    backward="finite_scalar_quantize_backward",
     definition=lambda x, levels, bound: reference.finite_scalar_quantize(x, levels, bound=_BOUNDS[bound])[:1],
     inputs=("x",),
 )
-register_fake(
-    "finite_scalar_decode",
-    lambda codes, levels, bound, dtype: codes.new_empty((*codes.shape, len(levels)), dtype=dtype),
-)
+register_fake("finite_scalar_decode", lambda c, levels, _, dtype: c.new_empty((*c.shape, len(levels)), dtype=dtype))

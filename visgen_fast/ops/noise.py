@@ -15,8 +15,6 @@ from .. import _check as check
 from .. import reference
 from ._derivatives import register_fake, runs_reference
 
-_library = torch.ops.visgen_fast
-
 
 def derive_seeds(seed: int | Tensor, index: Tensor, *, step: int = 0, purpose: int = 0) -> Tensor:
     """Seeds for the samples `index` of the run `seed`: a pure integer hash, the same everywhere.
@@ -50,7 +48,7 @@ def derive_seeds(seed: int | Tensor, index: Tensor, *, step: int = 0, purpose: i
         return reference.derive_seeds(seed, index, step=step, purpose=purpose)
     if not isinstance(seed, Tensor):
         seed = torch.full((1,), seed, dtype=torch.int64, device=index.device)
-    return _library.derive_seeds(seed.reshape(-1), index, int(purpose) << 32 | step)
+    return torch.ops.visgen_fast.derive_seeds(seed.reshape(-1), index, int(purpose) << 32 | step)
 
 
 def draw_seeds(
@@ -88,17 +86,15 @@ def gaussian(
     Source: Philox4x32-10 (Salmon et al., SC 2011); Box and Muller, "A note on the generation of random normal
     deviates", 1958.
     """
-    return _fill(_library.gaussian_, reference.gaussian, seeds, shape, stream, dtype, out)
+    return _fill(torch.ops.visgen_fast.gaussian_, reference.gaussian, seeds, shape, stream, dtype, out)
 
 
 def uniform(
     seeds: Tensor, shape: Sequence[int], *, stream: int = 0, dtype: torch.dtype | None = None, out: Tensor | None = None
 ) -> Tensor:
-    """Uniform numbers in (0, 1] of each seed: (word + 1)·2⁻³², rounded to the dtype but never to 0.
-
-    Arguments, result and errors as in `gaussian`.
-    """
-    return _fill(_library.uniform_, reference.uniform, seeds, shape, stream, dtype, out)
+    """Uniform numbers in (0, 1] of each seed, (word + 1)·2⁻³² rounded to the dtype but never to 0. All else as in
+    `gaussian`."""
+    return _fill(torch.ops.visgen_fast.uniform_, reference.uniform, seeds, shape, stream, dtype, out)
 
 
 def _fill(operation, definition, seeds, shape, stream, dtype, out):

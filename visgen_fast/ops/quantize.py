@@ -13,7 +13,6 @@ from .. import reference
 from ..reference.quantize import from_codes
 from ._derivatives import differentiable, register_autograd, register_fake, run, runs_reference
 
-_library = torch.ops.visgen_fast
 _METRICS = ("l2", "cosine", "dot")  # numbered as in csrc/ops/quantize.h, like the gradients
 GRADIENTS = ("none", "straight_through", "straight_through_per_depth", "rotation", "rotation_per_depth")
 
@@ -22,8 +21,7 @@ def nearest_code(x: Tensor, codebook: Tensor, *, metric: str = "l2") -> Tensor:
     """The nearest code of each vector; the exact one, see `residual_quantize`.
 
     Args:
-        x: [..., D] of any floating-point type.
-        codebook: [K, D] of any floating-point type.
+        x, codebook: [..., D] and [K, D] of any floating-point types.
         metric: "l2", the least distance; "cosine", the largest cosine similarity (a zero code's is 0); or "dot", the
             largest inner product.
 
@@ -37,7 +35,7 @@ def nearest_code(x: Tensor, codebook: Tensor, *, metric: str = "l2") -> Tensor:
     if runs_reference(x, codebook):
         return reference.nearest_code(x, codebook, metric=metric)
     x, codebook = x.detach(), codebook.detach()
-    return _library.nearest_code(as_rows(x), as_codebooks(codebook, x), number).view(x.shape[:-1])
+    return run("nearest_code", as_rows(x), as_codebooks(codebook, x), number).view(x.shape[:-1])
 
 
 def residual_quantize(
@@ -71,8 +69,7 @@ def residual_quantize(
             "none": nothing.
 
     Returns:
-        quantized: [..., D], type of x; its gradient reaches x alone.
-        codes: int64 [..., Q].
+        quantized: [..., D], type of x; its gradient reaches x alone. codes: int64 [..., Q].
         commitment: [..., Q] float32 (float64 for float64 x), the mean over D of (r_q − e_q)², which differentiates into
             x alone; weighed by β it is VQ-VAE's commitment loss, and its mean over depths RQ-VAE's.
         codebook_error: the same numbers, which differentiate into the codebooks alone.
@@ -182,6 +179,11 @@ def checked_active_depths(active_depths: Any, x: Tensor) -> Tensor:
         ) from None
 
 
+def _fake(x, codebooks, active_depths, depth, metric, gradient):
+    codes, *errors = (like.new_empty((x.shape[0], depth)) for like in (x, codebooks, codebooks))
+    return torch.empty_like(x), codes.to(torch.int64), *errors
+
+
 def _definition(x, codebooks, codes, gradient):
     """`residual_quantize` in plain PyTorch, its codes and their search left behind."""
     return from_codes(x, _as_given(codebooks), codes, gradient=GRADIENTS[gradient])
@@ -193,7 +195,7 @@ def _decode_transposed(needs, kept, upstream):
     if grad is None:
         return {}
     if not runs_reference(grad):
-        return {"codebooks": _library.decode_codes_backward(grad.contiguous(), codes, depth, size)}
+        return {"codebooks": run("decode_codes_backward", grad.contiguous(), codes, depth, size)}
     zeros = grad.new_zeros((depth, size, grad.shape[-1]))
     transpose = torch.func.vjp(lambda codebooks: reference.decode_codes(codes, _as_given(codebooks)), zeros)[1]
     return {"codebooks": transpose(grad)[0]}
@@ -209,17 +211,9 @@ def _as_given(codebooks):
 
 
 register_fake("nearest_code", lambda x, codebook, metric: x.new_empty(x.shape[0], dtype=torch.int64))
-register_fake(
-    "residual_quantize",
-    lambda x, codebooks, active_depths, depth, metric, gradient: (
-        torch.empty_like(x),
-        x.new_empty((x.shape[0], depth), dtype=torch.int64),
-        *(codebooks.new_empty((x.shape[0], depth)) for _ in range(2)),
-    ),
-)
+register_fake("residual_quantize", _fake)
 differentiable(
     "residual_quantize",
-    backward="residual_quantize_backward",
     definition=_definition,
     inputs=("x", "codebooks"),
     contiguous=("grad_quantized", "grad_commitment", "grad_codebook_error"),
