@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,32 +34,43 @@ SETTINGS += [
 ]
 
 
-def start(out: Path, *more: str) -> subprocess.Popen:
+LONG = 600  # seconds: no test's outcome depends on how fast the machine is
+
+
+@contextmanager
+def started(out: Path, *more: str) -> Iterator[subprocess.Popen]:
+    """A run in a process of its own, which is ended whatever happens."""
     command = [sys.executable, "-m", "visgen_fast", "train", "digits", f"--out={out}", *SETTINGS, *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(visgen_fast.__file__).parents[1])}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Output goes to a file: a pipe that nobody reads would stop the run when it is full.
+    with (out / "output").open("w+") as output:
+        run = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        try:
+            yield run
+        finally:
+            run.kill()
+            run.wait()
 
 
-def finish(run: subprocess.Popen) -> None:
-    _, complaints = run.communicate(timeout=120)
-    assert run.returncode == 0, complaints
+def finish(out: Path, *more: str) -> None:
+    with started(out, *more) as run:
+        assert run.wait(LONG) == 0, (out / "output").read_text()
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> tuple[Path, Path]:
     """The folders of an uninterrupted run and of one that was killed after its second checkpoint, then resumed."""
     straight, resumed = tmp_path_factory.mktemp("straight"), tmp_path_factory.mktemp("resumed")
-    finish(start(straight))
-    killed = start(resumed)
-    deadline = time.monotonic() + 60
-    while not (resumed / "checkpoints" / "step-00000020").exists():
-        assert killed.poll() is None and time.monotonic() < deadline
-        time.sleep(0.002)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
+    finish(straight)
+    with started(resumed) as killed:
+        deadline = time.monotonic() + LONG
+        while not (resumed / "checkpoints" / "step-00000020").exists():
+            assert killed.poll() is None and time.monotonic() < deadline, (resumed / "output").read_text()
+            time.sleep(0.002)
+        killed.send_signal(signal.SIGKILL)
+        assert killed.wait(LONG) == -signal.SIGKILL
     assert not (resumed / "samples.png").exists()
-    finish(start(resumed, "--resume"))
+    finish(resumed, "--resume")
     return straight, resumed
 
 
