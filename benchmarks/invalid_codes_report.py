@@ -1,8 +1,9 @@
-"""The study of invalid codes as results.json, table.md, an image of each data set, and a part of README.md."""
+"""The study of invalid codes as results.json, table.md, an image of each data set, and a part of a page in docs/."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,18 +55,18 @@ def as_document(entries: Sequence[Mapping[str, Any]], descriptions: Mapping[str,
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def block(results: Path, root: Path) -> str:
-    """README's part of what `write_report` stored as `results`, its images linked relative to `root`; "" without."""
+def block(results: Path, page: Path) -> str:
+    """A page's part of what `write_report` stored as `results`, with links relative to the page; "" without results."""
     if not results.exists():
         return ""
-    stored, folder = json.loads(results.read_text()), results.parent.relative_to(root).as_posix()
+    stored, folder = json.loads(results.read_text()), Path(os.path.relpath(results.parent, page.parent)).as_posix()
     entries, parts = stored["entries"], []
     for dataset in dict.fromkeys(entry["dataset"] for entry in entries):
         chosen = [entry for entry in entries if entry["dataset"] == dataset]
         parts += [f"![{dataset}: error by the number of codes]({folder}/{dataset}.png)", summary_table(dataset, chosen)]
-    variants = "; ".join(f"*{name}*: {text}" for name, text in stored["variants"].items())
+    parts.append("\n".join(f"- *{name}*: {text}." for name, text in stored["variants"].items()))
     source = f"torch {stored['versions']['torch']}, commit {stored['commit']}, {stored['date'][:10]}"
-    parts += [f"{variants}. [All measures]({folder}/table.md).", f"<sub>{source}</sub>"]
+    parts.append(f"[All measures]({folder}/table.md), with {source}.")
     return "\n\n".join(parts) + "\n"
 
 

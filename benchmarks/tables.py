@@ -1,44 +1,62 @@
-"""`python -m benchmarks.tables` writes the stored results into README.md, between markers; `--check` only compares.
+"""`python -m benchmarks.tables` writes the stored results into README.md and docs/, between markers; `--check` looks.
 
 The markers are `<!-- NAME -->` and `<!-- /NAME -->`, each on a line of its own, and nothing between them is written by
-hand: `benchmarks` has one table a family for each machine with results in benchmarks/results/, `invalid codes` what the
-study of that name found, if its results are there.
+hand. NAME is
+
+    benchmarks            five rows for the README
+    benchmarks FAMILY     the plot, the table and the promises of a family, for each machine with results
+    invalid codes         what the study of that name found
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import invalid_codes_report
+from .families import FAMILIES
+from .promises import NotMeasured, Promise
 from .table import as_markdown, milliseconds
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# What the README shows: one machine, and of it one case of each kind of operation.
+HEADLINE_MACHINE = "amd-epyc-2-threads-avx512"
+HEADLINES = (
+    "diffuse velocity float32 16×3×256×256",
+    "residual_quantize 16384×64 K=1024 Q=4",
+    "ResidualQuantizer training 16384×64 K=1024 Q=4",
+    "finite_scalar_quantize float32 65536×4 levels 8,5,5,5",
+    "lookup_free_quantize float32 65536×18 groups of 9",
+)
+_MARKER = re.compile(r"^<!-- ((?:benchmarks|invalid codes).*) -->$", re.MULTILINE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Rewrites the blocks; with `--check` returns 1 where one is out of date."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tables", description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a block is out of date")
-    parser.add_argument("--readme", type=Path, default=REPOSITORY / "README.md")
-    parser.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks" / "results")
+    parser.add_argument("--repository", type=Path, default=REPOSITORY, help="with README.md, docs/, benchmarks/")
     options = parser.parse_args(arguments)
-    before = options.readme.read_text()
-    root = options.readme.parent
-    try:
-        after = with_block(before, "benchmarks", block(options.results, root))
-        study = options.results / "invalid_codes" / "results.json"
-        after = with_block(after, "invalid codes", invalid_codes_report.block(study, root))
-    except ValueError as error:
-        parser.error(f"{options.readme} {error}")
-    if options.check:
-        return int(before != after)
-    options.readme.write_text(after)
-    return 0
+    outdated = []
+    for page in [options.repository / "README.md", *sorted((options.repository / "docs").rglob("*.md"))]:
+        before = after = page.read_text()
+        try:
+            for name in _MARKER.findall(before):
+                after = with_block(after, name, block(name, page, options.repository / "benchmarks" / "results"))
+        except ValueError as error:
+            parser.error(f"{page} {error}")
+        if before != after:
+            outdated.append(page)
+            if not options.check:
+                page.write_text(after)
+    print("\n".join(f"{page}: {'out of date' if options.check else 'written'}" for page in outdated))
+    return int(options.check and bool(outdated))
 
 
 def with_block(text: str, name: str, content: str) -> str:
@@ -51,29 +69,59 @@ def with_block(text: str, name: str, content: str) -> str:
     return head + begin + content + end + tail
 
 
-def block(results: Path, root: Path) -> str:
-    """The Markdown of all measured families; pictures are linked relative to `root`."""
-    machines: dict[Path, list[dict[str, Any]]] = {}
-    for path in sorted(results.glob("*/*.json")):
-        content = json.loads(path.read_text())
-        if "family" in content:  # studies and reports lie beside them
-            machines.setdefault(path.parent, []).append(content)
-    return "\n".join(_machine_text(folder, families, root) for folder, families in machines.items())
+def block(name: str, page: Path, results: Path) -> str:
+    """What stands between the markers `name` in `page`, whose links are relative to it; "" where nothing is stored."""
+    kind, _, family = name.partition("benchmarks ")
+    if name == "invalid codes":
+        return invalid_codes_report.block(results / "invalid_codes" / "results.json", page)
+    if name == "benchmarks":
+        return headlines(results / HEADLINE_MACHINE)
+    if kind or family not in FAMILIES:
+        raise ValueError(f"has a marker {name!r}, which is none of benchmarks, benchmarks FAMILY and invalid codes")
+    stored = sorted(results.glob(f"*/{family}.json"))
+    return "\n".join(_family_text(path, FAMILIES[family].PROMISES, page) for path in stored)
 
 
-def _machine_text(folder: Path, families: Sequence[Mapping[str, Any]], root: Path) -> str:
-    first, sections = families[0], []
-    machine, ceilings = first["machine"], first["ceilings"]
-    where = f"{machine['name']}, {machine['threads']} threads" if machine["device"] == "cpu" else machine["name"]
-    head = f"**{where}** ({machine['instruction_set']}, {ceilings['copy_bytes'] / 1e9:.0f} GB/s copy)"
-    for family in families:
-        source = f"torch {family['versions']['torch']}, commit {family['commit']}, {family['date'][:10]}"
-        picture = folder / f"{family['family']}.png"
-        link = (
-            f"![{family['family']} on {where}]({picture.relative_to(root).as_posix()})\n\n" if picture.exists() else ""
-        )
-        sections.append(f"{link}{family_table(family)}\n\n<sub>`{family['family']}`: {source}</sub>\n")
-    return f"{head}\n\n" + "\n".join(sections)
+def headlines(folder: Path) -> str:
+    """Five rows: our time, that of the best peer and its name, and how many times faster we are."""
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    cases = {case["name"]: case for result in found for case in result["cases"]}
+    rows = [_headline(cases[name]) for name in HEADLINES if name in cases]
+    if not rows:
+        return ""
+    header = [_machine_name(found[0]["machine"]), "visgen_fast, ms", "best peer, ms", "best peer", "times faster"]
+    return as_markdown(header, rows) + "\n"
+
+
+def _headline(case: Mapping[str, Any]) -> list[str]:
+    ours = case["entries"]["ours"]
+    peers = {name: entry["cold"]["median"] for name, entry in case["entries"].items() if entry["peer"]}
+    best = min(peers, key=lambda name: peers[name])
+    faster = f"**{ours['times_faster_than_best_peer']:.1f}**"
+    return [f"`{case['name']}`", milliseconds(ours["cold"]["median"]), milliseconds(peers[best]), best, faster]
+
+
+def _family_text(path: Path, promises: Sequence[Promise], page: Path) -> str:
+    family = json.loads(path.read_text())
+    machine, name = _machine_name(family["machine"]), family["family"]
+    plot = path.with_suffix(".png")
+    parts = [
+        f"`{name}` on **{machine}** ({family['machine']['instruction_set']}, "
+        f"{family['ceilings']['copy_bytes'] / 1e9:.0f} GB/s copy), torch {family['versions']['torch']}, commit "
+        f"{family['commit']}, {family['date'][:10]}:"
+    ]
+    if plot.exists():
+        parts.append(f"![{name} on {machine}]({_link(plot, page)})")
+    parts += [family_table(family), promises_table(family, promises)]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _machine_name(machine: Mapping[str, Any]) -> str:
+    return f"{machine['name']}, {machine['threads']} threads" if machine["device"] == "cpu" else machine["name"]
+
+
+def _link(target: Path, page: Path) -> str:
+    return Path(os.path.relpath(target, page.parent)).as_posix()
 
 
 def family_table(result: Mapping[str, Any]) -> str:
@@ -94,6 +142,20 @@ def _row(case: Mapping[str, Any], peers: Sequence[str]) -> list[str]:
     times = [milliseconds(entries[name]["cold"]["median"]) if name in entries else "–" for name in ("ours", *peers)]
     faster, over = entries["ours"]["times_faster_than_best_peer"], entries["ours"]["times_floor"]
     return [case["name"], *times, f"**{faster:.1f}**", f"{over:.1f}"]
+
+
+def promises_table(result: Mapping[str, Any], promises: Sequence[Promise]) -> str:
+    """Each promise that this machine can say something about, its bound, and what was measured; "" without any."""
+    cases = {case["name"]: case for case in result["cases"]}
+    rows = []
+    for promise in promises:
+        try:
+            if all(name in cases for name in promise.needs):
+                value = promise.measure(cases)
+                rows.append([f"{promise.text} ({promise.needs[0]})", promise.bound, f"{value:.2f}"])
+        except NotMeasured:
+            continue
+    return as_markdown(["promised", "bound", "measured"], rows) if rows else ""
 
 
 if __name__ == "__main__":

@@ -312,20 +312,62 @@ def stored(folder, faster):
     (folder / "noise.json").write_text(json.dumps({**head, "machine": where, "ceilings": {"copy_bytes": 3e10}}))
 
 
-def test_the_readme_holds_the_stored_results_and_nothing_around_them_changes(tmp_path):
-    readme, results = tmp_path / "README.md", tmp_path / "results"
-    below = "<!-- /benchmarks -->\nbelow\n<!-- invalid codes -->\n<!-- /invalid codes -->\n"
-    readme.write_text(f"above\n<!-- benchmarks -->\nold\n{below}")
+def repository(folder, **pages):
+    """A repository whose README.md and pages of docs/ hold these texts."""
+    (folder / "docs" / "operations").mkdir(parents=True)
+    for name, text in {"README": "", **pages}.items():
+        (folder if name == "README" else folder / "docs" / "operations").joinpath(f"{name}.md").write_text(text)
+    return folder / "benchmarks" / "results"
+
+
+def test_pages_hold_the_stored_results_and_nothing_around_them_changes(tmp_path):
+    results = repository(tmp_path, noise="above\n<!-- benchmarks noise -->\nold\n<!-- /benchmarks noise -->\nbelow\n")
+    page = tmp_path / "docs" / "operations" / "noise.md"
+    place = f"--repository={tmp_path}"
     stored(results / "cpu", 9.9)
-    places = ["--readme", str(readme), "--results", str(results)]
-    assert tables.main([*places, "--check"]) == 1
-    assert tables.main(places) == 0
-    text = readme.read_text()
-    assert text.startswith("above\n<!-- benchmarks -->\n") and text.endswith(below)
-    assert "| a case | 2 | 20 | **9.9** | 2.0 |" in text and "old" not in text
-    assert tables.main([*places, "--check"]) == 0
+    (results / "cpu" / "noise.png").touch()
+    assert tables.main([place, "--check"]) == 1 and "old" in page.read_text()
+    assert tables.main([place]) == 0
+    text = page.read_text()
+    assert text.startswith("above\n<!-- benchmarks noise -->\n") and "old" not in text
+    assert text.endswith("<!-- /benchmarks noise -->\nbelow\n")
+    assert "| a case | 2 | 20 | **9.9** | 2.0 |" in text
+    assert "](../../benchmarks/results/cpu/noise.png)" in text  # from the page to the plot
+    assert tables.main([place, "--check"]) == 0
     stored(results / "cpu", 1.1)
-    assert tables.main([*places, "--check"]) == 1
+    assert tables.main([place, "--check"]) == 1
+
+
+def test_the_readme_holds_five_of_the_stored_cases(tmp_path, monkeypatch):
+    results = repository(tmp_path, README="<!-- benchmarks -->\n<!-- /benchmarks -->\n")
+    stored(results / tables.HEADLINE_MACHINE, 9.9)
+    monkeypatch.setattr(tables, "HEADLINES", ("a case", "a case that nobody measured"))
+    assert tables.main([f"--repository={tmp_path}"]) == 0
+    assert "| `a case` | 2 | 20 | eager | **9.9** |" in (tmp_path / "README.md").read_text()
+    monkeypatch.undo()
+    assert len(tables.HEADLINES) == 5
+    assert tables.headlines(tables.REPOSITORY / "benchmarks" / "results" / tables.HEADLINE_MACHINE).count("\n") == 7
+
+
+def test_a_family_shows_what_was_promised_and_what_was_measured():
+    def promise(text, value, name):
+        return promises.Promise(text, lambda cases: value, at_least=2, needs=[name])
+
+    def not_here(cases):
+        raise promises.NotMeasured("no such instruction set")
+
+    held = [promise("times faster", 3.456, "a case"), promise("times faster there", 1.0, "another")]
+    held.append(promises.Promise("times faster, AVX-512", not_here, at_least=1, needs=["a case"]))
+    table = tables.promises_table({"cases": [{"name": "a case"}]}, held)
+    assert table.splitlines()[2:] == ["| times faster (a case) | ≥ 2 | 3.46 |"]
+    assert tables.promises_table({"cases": []}, held) == ""
+
+
+def test_a_marker_that_names_no_family_is_refused(tmp_path, capsys):
+    repository(tmp_path, README="<!-- benchmarks nose -->\n<!-- /benchmarks nose -->\n")
+    with pytest.raises(SystemExit):
+        tables.main([f"--repository={tmp_path}"])
+    assert "has a marker 'benchmarks nose'" in capsys.readouterr().err
 
 
 def test_the_table_has_a_column_for_each_peer_of_any_case():
@@ -396,7 +438,7 @@ def test_a_way_of_computing_has_one_colour_in_all_rows(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "<!-- benchmarks -->\n", "<!-- /benchmarks -->\n<!-- benchmarks -->\n"])
-def test_a_readme_without_its_markers_is_refused(text):
+def test_a_page_without_both_of_its_markers_is_refused(text):
     with pytest.raises(ValueError, match="once each"):
         tables.with_block(text, "benchmarks", "content")
 

@@ -103,19 +103,22 @@ def test_the_table_has_a_row_for_every_entry():
     assert "all prefixes alike (dropout) 2, ∝ d (rising) 3, half on the last (half dropout) 4." in document
 
 
-def test_the_readme_holds_what_the_study_found_and_what_is_missing(tmp_path, calls):
-    readme, results = tmp_path / "README.md", tmp_path / "results"
-    marked = "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("benchmarks", "invalid codes"))
-    readme.write_text(marked)
-    places = [f"--readme={readme}", f"--results={results}"]
-    assert tables.main(places) == 0 and readme.read_text() == marked
+def test_a_page_holds_what_the_study_found_and_what_is_missing(tmp_path, calls):
+    page, results = tmp_path / "docs" / "page.md", tmp_path / "benchmarks" / "results"
+    page.parent.mkdir()
+    (tmp_path / "README.md").touch()
+    marked = "<!-- invalid codes -->\n<!-- /invalid codes -->\n"
+    page.write_text(marked)
+    place = f"--repository={tmp_path}"
+    assert tables.main([place]) == 0 and page.read_text() == marked
     run(tmp_path, "--depths", "2", "3", "--variants", "baseline", "zero code", f"--out={results / 'invalid_codes'}")
-    assert tables.main([*places, "--check"]) == 1
-    assert tables.main(places) == 0 and tables.main([*places, "--check"]) == 0
-    text = readme.read_text()
+    assert tables.main([place, "--check"]) == 1
+    assert tables.main([place]) == 0 and tables.main([place, "--check"]) == 0
+    text = page.read_text()
     assert "| zero code | 20.00 | 20.00 | 25.0% | 25.0% |" in text
     for linked in ("photographs.png", "table.md"):
-        assert f"](results/invalid_codes/{linked})" in text and (results / "invalid_codes" / linked).exists()
+        assert f"](../benchmarks/results/invalid_codes/{linked})" in text
+        assert (results / "invalid_codes" / linked).exists()
     one, other = ({"depth": depth, "variant": "zero code", "evaluation": evaluation(depth)} for depth in (2, 3))
     lines = summary_table("digits", [one, {**other, "variant": "baseline"}]).splitlines()
     assert lines[2:] == ["| zero code | 20.00 | – | 25.0% | – |", "| baseline | – | 20.00 | – | 25.0% |"]

@@ -249,7 +249,7 @@ def test_what_the_environment_says_of_the_mathematics_has_no_effect_and_is_named
     }
     ends = []
     for name, environment in {"without": ENVIRONMENT, "with": {**ENVIRONMENT, **said}}.items():
-        command = [sys.executable, "-m", "visgen_fast", "train", "digits", f"--out={tmp_path / name}", *TINY]
+        command = [sys.executable, "-m", "visgen_fast", "train", "rectified-flow", f"--out={tmp_path / name}", *TINY]
         command += ["--accumulation=2", "--dropout=0.1"]
         finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LONG)
         assert finished.returncode == 0, finished.stderr

@@ -46,7 +46,7 @@ def train(arguments: list[str]) -> int:
     options = parse(options_class, rest, f"visgen-fast train {name}")
     if name.endswith(".py"):
         recipe = replace(recipe, name=str(Path(name).resolve()))
-    _train(recipe, options.settings, options.out, options.resume)
+    _train_recipe(recipe, options.settings, options.out, options.resume)
     return 0
 
 
@@ -64,7 +64,7 @@ def _with_defaults(settings: type[TrainingSettings], values: Mapping[str, Any]) 
     return make_dataclass(settings.__name__, changed, bases=(settings,), frozen=True, kw_only=True)
 
 
-def _train(recipe: Recipe[Any], settings: TrainingSettings, out: Path, resume: bool) -> None:
+def _train_recipe(recipe: Recipe[Any], settings: TrainingSettings, out: Path, resume: bool) -> None:
     import torch
 
     from ..recipes.runs import build
