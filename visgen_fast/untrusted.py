@@ -1,0 +1,42 @@
+"""Reading what somebody else wrote: files alone, and bounds on what they may ask for.
+
+A folder of images or a downloaded checkpoint may hold anything. Every bound on it stands here: each is far above what
+honest files need, and small enough that a machine which can train at all survives it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import UserError
+
+# An image is decoded at four bytes a pixel, and up to three times at once: 1.5 GiB.
+MOST_PIXELS = 2**27
+# An IDX file's values, one byte each. The largest of MNIST's descendants, EMNIST, has 0.6 · 10⁹.
+MOST_IDX_VALUES = 2**31
+MOST_IDX_DIMENSIONS = 8
+
+
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """Opens a file for reading; raises `UserError` for a pipe, a socket, a device or a folder, and never waits.
+
+    OSError where it is not there or may not be read.
+    """
+    # Without O_NONBLOCK, opening a named pipe waits for somebody to write into it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"{os.fspath(path)} is not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """A file's content; raises `UserError` as `open_file` does, and where there are more than `most` bytes."""
+    with open_file(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise UserError(f"{path} is larger than {most} bytes")
+    return content
