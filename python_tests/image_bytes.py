@@ -44,7 +44,14 @@ def tiff(
     """A TIFF of one grey channel. `more`: (tag, type 3 or 4, value) each."""
     width, height = size
     values = zlib.compress(values) if deflated else values
-    tags = [(256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, 8 if deflated else 1), (262, 3, polarity), (273, 4, 0)]
+    tags = [
+        (256, 4, width),
+        (257, 4, height),
+        (258, 3, bits),
+        (259, 3, 8 if deflated else 1),
+        (262, 3, polarity),
+        (273, 4, 0),
+    ]
     tags += [(277, 3, 1), (278, 4, height), (279, 4, len(values)), (339, 3, sample_format), *more]
     start = 8 + 2 + 12 * len(tags) + 4
     content = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HIH", 42, 8, len(tags))

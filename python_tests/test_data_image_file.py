@@ -8,6 +8,7 @@ import warnings
 import zlib
 from pathlib import Path
 
+import fuzz_images
 import numpy as np
 import pytest
 import torch
@@ -103,7 +104,9 @@ def test_float_pixels_that_are_no_brightness_are_black_or_white(tmp_path):
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr", "LAB"])
 def test_every_mode_keeps_its_colour(tmp_path, mode):
     image = Image.new("RGB", (8, 8), (250, 250, 250) if mode == "1" else (200, 100, 50))
-    image = image.convert("P", palette=Image.Palette.ADAPTIVE).convert(mode) if mode in ("P", "PA") else image.convert(mode)
+    image = (
+        image.convert("P", palette=Image.Palette.ADAPTIVE).convert(mode) if mode in ("P", "PA") else image.convert(mode)
+    )
     grey = mode in ("1", "L", "LA")
     expected = [255] * 3 if mode == "1" else [124] * 3 if grey else [200, 100, 50]
     got = pixels_of(tmp_path / "image", saved(image, "TIFF"), 8)
@@ -293,3 +296,7 @@ def test_a_name_that_is_not_utf_8_is_read(tmp_path):
         Image.new("RGB", (8, 8), "red").save(file, "PNG")
     assert complaint(os.fsdecode(path)) is None
     assert torch.equal(decode(os.fsdecode(path), 4)[0], torch.full((4, 4), 255, dtype=torch.uint8))
+
+
+def test_damaged_files_of_every_format_are_images_or_named():
+    assert 0 < fuzz_images.fuzz(150) < 150

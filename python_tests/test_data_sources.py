@@ -17,7 +17,6 @@ from PIL import Image
 from visgen_fast.data.folder import ImageFolder
 from visgen_fast.data.idx import fashion_mnist, read_idx
 from visgen_fast.data.image_file import decode
-from visgen_fast.data.idx import fashion_mnist, read_idx
 from visgen_fast.data.images import digits
 from visgen_fast.data.order import ImagesByPosition, MicroBatches, load
 from visgen_fast.errors import UserError

@@ -11,7 +11,7 @@ import math
 import struct
 import zlib
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO, cast
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ def read_idx(path: Path) -> np.ndarray:
         with open_file(path) as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            with gzip.GzipFile(fileobj=raw) if zipped else raw as file:
+            with cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if zipped else raw as file:
                 shape = _read_shape(file, path)
                 promised = math.prod(shape)
                 content = file.read(promised + 1)
@@ -50,7 +50,7 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def _read_shape(file: IO[bytes], path: Path) -> tuple[int, ...]:
+def _read_shape(file: BinaryIO, path: Path) -> tuple[int, ...]:
     """The sizes that an IDX file's header promises."""
     magic = file.read(4)
     dimensions = magic[3] if len(magic) == 4 else 0
@@ -76,7 +76,8 @@ def fashion_mnist(folder: Path | None = None, *, part: str = "train") -> ImagesI
     folder = folder or FASHION_MNIST_FOLDER
     pixels = read_idx(_find(folder, f"{part}-images-idx3-ubyte"))
     labels = read_idx(_find(folder, f"{part}-labels-idx1-ubyte"))
-    if pixels.ndim != 3 or not pixels.shape[1] or pixels.shape[1] != pixels.shape[2] or labels.shape != pixels.shape[:1]:
+    squares = pixels.ndim == 3 and pixels.shape[1] == pixels.shape[2] > 0
+    if not squares or labels.shape != pixels.shape[:1]:
         raise UserError(
             f"the IDX files in {folder} don't belong together: images {pixels.shape}, labels {labels.shape}"
         )

@@ -120,7 +120,7 @@ def _load(file: Image.Image) -> None:
     file.load()
 
 
-def _orientation(file: Image.Image) -> object:
+def _orientation(file: Image.Image) -> int:
     """The number by which EXIF says how to turn the image; 1 where that cannot be read."""
     try:
         orientation = file.getexif().get(_ORIENTATION, 1)
