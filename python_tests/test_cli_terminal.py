@@ -53,15 +53,10 @@ def test_a_mistake_is_one_sentence_in_every_encoding(locale):
 
 
 @pytest.mark.parametrize("command", ["info", "recipes", "train rq-vae --help"])
-def test_a_reader_that_has_enough_ends_a_command_quietly(command):
-    finished = run(*command.split(), shell="| head -c 1")
-    assert finished.stderr == b"" and len(finished.stdout) == 1
-    assert finished.returncode in (0, 1, 141)  # 0: all of it fitted into the pipe; 1: rich's answer
-
-
-def test_a_reader_that_is_gone_from_the_start_is_no_error():
-    finished = run("info", shell="| sleep 0")
+def test_a_reader_that_reads_no_further_ends_a_command_quietly(command):
+    finished = run(*command.split(), shell="| true")
     assert finished.stderr == b""
+    assert finished.returncode in (1, 141)  # 1 is rich's answer
 
 
 @pytest.mark.parametrize("command", ["info", "train rq-vae --stepz=3", "train rq-vae --help"])
