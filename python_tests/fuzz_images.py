@@ -1,6 +1,6 @@
 """Damages image files of every format that Pillow writes, and decodes them.
 
-    python -m fuzz_images COUNT [SEED]     from python_tests/, or with it in PYTHONPATH
+    python -m fuzz_images [--files COUNT] [--seed SEED]     from python_tests/
 
 Whatever the bytes, the outcome is an image or an error that names the file, within seconds and a bound on memory. What
 crashes, hangs or floods ends the program, and is left in a folder fuzz_images_* among the temporary files.
@@ -8,6 +8,7 @@ crashes, hangs or floods ends the program, and is left in a folder fuzz_images_*
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import faulthandler
 import functools
@@ -109,11 +110,15 @@ def fuzz(count: int, seed: int = 0) -> int:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--files", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
     logging.disable()
-    count, seed = int(sys.argv[1]), int((sys.argv + ["0"])[2])
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + BYTES, used + BYTES))
-    print(f"{fuzz(count, seed)} of {count} damaged files are images, and the others are refused")
+    images = fuzz(options.files, options.seed)
+    print(f"{images} of {options.files} damaged files are images, and the others are refused")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from PIL import Image
 import visgen_fast
 from visgen_fast import cli
 from visgen_fast.commands import recipes
-from visgen_fast.commands.terminal import MOST_CHARACTERS, escaped
 from visgen_fast.errors import UserError
+from visgen_fast.untrusted import MOST_CHARACTERS, escaped
 
 LOCALES = {
     "ascii": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
@@ -43,7 +43,10 @@ def test_every_listing_is_readable_in_every_encoding(locale):
 @pytest.mark.parametrize("locale", ["ascii", "ascii output"])
 def test_a_mistake_is_one_sentence_in_every_encoding(locale):
     for arguments, said in (
-        (["train", "rq-vae", "--stepz", "3"], b"Unrecognized options: --stepz, 3 (see visgen-fast train rq-vae --help)"),
+        (
+            ["train", "rq-vae", "--stepz", "3"],
+            b"Unrecognized options: --stepz, 3 (see visgen-fast train rq-vae --help)",
+        ),
         (["train", "nowhere×"], b"there is no recipe 'nowhere"),
     ):
         finished = run(*arguments, **LOCALES[locale])

@@ -1,4 +1,4 @@
-"""Reading what somebody else wrote: files alone, and bounds on what they may ask for.
+"""What somebody else wrote: how it is read and shown, and bounds on what it may ask for.
 
 A folder of images or a downloaded checkpoint may hold anything. Every bound on it stands here: each is far above what
 honest files need, and small enough that a machine which can train at all survives it.
@@ -18,6 +18,24 @@ MOST_PIXELS = 2**27
 # An IDX file's values, one byte each. The largest of MNIST's descendants, EMNIST, has 0.6 · 10⁹.
 MOST_IDX_VALUES = 2**31
 MOST_IDX_DIMENSIONS = 8
+
+# Of a text from a file that is shown: a sentence, and the name of a row in a figure.
+MOST_CHARACTERS = 2000
+MOST_CHARACTERS_OF_A_NAME = 40
+# Format characters that join letters and emoji; all others may turn a text around or hide parts of it.
+_JOINERS = "\u200c\u200d"
+
+
+def escaped(text: object, most: int = MOST_CHARACTERS) -> str:
+    """A text that may come from a file, to be shown: on one line, without control characters, cut if endless."""
+    whole = str(text)
+    shown = whole[:most] + ("…" if len(whole) > most else "")
+    return "".join(sign if sign.isprintable() or sign in _JOINERS else escape(sign) for sign in shown)
+
+
+def escape(sign: str) -> str:
+    """A character as Python would write it in ASCII."""
+    return sign.encode("unicode_escape").decode("ascii")
 
 
 def open_file(path: str | os.PathLike[str]) -> BinaryIO:

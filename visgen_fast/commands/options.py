@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeVar
 
@@ -79,11 +80,27 @@ def no_options(arguments: list[str], command: str, description: str) -> None:
 
 
 def device_named(name: str) -> torch.device:
+    """The device that torch calls `name`, or the best one; `UserError` unless it computes on this machine."""
     import torch
 
+    best = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        return best or torch.device("cpu")
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name} is not to be had here: {str(error).splitlines()[0]}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            number = torch.ones((), device=name)
+        number.item()  # which "meta" hasn't
+        return number.device
+    except (RuntimeError, AssertionError, ImportError) as error:
+        available = "cpu is" if best is None else f"{best.type} and cpu are"
+        raise UserError(f"--device {name} is not available on this machine, but {available}") from error
+
+
+@contextlib.contextmanager
+def writing(path: object) -> Iterator[None]:
+    """Inside, a disk that refuses is a `UserError` that names what was to be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -9,18 +9,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-MOST_CHARACTERS = 2000
+from ..untrusted import escape, escaped
+
 # What our own texts have and an encoding may lack.
 _PLAIN = {"×": "x", "–": "-", "—": "-", "−": "-", "…": "...", "·": "*", "²": "^2", "≤": "<=", "≥": ">=", "→": "->"}
-# Format characters that join letters and emoji; all others may turn a text around or hide parts of it.
-_JOINERS = "\u200c\u200d"
-
-
-def escaped(text: object) -> str:
-    """A text that may come from a file, for the terminal: on one line, without control characters, cut if endless."""
-    whole = str(text)
-    shown = whole[:MOST_CHARACTERS] + ("…" if len(whole) > MOST_CHARACTERS else "")
-    return "".join(sign if sign.isprintable() or sign in _JOINERS else _escape(sign) for sign in shown)
 
 
 def complain(text: object) -> None:
@@ -66,8 +58,4 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lacking = error.object[error.start : error.end]
-    return "".join(_PLAIN.get(sign) or _escape(sign) for sign in lacking), error.end
-
-
-def _escape(sign: str) -> str:
-    return sign.encode("unicode_escape").decode("ascii")
+    return "".join(_PLAIN.get(sign) or escape(sign) for sign in lacking), error.end
