@@ -19,6 +19,20 @@ MOST_PIXELS = 2**27
 MOST_IDX_VALUES = 2**31
 MOST_IDX_DIMENSIONS = 8
 
+# A checkpoint's state.json, of which class names are most, and the images that it describes.
+MOST_STATE_BYTES = 2**24
+MOST_IMAGE_SIDE = 4096
+MOST_CHANNELS = 64
+MOST_FRAMES = 1024
+MOST_CLASSES = 2**20
+MOST_CHARACTERS_OF_A_CLASS = 10_000
+# What a checkpoint's settings may build: tables of positions and the like beside its weights, and layers without any.
+MOST_ELEMENTS_BESIDE_WEIGHTS = 2**28
+MOST_MODULES_PER_WEIGHT = 20
+# What needs no weights, and is therefore bounded where it stands among the settings.
+MOST_SAMPLING_STEPS = 10_000
+MOST_QUANTIZER_DEPTH = 1000
+MOST_BEAM = 1000
 # Of a text from a file that is shown: a sentence, and the name of a row in a figure.
 MOST_CHARACTERS = 2000
 MOST_CHARACTERS_OF_A_NAME = 40

@@ -95,12 +95,3 @@ def device_named(name: str) -> torch.device:
     except (RuntimeError, AssertionError, ImportError) as error:
         available = "cpu is" if best is None else f"{best.type} and cpu are"
         raise UserError(f"--device {name} is not available on this machine, but {available}") from error
-
-
-@contextlib.contextmanager
-def writing(path: object) -> Iterator[None]:
-    """Inside, a disk that refuses is a `UserError` that names what was to be written."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
