@@ -2,8 +2,8 @@
 
     python -m fuzz_checkpoints [--checkpoints COUNT] [--seed SEED]     from python_tests/
 
-Whatever a checkpoint says, the outcome is a right result or one sentence with exit code 2, within seconds and a bound on
-memory; nothing that it names is run, and nothing that it says commands the terminal. What crashes or hangs ends the
+Whatever a checkpoint says, the outcome is a right result or one sentence with exit code 2, within seconds and a bound
+on memory; nothing that it names is run, and nothing that it says commands the terminal. What crashes or hangs ends the
 program, and is left in a folder fuzz_checkpoints_* among the temporary files.
 """
 
@@ -118,7 +118,9 @@ def damage_tensors(checkpoint: Path, chance: random.Random) -> None:
             case 1:
                 content[:8] = chance.choice((0, 2**63, header + 1, len(content))).to_bytes(8, "little")
             case 2:
-                content[8 : 8 + header] = content[8 : 8 + header].replace(b"F32", chance.choice((b"F64", b"I32", b"U8 ")))
+                content[8 : 8 + header] = content[8 : 8 + header].replace(
+                    b"F32", chance.choice((b"F64", b"I32", b"U8 "))
+                )
             case 3:
                 digit = chance.choice([place for place in range(8, 8 + header) if 48 <= content[place] < 58] or [8])
                 content[digit] = 48 + chance.randrange(10)

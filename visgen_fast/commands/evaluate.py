@@ -78,7 +78,10 @@ def measure(options: EvaluateOptions) -> None:
     if embed is not None and len(held_out) < 2:
         raise UserError("--features compares sets of at least 2 held-out images, but the run has 1")
     chunks = in_chunks(held_out, device, most=options.pictures)
-    found = evaluate_tokenizer(tokenizer, (shown for shown, _ in chunks), embed=embed)
+    try:
+        found = evaluate_tokenizer(tokenizer, (shown for shown, _ in chunks), embed=embed)
+    except ValueError as error:
+        raise UserError(f"the tokenizer in {saved.path} cannot be measured: {error}") from error
     out = options.out or options.checkpoint
     with writing(out):
         write(found, out, {"recipe": saved.state["recipe"], "step": saved.state["step"], "beam": options.beam})

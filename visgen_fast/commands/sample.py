@@ -91,6 +91,8 @@ def draw(options: SampleOptions) -> None:
         )
     except ValueError as error:
         raise UserError(str(error)) from error
+    if not drawn.isfinite().all():
+        raise UserError(f"the model in {saved.path} draws no finite numbers; its weights may be damaged")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with writing(options.out):
         image_grid(drawn, [images.class_names[label] for label in labels]).save(options.out)
