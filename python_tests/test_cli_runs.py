@@ -15,7 +15,7 @@ from PIL import Image
 import visgen_fast
 from visgen_fast import cli
 from visgen_fast.data.images import ImageFormat
-from visgen_fast.recipes import rectified_flow
+from visgen_fast.recipes import rectified_flow, rq_vae
 from visgen_fast.systems.diffusion import draw_samples
 from visgen_fast.training.figures import image_grid
 
@@ -70,6 +70,12 @@ def test_a_run_stores_where_its_images_lie_and_evaluate_finds_them_where_they_we
     assert "first/data is not a folder" in mistake(capsys, *evaluate)
     assert cli.main([*evaluate, "--data=../moved"]) == 0
     assert "nowhere is not a folder" in mistake(capsys, *evaluate, "--data=nowhere")
+
+
+def test_settings_name_other_runs_from_every_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert rq_vae.Settings(features="runs/classifier").features == str(tmp_path / "runs" / "classifier")
+    assert rq_vae.Settings().features == ""
 
 
 def test_evaluate_says_where_other_images_don_t_fit(runs, tmp_path, capsys):

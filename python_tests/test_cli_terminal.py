@@ -123,9 +123,10 @@ def test_a_name_that_is_no_text_is_printed_escaped(tmp_path):
     for number in range(2):
         with open(os.path.join(name, b"%d\xfe.png" % number), "wb") as file:
             Image.new("RGB", (8, 8)).save(file, "PNG")
-    finished = run("train", "folder", os.fsdecode(b"--data=" + name), "--size=9", f"--out={tmp_path / 'out'}")
+    command = ("train", "rectified-flow", "--size=9", f"--out={tmp_path / 'out'}")
+    finished = run(*command, os.fsdecode(b"--dataset=" + name))
     assert finished.returncode == 2 and finished.stderr.count(b"\n") == 1 and b"Traceback" not in finished.stderr
-    finished = run("train", "folder", os.fsdecode(b"--data=" + name + b"/0\xfe.png"))
+    finished = run(*command, os.fsdecode(b"--dataset=" + name + b"/0\xfe.png"))
     assert finished.returncode == 2 and b"\\udcff\\x1b[2J/0\\udcfe.png is not a folder" in finished.stderr
 
 
