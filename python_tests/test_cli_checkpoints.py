@@ -230,7 +230,7 @@ def test_what_is_no_file_hangs_nothing(copied, file, make, capsys):
 def test_a_state_that_is_endless_is_not_read(copied, capsys):
     path = copied / "flow" / "checkpoints" / "step-00000001" / "state.json"
     path.write_bytes(b" " * (2**24 + 1))
-    assert "larger than 16777216 bytes" in mistake(capsys, sample(copied / "flow"))
+    assert "not a file of at most 16777216 bytes" in mistake(capsys, sample(copied / "flow"))
 
 
 def test_damaged_checkpoints_are_used_or_refused():

@@ -240,7 +240,9 @@ def _read_state(path: Path) -> dict[str, Any]:
         state = json.loads(read_file(file, MOST_STATE_BYTES).decode("utf-8"))
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, RecursionError, UserError) as error:
+    except UserError as error:
+        raise _Damage(f"{_STATE} is not a file of at most {MOST_STATE_BYTES} bytes") from error
+    except (OSError, ValueError, RecursionError) as error:
         raise _Damage(f"{_STATE} cannot be read ({error})") from error
     written = state.get("format") if isinstance(state, dict) else None
     if written != FORMAT:
