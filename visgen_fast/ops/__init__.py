@@ -15,6 +15,7 @@ from .scalar_quantize import (
     finite_scalar_quantize,
     lookup_free_quantize,
 )
+from .solve import denoised_quantile, output_products, solver_step
 
 __all__ = [
     "Purpose",

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from .. import ops
 from ..data.images import AT_A_TIME, Images
 from ..data.order import Batch
+from ..diffusion.guidance import ClassifierFree
 from ..diffusion.objective import DiffusionObjective
-from ..diffusion.solvers import sample
+from ..diffusion.plan import plan
+from ..diffusion.sampling import sample
 from ..training.system import System
 
 # The sample grids of a run show the first classes, so many images of each.
@@ -89,14 +91,13 @@ class DiffusionSystem(GenerativeSystem):
     def sample(
         self, labels: Tensor, seeds: Tensor, *, steps: int | None = None, guidance: float | None = None
     ) -> Tensor:
+        guidance = self.sampler.guidance if guidance is None else guidance
+        steps = self.sampler.steps if steps is None else steps
         return sample(
             self.model,
+            plan("euler", self.objective.schedule, self.objective.prediction, steps=steps),
             self.shape,
             labels,
             seeds,
-            schedule=self.objective.schedule,
-            prediction=self.objective.prediction,
-            steps=self.sampler.steps if steps is None else steps,
-            guidance=self.sampler.guidance if guidance is None else guidance,
-            null_label=self.objective.null_label,
+            guidance=ClassifierFree(guidance, self.objective.null_label),
         )
