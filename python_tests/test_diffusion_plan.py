@@ -23,8 +23,8 @@ from visgen_fast.diffusion import (
     sample,
 )
 
-SEEDS = ops.derive_seeds(5, torch.arange(9))
-LABELS = torch.arange(9)
+SEEDS = ops.derive_seeds(5, torch.arange(64))
+LABELS = torch.arange(64)
 MEANS, SPREADS, SHARES = torch.tensor([[-1.0, 0.4, 1.2], [0.2, 0.35, 0.15], [0.3, 0.5, 0.2]], dtype=torch.float64)
 DETERMINISTIC = {
     "ddim": ({}, 1.0),
@@ -36,7 +36,7 @@ DETERMINISTIC = {
     "dpm++2s": ({}, 1.9),
     "dpm++2m": ({}, 1.9),
     "dpm++3m": ({"variant": "published"}, 1.9),
-    "adams-bashforth": ({"order": 2}, 1.8),
+    "adams-bashforth": ({"order": 2}, 1.9),
     "unipc-1": ({"order": 1, "lower_order_final": False}, 1.9),
     "unipc-2": ({"order": 2, "lower_order_final": False}, 2.7),
     "unipc-3": ({"order": 3, "lower_order_final": False}, 3.2),
@@ -46,7 +46,7 @@ STOCHASTIC = {
     "ddpm": {},
     "ddpm large": {"variance": "large"},
     "ddim": {"eta": 1.0},
-    "euler": {"churn": 40.0},
+    "euler": {"churn": 10.0},
     "heun": {"churn": 40.0},
     "euler-ancestral": {},
     "dpm++2s": {"eta": 1.0},
@@ -54,9 +54,9 @@ STOCHASTIC = {
     "dpm++2m-sde": {},
     "dpm++2m-sde heun": {"variant": "heun"},
     "dpm++3m-sde": {},
-    "tcd": {},
     "consistency": {},
 }
+TCD_AND_ITS_ENDS = [("tcd", {"eta": 0.0}), ("ddim", {}), ("tcd", {"eta": 1.0}), ("consistency", {})]
 
 
 def mixture(steps: Plan):
@@ -96,9 +96,12 @@ def exact() -> dict[type, Tensor]:
 @pytest.mark.parametrize(("schedule", "kind"), [(CosineVP(), "v"), (RectifiedFlow(), "velocity"), (CosineVP(), "edm")])
 def test_every_deterministic_sampler_has_its_order(name: str, schedule: Schedule, kind: str, exact) -> None:
     options, least = DETERMINISTIC[name]
+    end = exact[type(schedule)]
     sampler = "unipc" if name.startswith("unipc") else name
+    # Over many starts: the error of a single one may change its sign between the two.
     coarse, fine = (
-        (drawn(sampler, schedule, kind, n, **options) - exact[type(schedule)]).abs().max() for n in (40, 80)
+        (drawn(sampler, schedule, kind, n, **options) - exact[type(schedule)]).square().mean().sqrt()
+        for n in (120, 240)
     )
     order = math.log2(coarse / fine)
     assert order >= least - (0.25 if least == 1.0 else 0), (order, coarse, fine)
@@ -116,23 +119,28 @@ def test_the_third_order_s_correction_needs_an_exact_history_and_has_less_error_
 @pytest.mark.parametrize("name", STOCHASTIC)
 @pytest.mark.parametrize("schedule", [CosineVP(), RectifiedFlow()], ids=lambda s: type(s).__name__)
 def test_every_stochastic_sampler_reaches_the_gaussian_of_its_exact_denoiser(name: str, schedule: Schedule) -> None:
-    """Data N(0, s²): samplers that add noise end with that spread, whichever noise they began with."""
-    spread, count = 0.5, 4000
-    many = plan(name.split()[0], schedule, "x", times=levels(schedule, 60), **STOCHASTIC[name])
+    """Data N(0, s²): samplers that add noise end with its spread, whichever noise they began with."""
+    spread = 0.5
+    made = plan(name.split()[0], schedule, "x", times=levels(schedule, 250), **STOCHASTIC[name])
 
     def model(x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         alpha, sigma = schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]
+        if name == "consistency":  # the flow's own end rather than the mean of what the image may be
+            return spread * x_t / (alpha**2 * spread**2 + sigma**2).sqrt()
         return alpha * spread**2 * x_t / (alpha**2 * spread**2 + sigma**2)
 
-    seeds = ops.derive_seeds(1, torch.arange(count))
-    found = sample(model, many, (4,), torch.zeros_like(seeds), seeds, dtype=torch.float64)
-    end = many.ends[-1]
-    variance = end.alpha**2 * spread**2 + end.sigma**2
-    if name == "consistency":  # a consistency model's x̂ is an image; the mean of images has less spread
-        level = many.ends[-2]
-        shrink = level.alpha**2 * spread**2 / (level.alpha**2 * spread**2 + level.sigma**2)
-        variance = end.alpha**2 * spread**2 * shrink + end.sigma**2
-    assert found.std().item() == pytest.approx(variance**0.5, rel=0.05)
+    seeds = ops.derive_seeds(1, torch.arange(2000))
+    found = sample(model, made, (8,), torch.zeros_like(seeds), seeds, dtype=torch.float64)
+    end = made.ends[-1]
+    expected = (end.alpha**2 * spread**2 + end.sigma**2) ** 0.5
+    # 16,000 numbers know their spread to 0.6 %; steps of first order have lost up to 2 % of it after 250.
+    assert found.std().item() == pytest.approx(expected, rel=0.03)
+
+
+def test_tcd_without_noise_is_ddim_and_with_all_of_it_a_consistency_model() -> None:
+    made = [plan(name, CosineVP(), "v", steps=5, **options) for name, options in TCD_AND_ITS_ENDS]
+    torch.testing.assert_close(made[0].table, made[1].table)
+    torch.testing.assert_close(made[2].table, made[3].table, rtol=1e-5, atol=2e-3)  # the data's end has noise of e^−7.5
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -159,9 +167,10 @@ def test_a_plan_is_finite_or_refused_in_a_sentence(name: str) -> None:
 @pytest.mark.parametrize("schedule", [CosineVP(), RectifiedFlow()], ids=lambda s: type(s).__name__)
 def test_a_constant_image_is_reached_exactly(name: str, schedule: Schedule) -> None:
     made = plan(name, schedule, "x", steps=6)
-    images = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
+    images = torch.linspace(-1, 1, 64, dtype=torch.float64)[:, None]
     result = sample(lambda x, t, labels: images, made, (1,), LABELS, SEEDS, dtype=torch.float64)
-    torch.testing.assert_close(result, images, rtol=1e-9, atol=1e-9)
+    rest = made.ends[-1].sigma * 6  # of the noise, where the schedule ends with some
+    torch.testing.assert_close(result, images * made.ends[-1].alpha, rtol=1e-9, atol=1e-9 + rest)
 
 
 def test_what_a_row_does_not_use_may_be_anything() -> None:

@@ -19,6 +19,8 @@ from .solvers import SAMPLERS, Sampler
 from .solvers.rows import Row
 from .spacings import SPACINGS, Spacing, shifted
 
+_NO_NOISE = "an inversion, whose times rise, must add no noise, but {} does: give eta=0, or another sampler"
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -89,6 +91,8 @@ def plan(
     path = Path.through(schedule, grid)
     rising = bool(grid[-1] > grid[0])
     rows, step_of_row = _rows(path, function, name, options)
+    if rising and any(np.iscomplexobj(row.next) for row in rows):  # the root of a negative variance
+        raise ValueError(_NO_NOISE.format(name))
     scales = [_input_scale(prediction, row.at) for row in rows]
     table = np.zeros((len(rows), COLUMNS))
     for number, row in enumerate(rows):
@@ -96,7 +100,7 @@ def plan(
         table[number] = _filled(row, prediction, scales[number], following, clamp)
     noisy = bool((table[:, [NEXT + 7, WRITE_A + 7, WRITE_B + 7]] != 0).any())
     if rising and noisy:
-        raise ValueError(f"an inversion, whose times rise, must add no noise, but {name} does: give eta=0")
+        raise ValueError(_NO_NOISE.format(name))
     if not np.isfinite(table).all():
         raise ValueError(f"{name} has no finite table for these times on {schedule}: {grid.tolist()}")
     first = rows[0].at
@@ -150,7 +154,7 @@ def _times(
 
 
 def _rows(path: Path, function: Sampler, name: str, options: dict[str, Any]) -> tuple[list[Row], list[int]]:
-    taken = [parameter for parameter in inspect.signature(function).parameters][1:]
+    taken = list(inspect.signature(function).parameters)[1:]
     unknown = sorted(set(options) - set(taken))
     if unknown:
         raise ValueError(f"{name} has the options {', '.join(taken) or 'none'}; got {', '.join(unknown)}")

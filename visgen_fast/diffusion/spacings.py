@@ -64,7 +64,7 @@ def shifted(times: Tensor, shift: float) -> Tensor:
 
 
 def _ratios(schedule: Schedule) -> tuple[float, float]:
-    """The largest and the smallest σ/α in use: at the ends of the schedule, or just inside where they are no numbers."""
+    """The largest and smallest σ/α in use: at the ends of the schedule, or just inside where they are no numbers."""
     inside = torch.tensor([1.0, 1 - 1 / TRAIN_STEPS, 1 / TRAIN_STEPS], dtype=torch.float64)
     first, second, last = (schedule.sigma(inside) / schedule.alpha(inside)).tolist()
     return (first if math.isfinite(first) and first < 1e6 else second), last

@@ -24,6 +24,7 @@ __all__ = [
     "binary_spherical_quantize",
     "codebook_statistics",
     "decode_codes",
+    "denoised_quantile",
     "derive_seeds",
     "diffuse",
     "draw_seeds",
@@ -32,6 +33,8 @@ __all__ = [
     "gaussian",
     "lookup_free_quantize",
     "nearest_code",
+    "output_products",
     "residual_quantize",
+    "solver_step",
     "uniform",
 ]

@@ -11,6 +11,7 @@ from .scalar_quantize import (
     finite_scalar_quantize,
     lookup_free_quantize,
 )
+from .solve import denoised_quantile, output_products, solver_step
 
 __all__ = [
     "Purpose",
@@ -19,6 +20,7 @@ __all__ = [
     "binary_spherical_quantize",
     "codebook_statistics",
     "decode_codes",
+    "denoised_quantile",
     "derive_seeds",
     "diffuse",
     "finite_scalar_decode",
@@ -26,6 +28,8 @@ __all__ = [
     "gaussian",
     "lookup_free_quantize",
     "nearest_code",
+    "output_products",
     "residual_quantize",
+    "solver_step",
     "uniform",
 ]
