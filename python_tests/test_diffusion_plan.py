@@ -96,7 +96,6 @@ def exact() -> dict[type, Tensor]:
 @pytest.mark.parametrize(("schedule", "kind"), [(CosineVP(), "v"), (RectifiedFlow(), "velocity"), (CosineVP(), "edm")])
 def test_every_deterministic_sampler_has_its_order(name: str, schedule: Schedule, kind: str, exact) -> None:
     options, least = DETERMINISTIC[name]
-    end = exact[type(schedule)]
     sampler = "unipc" if name.startswith("unipc") else name
     # Over many starts: the error of a single one may change its sign between the two.
     coarse, fine = (
