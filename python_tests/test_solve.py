@@ -82,7 +82,9 @@ def test_every_row_is_the_definition_s_in_place_and_not(dtype, backend, device) 
         found, slots = ops.solver_step(x, *others, **options)
         assert all(torch.equal(a, b) for a, b in zip(before, (x, *options["slots"]), strict=True)), key
         exact = [t.double() if t.is_floating_point() else t for t in (x, *others[0])]
-        options_64 = {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in options.items()}
+        options_64 = {
+            k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in options.items()
+        }
         options_64["slots"] = tuple(slot.double() for slot in options["slots"])
         expected, expected_slots = reference.solver_step(exact[0], exact[1:], *others[1:], **options_64)
         for a, b in zip((found, *slots), (expected, *expected_slots), strict=True):
@@ -220,8 +222,16 @@ NOISY[:, 15], WRITING[:, 6] = 1.0, 2.0
         ((X, X, WRITING, 1), {"slots": (X, X)}, "row 1 of table uses slot 2, and 2 slots are given"),
         ((X, X, PLAIN, 0), {"slots": (X,) * 5}, "slots must be at most 4 tensors, got 5"),
         ((X, X, PLAIN, 0), {"slots": (X.t(),)}, r"slots\[0\] must have the shape of the state"),
-        ((X, X, PLAIN, 0), {"weights": torch.zeros(2)}, r"weights must be floating-point \[1\] or \[4 or 1, 2 or 1, 1\]"),
-        ((X, X, PLAIN, 0), {"seeds": torch.zeros(3, dtype=torch.int64)}, "seeds must have one number for each of the 2"),
+        (
+            (X, X, PLAIN, 0),
+            {"weights": torch.zeros(2)},
+            r"weights must be floating-point \[1\] or \[4 or 1, 2 or 1, 1\]",
+        ),
+        (
+            (X, X, PLAIN, 0),
+            {"seeds": torch.zeros(3, dtype=torch.int64)},
+            "seeds must have one number for each of the 2",
+        ),
         ((X, X, PLAIN, 0), {"limit": torch.zeros(3)}, r"limit must be \[2\] on cpu, got \[3\]"),
     ],
 )

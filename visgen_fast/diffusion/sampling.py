@@ -69,10 +69,8 @@ def sample(
         guided = guiding.evaluate(Call(model, x.to(dtype), t, labels, row, start, plan))
         step_options = {"weights": guided.weights, "limit": guided.limit}
         if callback is not None and run.begins_step(row):
-            callback(plan.step_of_row[row], start, x, run.denoised(x, guided.outputs, row, step_options))
-        x, slots = ops.solver_step(
-            x, guided.outputs, run.table, row, slots=slots, seeds=seeds, stream=run.stream, **step_options
-        )
+            callback(plan.step_of_row[row], start, x.clone(), run.denoised(x, guided.outputs, row, step_options))
+        ops.solver_step_(x, guided.outputs, run.table, row, slots=slots, seeds=seeds, stream=run.stream, **step_options)
         if known is not None and run.ends_step(row):
             x = run.with_known(x, known, row)
     return x
@@ -103,7 +101,7 @@ class _Run:
             return images * (signal / self.plan.ends[0].alpha), 0
         step = next((i for i, level in enumerate(self.plan.ends[:-1]) if level.time <= strength), self.plan.steps)
         if step == self.plan.steps:
-            return images, self.plan.calls
+            return images.clone(), self.plan.calls
         row = self.plan.step_of_row.index(step)
         return self._at(images, row), row
 

@@ -105,9 +105,7 @@ def solver_step_(
         _refuse_gradients(x, *given, *slots, noise, out)
         if runs_reference(x, *given, *slots, weights, seeds, noise, variance, limit, out):
             _check_step(x, given, table, step, slots, weights, seeds, noise, stream, variance, limit)
-            return _by_definition(
-                x, given, table, step, slots, weights, seeds, noise, stream, variance, limit, out
-            )
+            return _by_definition(x, given, table, step, slots, weights, seeds, noise, stream, variance, limit, out)
         o = (*given, None, None)
         s = (*slots, None, None, None, None)
         if weights is not None:
