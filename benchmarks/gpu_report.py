@@ -37,7 +37,8 @@ _FAMILIES = {
     "diffuse": True,
     "quantize": True,
     "residual_quantizer": False,
-    "scalar_quantize": False,
+    "finite_scalar": False,
+    "binary_quantize": False,
 }
 _NEEDED = ("layouts on the GPU", "tests", *(f"benchmark {family}" for family in _FAMILIES))
 _CUDA_TESTS = "cuda and not host and not test_build and not test_benchmarks"

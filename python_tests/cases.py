@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -301,21 +302,22 @@ def binary_case(
     return [Case(operation, label, arguments, ("x",), small, straight_through=True) for operation in operations]
 
 
-def decode_case(label: str, shape: tuple[int, ...], *, transposed: bool = False) -> list[Case]:
-    """Codes of 3·8·5 levels, and of 7 bits."""
-
-    def arguments(most: int, dtype: torch.dtype, device: torch.device) -> Arguments:
-        generator = torch.Generator().manual_seed(32)
-        codes = torch.randint(most, shape, generator=generator)
-        return {"codes": (codes.mT.contiguous().mT if transposed else codes).to(device), "dtype": dtype}
-
-    return [
-        Case("finite_scalar_decode", label, lambda *to: {**arguments(120, *to), "levels": (3, 8, 5)}),
-        Case("binary_decode", label, lambda *to: {**arguments(128, *to), "bits": 7, "scale": 0.3}),
-    ]
+def random_codes(most: int, shape: tuple[int, ...], layout: str, device: torch.device) -> Tensor:
+    codes = torch.randint(most, shape, generator=torch.Generator().manual_seed(32))
+    return lay_out(codes, layout).to(device)
 
 
-SCALAR_QUANTIZE = [
+def decode_cases(operation: str, most: int, **options: Any) -> list[Case]:
+    """Cases of an operation that decodes codes without a table, of which there are `most`."""
+
+    def arguments(shape: tuple[int, ...], layout: str, dtype: torch.dtype, device: torch.device) -> Arguments:
+        return {"codes": random_codes(most, shape, layout, device), "dtype": dtype, **options}
+
+    shapes = {"primes": (13, 11), "transposed": (13, 5, 3), "one_code": (), "no_codes": (0, 3)}
+    return [Case(operation, label, partial(arguments, shape, label)) for label, shape in shapes.items()]
+
+
+FINITE_SCALAR = [
     finite_scalar_case("one_row", (4,), (8, 5, 5, 3), small=True),
     finite_scalar_case("primes", (3, 7, 3), (8, 6, 5), small=True),
     finite_scalar_case("tan", (5, 4), (2, 8, 3, 1000), bound="tan", small=True),
@@ -326,6 +328,10 @@ SCALAR_QUANTIZE = [
     finite_scalar_case("strided", (3, 21, 4), (8, 5, 5, 5), layout="strided"),
     finite_scalar_case("unaligned", (129, 4), (8, 5, 5, 5), layout="offset"),
     finite_scalar_case("no_rows", (0, 4), (8, 5, 5, 5)),
+    *decode_cases("finite_scalar_decode", 3 * 8 * 5, levels=(3, 8, 5)),
+]
+
+BINARY_QUANTIZE = [
     *binary_case("one_row", (5,), small=True),
     *binary_case("primes", (3, 7, 2), small=True),
     *binary_case("groups", (2, 3, 8), group_size=3, small=True),
@@ -339,10 +345,7 @@ SCALAR_QUANTIZE = [
     *binary_case("channels_first", (2, 9, 7, 10), layout="transposed", group_size=5, operations=SPHERICAL),
     *binary_case("unaligned", (129, 4), layout="offset", operations=LOOKUP_FREE),
     *binary_case("no_rows", (0, 6)),
-    *decode_case("primes", (13, 11)),
-    *decode_case("transposed", (13, 11), transposed=True),
-    *decode_case("one_code", ()),
-    *decode_case("no_codes", (0, 3)),
+    *decode_cases("binary_decode", 2**7, bits=7, scale=0.3),
 ]
 
-CASES = NOISE + DIFFUSE + QUANTIZE + SCALAR_QUANTIZE
+CASES = NOISE + DIFFUSE + QUANTIZE + FINITE_SCALAR + BINARY_QUANTIZE

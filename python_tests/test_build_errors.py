@@ -15,7 +15,7 @@ PATH = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
 
 def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs a command whose environment has no switches of the build but those given."""
-    switches = ("CXX", "VISGEN_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CUDA_PATH", "DEBUG")
+    switches = ("CXX", "CXXFLAGS", "VISGEN_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CUDA_PATH", "DEBUG")
     kept = {name: value for name, value in os.environ.items() if name not in switches}
     return subprocess.run(
         command, env=kept | {"PATH": PATH} | environment, cwd=REPOSITORY, capture_output=True, text=True, check=False
@@ -24,15 +24,17 @@ def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess
 
 def setup(folder: Path, *prepare: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs setup.py after the statements `prepare`; it would put its libraries into `folder`."""
-    arguments = ["setup.py", "build_ext", "--build-lib", str(folder)]
+    arguments = ["setup.py", "build_ext", "--build-lib", str(folder), "--build-temp", str(folder / "build")]
     code = ["import runpy, sys", *prepare, f"sys.argv = {arguments}", "runpy.run_path('setup.py', run_name='__main__')"]
     return run(sys.executable, "-c", "; ".join(code), **environment)
 
 
-def configure(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def configure(
+    folder: Path, python: str | Path = sys.executable, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Runs the first half of a build, CMake's configuration, as without setup.py."""
     cmake = shutil.which("cmake", path=PATH)
-    options = (f"-DVISGEN_PYTHON={sys.executable}", f"-DVISGEN_PYTHONS={sys.executable}")
+    options = (f"-DVISGEN_PYTHON={python}", f"-DVISGEN_PYTHONS={python}")
     return run(cmake, "-S", REPOSITORY, "-B", folder, *options, **environment)
 
 
@@ -48,6 +50,19 @@ def path_without_nvcc(tmp_path: Path) -> str:
     return str(folder)
 
 
+def program(path: Path, *lines: str) -> Path:
+    """An executable script."""
+    path.write_text("\n".join(["#!/bin/bash", *lines, ""]))
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def old_compiler(tmp_path: Path) -> str:
+    """A compiler that works and does not know C++20."""
+    return str(program(tmp_path / "old-c++", 'exec c++ "${@/-std=c++20/-std=c++14}"'))
+
+
 def sentence(result: subprocess.CompletedProcess[str]) -> str:
     """What a failed build said, on one line."""
     assert result.returncode != 0, result.stdout
@@ -60,17 +75,37 @@ def test_a_missing_compiler_is_named(tmp_path: Path) -> None:
     assert "needs a C++20 compiler, and '/nonexistent/c++' was not found" in sentence(result)
 
 
-def test_a_compiler_without_cpp20_is_named(tmp_path: Path) -> None:
-    compiler = tmp_path / "old-c++"
-    compiler.write_text('#!/bin/bash\nexec c++ "${@/-std=c++20/-std=c++14}"\n')
-    compiler.chmod(0o755)
-    result = configure(tmp_path / "build", CXX=str(compiler))
-    assert f"needs a C++20 compiler, and {compiler}" in sentence(result)
+def test_a_compiler_without_cpp20_is_named(tmp_path: Path, old_compiler: str) -> None:
+    result = configure(tmp_path / "build", CXX=old_compiler)
+    assert f"needs a C++20 compiler, and {old_compiler}" in sentence(result)
+
+
+def test_the_advice_to_set_another_compiler_works(tmp_path: Path, old_compiler: str) -> None:
+    sentence(configure(tmp_path / "build", CXX=old_compiler, VISGEN_CUDA="0"))
+    result = configure(tmp_path / "build", CXX="c++", VISGEN_CUDA="0")
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("mistake", [{"CXX": "false"}, {"CXXFLAGS": "-fno-such-flag"}], ids=str)
+def test_a_build_forgets_the_compiler_and_the_flags_of_one_that_failed(
+    mistake: dict[str, str], tmp_path: Path, old_compiler: str
+) -> None:
+    # A build that is isolated has its folder where --build-temp says.
+    aside = ("import tempfile", "tempfile.gettempdir = lambda: '/'")
+    assert "could not be built" in sentence(setup(tmp_path, *aside, **mistake))
+    assert f"and {old_compiler}" in sentence(setup(tmp_path, *aside, CXX=old_compiler))
 
 
 def test_a_missing_torch_is_named_with_the_command_that_installs_it(tmp_path: Path) -> None:
     result = setup(tmp_path, "sys.modules['torch'] = None")
-    assert "torch 2.13, which was not found: pip install torch==2.13.0" in sentence(result)
+    assert "built with torch 2.11 or newer, and no torch was found: pip install torch" in sentence(result)
+
+
+@pytest.mark.parametrize("answer, said", [("/torch;2.10.1+cpu", "has torch 2.10.1+cpu"), ("", "has no torch")])
+def test_a_torch_that_does_not_serve_is_named(answer: str, said: str, tmp_path: Path) -> None:
+    python = program(tmp_path / "python", f"echo '{answer}'")
+    result = configure(tmp_path / "build", python, VISGEN_CUDA="0")
+    assert f"is built with torch 2.11 or newer, and {python} {said}" in sentence(result)
 
 
 @pytest.mark.parametrize("program", ["cmake", "ninja"])

@@ -1,9 +1,12 @@
 """What the compiled libraries contain, ask for and tell about themselves."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,8 @@ PACKAGE = Path(visgen_fast.__file__).parent
 REPOSITORY = Path(__file__).resolve().parent.parent
 LIBRARIES = sorted((PACKAGE / "lib").glob("libvisgen_fast_*.so"))
 OBJECTS = sorted((REPOSITORY / "build" / "cmake" / "CMakeFiles").glob("isa_*.dir/**/*.o"))
+MODULES = sorted(PACKAGE.glob("_C.*.so"))
+PATH = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
 MODULE_SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 
 
@@ -49,7 +54,7 @@ def test_a_library_finds_torch_in_the_process_and_not_by_a_path(library: Path) -
     assert "RPATH" not in dynamic and "RUNPATH" not in dynamic and "libpython" not in dynamic
 
 
-@pytest.mark.parametrize("library", LIBRARIES, ids=lambda path: path.name)
+@pytest.mark.parametrize("library", LIBRARIES + MODULES, ids=lambda path: path.name)
 def test_a_library_names_no_path_of_its_builder(library: Path) -> None:
     """So that building is reproducible, and no message shows where somebody built."""
     text = library.read_bytes()
@@ -93,9 +98,70 @@ def test_build_info_tells_what_was_built() -> None:
     assert bool(info["cuda_architectures"]) == has_cuda and bool(info["nvcc"]) == has_cuda
 
 
-def test_the_environment_chooses_the_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VISGEN_CPU_CAPABILITY", "baseline")
-    assert in_python("from visgen_fast import _library; print(_library.cpu_capability())") == "baseline"
+def capability(environment: dict[str, str]) -> tuple[str, str]:
+    """The instruction set that a process with that environment uses, and what it says of it."""
+    code = "from visgen_fast import _library; print(_library.cpu_capability())"
+    others = {name: value for name, value in os.environ.items() if name != "VISGEN_CPU_CAPABILITY"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=others | environment
+    )
+    return result.stdout.strip(), result.stderr.strip()
+
+
+def test_the_environment_chooses_the_instruction_set() -> None:
+    assert capability({"VISGEN_CPU_CAPABILITY": "baseline"}) == ("baseline", "")
+
+
+def test_an_empty_choice_of_the_instruction_set_is_none() -> None:
+    assert capability({"VISGEN_CPU_CAPABILITY": ""}) == capability({})
+
+
+def test_an_unknown_instruction_set_is_ignored_with_a_sentence() -> None:
+    used, said = capability({"VISGEN_CPU_CAPABILITY": "mmx"})
+    assert used == capability({})[0]
+    assert said.startswith("visgen_fast: VISGEN_CPU_CAPABILITY must be baseline") and said.endswith("mmx is ignored.")
+
+
+def test_builds_of_two_folders_are_identical(tmp_path: Path) -> None:
+    """One source with torch's headers and its own stands for all."""
+    target, objects = "CMakeFiles/visgen_fast_cpu.dir/csrc/cpu/noise.cpp.o", []
+    for name in ("one", "another"):
+        source = tmp_path / name
+        shutil.copytree(REPOSITORY / "csrc", source / "csrc")
+        for file in ("CMakeLists.txt", "pyproject.toml"):
+            shutil.copy(REPOSITORY / file, source)
+        python = (f"-DVISGEN_PYTHON={sys.executable}", "-DVISGEN_PYTHONS=")
+        environment = {**os.environ, "VISGEN_CUDA": "0", "PATH": PATH}
+        for command in (
+            ["-S", source, "-B", source / "build", "-G", "Ninja", *python],
+            ["--build", source / "build", "--target", target],
+        ):
+            subprocess.run(
+                [shutil.which("cmake", path=PATH), *command], check=True, capture_output=True, env=environment
+            )
+        objects.append((source / "build" / target).read_bytes())
+    assert objects[0] == objects[1]
+
+
+def test_the_sdist_holds_every_file_of_the_repository(tmp_path: Path) -> None:
+    """README's pictures and what `make` needs too."""
+    command = [
+        sys.executable,
+        "setup.py",
+        "--quiet",
+        "egg_info",
+        "--egg-base",
+        tmp_path,
+        "sdist",
+        "--dist-dir",
+        tmp_path,
+    ]
+    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as contents:
+        packed = {name.partition("/")[2] for name in contents.getnames()}
+    tracked = output("git", "-C", REPOSITORY, "ls-files").splitlines()
+    assert sorted(set(tracked) - packed) == []
 
 
 def test_the_wheel_is_for_every_python_3_of_the_platform(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The contract of every operation, on every backend: exact, reproducible, at home in PyTorch, never silently wrong.
 
-A new family adds its cases to cases.py and nothing here; the case of an operation labelled "primes" is opchecked.
+A new family adds its cases to cases.py and nothing here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch._dynamo.testing
 from cases import CASES, DIFFUSE, NOISE, Case, lay_out, random
-from tolerances import NORMAL_NUMBERS, assert_as_exact_as_pytorch
+from tolerances import NORMAL_NUMBERS, assert_as_exact_as_pytorch, assert_same_bits
 from torch import Tensor
 
 from visgen_fast import ops, reference
@@ -20,8 +20,12 @@ FLOATS = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 DIFFERENTIABLE = [case for case in CASES if case.differentiable]
 SMALL = [case for case in DIFFERENTIABLE if case.small]
 FUNCTIONS = [case for case in CASES if case not in NOISE]  # of tensors, not of seeds alone
-OPCHECKED = [case for case in CASES if case.label in ("run_seed", "primes", "endpoint", "channels_last_noise")]
 FIRST_OF_EACH = list({case.operation: case for case in reversed(CASES)}.values())
+# What is in ops.__all__ and no operation of tensors that a case could describe.
+WITHOUT_CASES = {
+    "Purpose": "an enumeration",
+    "draw_seeds": "draws from torch's random state, so that two calls differ; see test_noise.py",
+}
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 each_function = pytest.mark.parametrize("case", FUNCTIONS, ids=str)
 each_differentiable_case = pytest.mark.parametrize("case", DIFFERENTIABLE, ids=str)
@@ -78,6 +82,10 @@ def gradients(module, case: Case, arguments: dict, upstream: list[Tensor]) -> di
     pairs = [(out, g.to(out.dtype)) for out, g in zip(result, upstream, strict=True) if out.requires_grad]
     found = torch.autograd.grad([out for out, _ in pairs], inputs, [g for _, g in pairs], materialize_grads=True)
     return dict(zip(case.differentiable, found, strict=True))
+
+
+def test_every_operation_has_a_case():
+    assert {case.operation for case in CASES} == set(ops.__all__) - set(WITHOUT_CASES)
 
 
 @pytest.mark.parametrize("case", NOISE, ids=str)
@@ -192,6 +200,46 @@ def test_vmap_equals_a_loop(case, library, device):
                 torch.testing.assert_close(a[i], expected, rtol=1e-5, atol=1e-5)
 
 
+TRANSFORMS = {
+    "grad": lambda loss, x, v: torch.func.grad(loss)(x),
+    "grad of grad": lambda loss, x, v: torch.func.grad(lambda x: torch.func.grad(loss)(x).square().sum())(x),
+    "vjp of grad": lambda loss, x, v: torch.func.vjp(torch.func.grad(loss), x)[1](v)[0],
+    "hessian": lambda loss, x, v: torch.func.hessian(loss)(x),
+    "jacrev of jacrev": lambda loss, x, v: torch.func.jacrev(torch.func.jacrev(loss))(x),
+    "grad of samples": lambda loss, x, v: torch.func.vmap(torch.func.grad(loss))(torch.stack((x, 2 * x))),
+}
+
+
+@each_small_case
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_functional_derivatives_are_right(case, transform, library, device):
+    arguments = case.arguments(torch.float64, device)
+    for name in case.differentiable:
+
+        def loss(module, value, name=name):
+            results = real_outputs(module, case, {**arguments, name: value})
+            return sum((out * (out + 1)).sum() for out in results if out.numel())
+
+        value = arguments[name]
+        direction = random(tuple(value.shape), torch.float64, device, 21)
+        actual, expected = (transform(partial(loss, module), value, direction) for module in (ops, reference))
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_tangent_is_not_lost_within_another_transform(library, device):
+    x, coefficients, seeds = random((2, 5), torch.float64, device), random((2, 4), torch.float64, device, 1), None
+    noise, tangent = random((2, 5), torch.float64, device, 2), random((2, 5), torch.float64, device, 3)
+
+    def function(x):
+        def of_scale(scale):
+            return (scale * ops.add_noise(x, coefficients, seeds, noise=noise)).sum()
+
+        return torch.func.grad(of_scale)(torch.ones((), dtype=torch.float64, device=device))
+
+    _, actual = torch.func.jvp(function, (x,), (tangent,))
+    torch.testing.assert_close(actual, (coefficients[:, :1] * tangent).sum())
+
+
 def test_a_tangent_of_an_incoming_gradient_is_not_lost(library, device):
     x = random((2, 5), torch.float64, device).requires_grad_()
     coefficients, seeds = random((2, 4), torch.float64, device, 1), torch.arange(2, device=device)
@@ -272,7 +320,7 @@ def test_a_second_run_and_another_number_of_threads_give_the_same_bits(case, bac
     finally:
         torch.set_num_threads(threads)
     for a, b in zip(first, second, strict=True):
-        assert torch.equal(a.nan_to_num(), b.nan_to_num())
+        assert_same_bits(a, b)
 
 
 @each_differentiable_case
@@ -296,6 +344,12 @@ def test_autocast_takes_lower_coefficients(case, library, device):
         assert torch.equal(a, b)
 
 
+def _one_for_each_way_to_give_arguments() -> list[Case]:
+    """Of every operation; to leave one out takes a reason here."""
+    cpu = torch.device("cpu")
+    return list({(c.operation, *sorted(c.arguments(torch.float32, cpu))): c for c in reversed(CASES)}.values())
+
+
 class _Recorder(torch.utils._python_dispatch.TorchDispatchMode):
     """Remembers the calls of compiled operations, as the dispatcher sees them."""
 
@@ -309,7 +363,7 @@ class _Recorder(torch.utils._python_dispatch.TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("case", OPCHECKED, ids=str)
+@pytest.mark.parametrize("case", _one_for_each_way_to_give_arguments(), ids=str)
 def test_opcheck_finds_nothing(case, library, device):
     with _Recorder() as recorder:
         arguments = leaves(case, case.arguments(torch.float32, device))

@@ -286,3 +286,29 @@ def test_the_reference_serves_tangents(backend, device):
     value, derivative = torch.func.jvp(lambda x: ops.residual_quantize(x, codebooks)[0], (x,), (tangent,))
     assert torch.equal(derivative, tangent)
     assert torch.equal(value, reference.residual_quantize(x, codebooks)[0])
+
+
+@pytest.mark.parametrize("gradient", ["straight_through", "straight_through_per_depth", "rotation", "none"])
+def test_a_vector_without_active_depths_is_zero_whatever_it_holds(gradient, backend, device):
+    x = torch.tensor([[torch.nan, 1.0], [1.0, 2.0], [torch.inf, 0.0], [torch.nan, 0.0]], device=device)
+    codebooks = vectors(2, 5, 2, device=device, key=1)
+    active = torch.tensor([0, 1, 0, 1], device=device)
+    for family in (ops, reference):
+        quantized, codes, *errors = family.residual_quantize(x, codebooks, active_depths=active, gradient=gradient)
+        assert codes[[0, 2]].tolist() == [[-1, -1]] * 2 and codes[3].tolist() == [0, -1]
+        assert not quantized[[0, 2]].any() and quantized[3].isnan().all() and quantized[1].isfinite().all()
+        for error in errors:
+            assert not error[[0, 2]].any() and error[3, 0].isnan() and error[3, 1] == 0
+        without_depths = family.residual_quantize(x, codebooks[0], depth=0, gradient=gradient)[0]
+        assert torch.equal(without_depths, torch.zeros_like(x))
+
+
+def test_vectors_without_dimensions_are_quantized(backend, device):
+    x, codebooks = torch.zeros(3, 0, device=device), torch.zeros(2, 5, 0, device=device)
+    for family in (ops, reference):
+        quantized, codes, commitment, codebook_error = family.residual_quantize(x, codebooks)
+        assert quantized.shape == (3, 0) and codes.tolist() == [[0, 0]] * 3
+        assert commitment.isnan().all() and codebook_error.isnan().all(), "means of nothing"
+        assert family.decode_codes(codes, codebooks).shape == (3, 0)
+        counts, sums = family.codebook_statistics(x, codes, codebooks)
+        assert counts.tolist() == [[3, 0, 0, 0, 0]] * 2 and sums.shape == (2, 5, 0)

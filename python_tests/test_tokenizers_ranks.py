@@ -34,7 +34,7 @@ def results(tmp_path_factory) -> dict[str, dict[str, torch.Tensor]]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(visgen_fast.__file__).parents[1])}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [sys.executable, *launcher, __file__, str(out)]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert finished.returncode == 0, finished.stderr
     train(out, "one")
     return {path.stem: load_file(path) for path in out.glob("*.safetensors")}

@@ -62,7 +62,7 @@ def results(tmp_path_factory) -> dict[str, dict[str, torch.Tensor]]:
         out = folders[ranks] = tmp_path_factory.mktemp("ranks")
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
         command = [sys.executable, *launcher, __file__, str(out)]
-        finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
         assert finished.returncode == 0, finished.stderr
     return {name: load_file(folders[ranks] / f"{steps}.safetensors") for name, (ranks, steps) in RUNS.items()}
 

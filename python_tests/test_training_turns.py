@@ -53,7 +53,8 @@ def test_a_system_of_one_player_trains_bit_for_bit_as_a_plain_loop(make, accumul
     system = make(settings)
     average = copy.deepcopy(system)
     parameters = [parameter for parameter in system.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, betas=(0.9, settings.beta2), weight_decay=settings.weight_decay)
+    betas = (0.9, settings.beta2)
+    optimizer = torch.optim.AdamW(parameters, betas=betas, weight_decay=settings.weight_decay, fused=True)
     data = ImagesByPosition(digits(), settings.seed, horizontal_flip=True)
     positions = iter(MicroBatches(0, settings.batch_size, accumulation=accumulation))
     for step in range(4):

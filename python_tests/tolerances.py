@@ -41,3 +41,8 @@ def assert_as_exact_as_pytorch(actual: Tensor, pytorch: Tensor, truth: Tensor, n
     error = (actual[finite].double() - truth[finite]).abs()
     worst = (error - allowed).argmax()
     assert (error <= allowed).all(), f"{name}: error {error[worst]:.3g} where {allowed[worst]:.3g} is allowed"
+
+
+def assert_same_bits(actual: Tensor, expected: Tensor, name: str = "result") -> None:
+    """Equal in type, shape and every element; NaN equals NaN and nothing else."""
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True, msg=lambda why: f"{name}: {why}")

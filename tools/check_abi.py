@@ -1,9 +1,10 @@
-"""Installs a wheel beside the oldest and the newest torch it is for, in two Pythons, and tests the operations there.
+"""Installs a wheel beside the oldest and the newest torch, in two Pythons, and tests the operations there.
 
-    python tools/check_abi.py dist/visgen_fast-0.1.0-py3-none-linux_x86_64.whl
+    python tools/check_abi.py dist/visgen_fast-0.1.0-py3-none-manylinux_2_36_x86_64.whl
 
-Each of the four environments is made afresh under build/ and removed again. The oldest torch comes in the CUDA build
-that the package index has: several gigabytes, which must serve on a machine without a GPU.
+Each of the four environments is made afresh under build/ and removed again. The oldest torch is the oldest that the
+wheel serves, in the CUDA build that the package index has: several gigabytes, which must serve on a machine without a
+GPU. The newest is what pip takes from the index by that name.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.11", "3.12")
-NEWEST_TORCH, OLDEST_TORCH = "2.13.0", "2.11.0"
+OLDEST_TORCH, NEWEST_TORCH = "torch==2.11.0", "torch"
 FAMILIES = [page.stem for page in (REPOSITORY / "visgen_fast" / "reference").glob("[a-z]*.py")]
 TESTS = ["test_contract.py", *(f"test_{family}.py" for family in sorted(FAMILIES))]
 DESCRIBE = """
@@ -41,17 +42,21 @@ def interpreter(version: str) -> str:
     sys.exit(f"check_abi needs Python {version}, which is neither on PATH nor among pyenv's versions")
 
 
+def bare_environment(folder: Path, python: str, torch: str, torch_index: str) -> tuple[Path, list[str | Path]]:
+    """Makes a virtual environment with that torch alone: its Python, and the command that installs more into it."""
+    environment = folder / "venv"
+    inside = environment / "bin" / "python"
+    install: list[str | Path] = [inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([python, "-m", "venv", environment], check=True)
+    subprocess.run([*install, torch, *(["--index-url", torch_index] if torch_index else [])], check=True)
+    return inside, install
+
+
 def check(python: str, torch: str, torch_index: str, wheel: Path) -> bool:
     """Whether the wheel passes the tests in a new environment of that Python and torch."""
     (REPOSITORY / "build").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="abi-", dir=REPOSITORY / "build") as folder:
-        environment = Path(folder, "venv")
-        inside = environment / "bin" / "python"
-        install = [inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([python, "-m", "venv", environment], check=True)
-        subprocess.run(
-            [*install, f"torch=={torch}", *(["--index-url", torch_index] if torch_index else [])], check=True
-        )
+        inside, install = bare_environment(Path(folder), python, torch, torch_index)
         subprocess.run([*install, wheel, "pytest", "hypothesis"], check=True)
         # A copy, so that the tests find the installed package and not the source tree.
         tests = shutil.copytree(REPOSITORY / "python_tests", Path(folder, "python_tests"))
@@ -64,18 +69,18 @@ def main() -> None:
     """Checks every pair of Python and torch, and exits with an error if one fails."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("wheel", type=Path)
-    parser.add_argument("--torch-index", default="", help=f"package index to take torch {NEWEST_TORCH} from")
+    parser.add_argument("--torch-index", default="", help="package index to take the newest torch from")
     arguments = parser.parse_args()
     wheel = arguments.wheel.resolve(strict=True)
     failed = [
-        f"Python {version} with torch {torch}"
+        f"Python {version} with {torch}"
         for version in PYTHONS
         for torch, index in ((NEWEST_TORCH, arguments.torch_index), (OLDEST_TORCH, ""))
         if not check(interpreter(version), torch, index, wheel)
     ]
     if failed:
         sys.exit("The wheel fails in " + ", ".join(failed))
-    print(f"{wheel.name} passes in Python {' and '.join(PYTHONS)} with torch {NEWEST_TORCH} and {OLDEST_TORCH}")
+    print(f"{wheel.name} passes in Python {' and '.join(PYTHONS)} with {OLDEST_TORCH} and the newest torch")
 
 
 if __name__ == "__main__":

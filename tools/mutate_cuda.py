@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 KERNELS = ["python_tests/test_contract.py", "-k", "cuda-on-host and (equals_the_reference or gradients_equal)"]
 HEADERS = ["python_tests/test_cuda_on_host.py"]
 SEARCH = ["python_tests/test_quantize_search.py", "-k", "cuda-on-host"]
-SCALAR = ["python_tests/test_scalar_quantize.py", "-k", "cuda-on-host"]
+SCALAR = ["python_tests/test_finite_scalar.py", "python_tests/test_binary_quantize.py", "-k", "cuda-on-host"]
 
 
 class Mutation(NamedTuple):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import diffuse, noise, quantize, residual_quantizer, scalar_quantize
+from . import binary_quantize, diffuse, finite_scalar, noise, quantize, residual_quantizer
 
 FAMILIES: dict[str, ModuleType] = {
     "noise": noise,
     "diffuse": diffuse,
     "quantize": quantize,
     "residual_quantizer": residual_quantizer,
-    "scalar_quantize": scalar_quantize,
+    "finite_scalar": finite_scalar,
+    "binary_quantize": binary_quantize,
 }

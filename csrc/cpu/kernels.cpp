@@ -45,12 +45,11 @@ static const KernelTable* find(const char* name) {
 }
 
 static const KernelTable* choose() {
-  if (const char* wanted = getenv("VISGEN_CPU_CAPABILITY")) {
+  if (const char* wanted = getenv("VISGEN_CPU_CAPABILITY"); wanted && *wanted) {  // empty is as good as unset
     if (const KernelTable* table = find(wanted)) return table;
     fprintf(stderr,
             "visgen_fast: VISGEN_CPU_CAPABILITY must be baseline, avx2, avx512 or avx512vnni and supported by this "
-            "machine, got "
-            "%s; ignored\n",
+            "machine; %s is ignored.\n",
             wanted);
   }
   for (const char* name : {"avx512vnni", "avx512", "avx2"}) {

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from ..ops import residual_quantize
-from ..reference.quantize import depth_of, real_dtype
 
 _MOST_SCORES = 2**22  # numbers of a (vectors × beam × codes) block that is looked at in one go
 
@@ -28,25 +27,27 @@ def beam_search(x: Tensor, codebooks: Tensor, beam: int, depth: int | None = Non
     Returns:
         int64 [..., Q]; 0 for vectors with NaN or infinity. ValueError for a beam below 1.
 
-    Memory: blocks of at most 2²² distances. Source: Babenko and Lempitsky, "Additive quantization for extreme vector
-    compression", 2014, section 3.2, has the search without places.
+    Memory: blocks of at most 2²² distances; in a compiled or exported graph, all of them. Source: Babenko and
+    Lempitsky, "Additive quantization for extreme vector compression", 2014, section 3.2, has the search without places.
     """
     if beam < 1:
         raise ValueError(f"beam must be at least 1, got {beam}")
-    depth = depth_of(codebooks, depth)
+    if depth is None:
+        depth = codebooks.shape[0] if codebooks.dim() == 3 else 1
     if beam == 1:
         return residual_quantize(x, codebooks, depth=depth, gradient="none")[1]
-    rows = x.reshape(-1, x.shape[-1]).to(real_dtype(x))
+    rows = x.reshape(-1, x.shape[-1]).to(torch.promote_types(x.dtype, torch.float32))
     codebooks = codebooks.to(rows.dtype)
     at_a_time = max(1, _MOST_SCORES // (beam * codebooks.shape[-2]))
-    codes = torch.cat([_search(some, codebooks, beam, depth) for some in rows.split(at_a_time)])
+    blocks = [rows] if torch.compiler.is_compiling() else rows.split(at_a_time)  # a graph would fix their number
+    codes = torch.cat([_search(some, codebooks, beam, depth) for some in blocks])
     return torch.where(rows.isfinite().all(-1, keepdim=True), codes, 0).view(*x.shape[:-1], depth)
 
 
 def _search(rows: Tensor, codebooks: Tensor, beam: int, depth: int) -> Tensor:
     """The codes [N, Q] of rows [N, D]."""
     residual = rows[:, None]  # [N, places, D]
-    codes = torch.zeros(len(rows), 1, 0, dtype=torch.int64, device=rows.device)
+    codes = torch.zeros(rows.shape[0], 1, 0, dtype=torch.int64, device=rows.device)
     for q in range(depth):
         codebook = codebooks if codebooks.dim() == 2 else codebooks[q]
         distances, nearest = _distances(residual, codebook).topk(min(beam, len(codebook)), dim=-1, largest=False)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..ops import binary_decode, binary_spherical_quantize
-from ..ops.scalar_quantize import checked_binary
-from ..reference.quantize import real_dtype
+from ..ops.binary_quantize import checked_binary
 from .quantized import Quantized
 from .quantizer import check_weights
 from .scalar_quantizer import ScalarQuantizer
@@ -58,7 +58,7 @@ class BSQ(ScalarQuantizer):
             group_size=self.group_size,
             entropy=self.training and self.entropy_weight > 0,
         )
-        on_sphere = F.normalize(x.to(real_dtype(x)), dim=-1)
+        on_sphere = F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
         loss = self.commitment_weight * (on_sphere - quantized.detach()).square().sum(-1)
         if per_sample is not None and batch is not None:
             loss = loss + self.entropy_weight * (self.confidence * per_sample - self.diversity * batch)

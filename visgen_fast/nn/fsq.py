@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ..ops import finite_scalar_decode, finite_scalar_quantize
-from ..ops.scalar_quantize import checked_levels
-from ..reference.quantize import real_dtype
+from ..ops.finite_scalar import checked_levels
 from .quantized import Quantized
 from .scalar_quantizer import ScalarQuantizer
 
@@ -30,7 +30,9 @@ class FSQ(ScalarQuantizer):
 
     def quantize(self, x: Tensor) -> Quantized:
         quantized, codes = finite_scalar_quantize(x, self.levels, bound=self.bound)
-        return Quantized(quantized, codes[..., None], x.new_zeros(x.shape[:-1], dtype=real_dtype(x)))
+        return Quantized(
+            quantized, codes[..., None], x.new_zeros(x.shape[:-1], dtype=torch.promote_types(x.dtype, torch.float32))
+        )
 
     def vectors(self, codes: Tensor) -> Tensor:
         return finite_scalar_decode(codes, self.levels, bound=self.bound)

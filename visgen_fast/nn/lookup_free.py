@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..ops import binary_decode, lookup_free_quantize
-from ..ops.scalar_quantize import checked_binary
-from ..reference.quantize import real_dtype
+from ..ops.binary_quantize import checked_binary
 from .quantized import Quantized
 from .quantizer import check_weights
 from .scalar_quantizer import ScalarQuantizer
@@ -56,7 +56,7 @@ class LookupFree(ScalarQuantizer):
             group_size=self.group_size,
             entropy=self.training and self.entropy_weight > 0,
         )
-        z = x.to(real_dtype(x))
+        z = x.to(torch.promote_types(x.dtype, torch.float32))
         loss = self.commitment_weight * (z - quantized.detach()).square().mean(-1)
         if per_sample is not None and batch is not None:
             loss = loss + self.entropy_weight * (per_sample - self.diversity * batch)

@@ -201,9 +201,7 @@ class MultiscaleQuantizer(Quantizer):
     ) -> Tensor:
         """How many scales each sample uses, int64 [B]."""
         if active_depths is not None:
-            checked = checked_active_depths(active_depths, x[:, :, 0, 0], self.scales)
-            assert checked is not None
-            return checked
+            return checked_active_depths(active_depths, x[:, :, 0, 0])
         if dropout and self.training and self.dropout > 0:
             seeds = ops.draw_seeds(x.shape[0], device=x.device) if seeds is None else seeds
             return draw_active_depths(seeds, self.scales, probability=self.dropout)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..ops import decode_codes, draw_seeds, nearest_code, residual_quantize
 from ..ops.quantize import GRADIENTS, checked_active_depths
-from ..reference.quantize import active_depths_of, from_codes, real_dtype
+from ..reference.quantize import from_codes
 from .beam import beam_search
 from .codebook import Codebook
 from .dropout import draw_active_depths
@@ -127,7 +127,9 @@ class ResidualQuantizer(Quantizer):
     def forward(self, x: Tensor, *, seeds: Tensor | None = None, active_depths: Tensor | None = None) -> Quantized:
         """x [B, ..., D] float32, bfloat16, float16 or float64, quantized; see `Quantizer.forward`."""
         self.check(x)
-        vectors = F.normalize(x.to(real_dtype(x)), dim=-1) if self.metric == "cosine" else x
+        vectors = (
+            F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1) if self.metric == "cosine" else x
+        )
         if active_depths is None and self.training and self.dropout > 0:
             seeds = draw_seeds(x.shape[0], device=x.device) if seeds is None else seeds
             active_depths = draw_active_depths(
@@ -172,7 +174,7 @@ class ResidualQuantizer(Quantizer):
 
     def _quantize_sequentially(self, x: Tensor, active_depths: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As RQ-VAE does: each depth uses the shared codebook as the depth before it left it."""
-        residual = self._rows(x).to(real_dtype(x))
+        residual = self._rows(x).to(torch.promote_types(x.dtype, torch.float32))
         active = self._active(active_depths, x).reshape(-1)
         used, chosen, counts = [], [], []
         for q in range(self.depth):
@@ -213,8 +215,9 @@ class ResidualQuantizer(Quantizer):
 
     def _active(self, active_depths: Tensor | None, x: Tensor) -> Tensor:
         """How many depths each vector of x [..., D] uses, int64 [...], as the operation takes `active_depths`."""
-        checked_active_depths(active_depths, x, self.depth)
-        return active_depths_of(active_depths, x, self.depth)
+        if active_depths is None:
+            return torch.full(x.shape[:-1], self.depth, device=x.device)
+        return checked_active_depths(active_depths, x)
 
     def _rows(self, x: Tensor) -> Tensor:
         return x.detach().reshape(-1, self.dimensions)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 
 def count_codes(counts: Tensor, codes: Tensor) -> None:
     """Adds how often each code occurs in codes [..., Q] to counts int64 [Q, K], in place; −1 counts nowhere."""
-    columns = codes.reshape(codes.shape[:-1].numel(), codes.shape[-1]).T
+    columns = codes.reshape(math.prod(codes.shape[:-1]), codes.shape[-1]).T
     counts.scatter_add_(1, columns.clamp_min(0), (columns >= 0).to(counts.dtype))
 
 

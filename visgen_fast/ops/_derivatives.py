@@ -1,75 +1,177 @@
-"""Derivatives that no kernel computes, once for every family: the reference is differentiated instead.
+"""Derivatives of operations, once for every family: by a kernel where there is one, by the definition everywhere else.
 
-So it is for second derivatives, which differentiate the compiled backward, and for first ones whose gradients carry a
-forward-mode tangent or a `torch.func.vmap` dimension.
+The gradient of an operation is an operation too, its backward. Second derivatives, and whatever carries a forward-mode
+tangent or a `torch.func.vmap` dimension, come from the definition in plain PyTorch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
 
-Tensors = Sequence[Tensor | None]
+from .._library import has_kernels
+
+Values = Mapping[str, Any]  # by the names of arguments and results in the schema
 Definition = Callable[..., tuple[Tensor, ...]]
 
+_library = torch.ops.visgen_fast
+_registrations = torch.library.Library("visgen_fast", "IMPL")  # noqa: TOR901  (for as long as the process lives)
 
-def differentiate(definition: Definition, incoming: Tensors, inputs: Tensors) -> list[Tensor | None]:
-    """Gradients of `definition` into `inputs`, given those of its outputs; plain PyTorch, so differentiable further.
 
-    A None among `incoming` stands for zero; None and integer tensors among `inputs` have no gradient.
+def runs_reference(*tensors: Tensor | None) -> bool:
+    """Whether the reference must serve this call instead of the compiled operation.
+
+    So it is where no kernels were built for the device, and where a forward-mode tangent or a `torch.func.vmap`
+    dimension rides on an input: PyTorch would drop the one silently and has no rule for the other.
     """
-    outputs, values = _of_differentiable(definition, inputs)
-    to_values = torch.func.vjp(outputs, *values.values())[1](_filled(incoming, outputs, values))
-    return _at_places(values, to_values, len(inputs))
+    given = [tensor for tensor in tensors if tensor is not None]
+    forward_mode = forward_ad._current_level >= 0
+    if not has_kernels(given[0].device):
+        return True
+    if torch.compiler.is_compiling():
+        return forward_mode
+    if torch._C._are_functorch_transforms_active():  # inner ones hide the tangents of outer ones
+        return any(forward_mode and tensor.is_floating_point() or _is_batched(tensor) for tensor in given)
+    return forward_mode and any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in given)
 
 
-def differentiate_backward(
-    definition: Definition, incoming: Tensors, inputs: Tensors, upstream: Tensors
-) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """Gradients into (incoming, inputs) of the map (incoming, inputs) to the gradients of `definition` at `inputs`.
+def _is_batched(tensor: Tensor) -> bool:
+    if torch._C._functorch.is_gradtrackingtensor(tensor):
+        return _is_batched(torch._C._functorch.get_unwrapped(tensor))
+    return torch._C._functorch.is_batchedtensor(tensor)
+
+
+def run(name: str, *arguments: Any) -> Any:
+    """Calls a differentiable operation, past the Python of its derivatives where nothing asks for them."""
+    operation = getattr(_library, name).default
+    is_plain = not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+    if is_plain and not (torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments)):
+        with torch._C._AutoDispatchBelowAutograd():
+            return operation(*arguments)
+    return operation(*arguments)
+
+
+def differentiable(
+    *operations: str, definition: Definition, inputs: Sequence[str], contiguous: Sequence[str] = ()
+) -> None:
+    """Registers `<operation>_backward` as the gradient of an operation into `inputs`; its fake and its own gradient.
+
+    The schema of the backward says what is kept for it. Its arguments are, by name: `grad_<result>`, the gradients of
+    the operation's results, where None stands for 0; then arguments and results of the operation; last, where there are
+    several inputs, `needs`, which of them want a gradient. It returns a gradient for each input, shaped like it, or
+    without elements where none is wanted.
 
     Args:
-        definition: plain PyTorch, from `inputs` to the operation's outputs.
-        incoming: gradients of those outputs, as the backward operation received them.
-        inputs: of the operation; None and integer tensors have no gradient.
-        upstream: gradients of the backward operation's results, one for each input.
-
-    A None among `incoming` or `upstream` stands for zero. What is returned is plain PyTorch, so it can be
-    differentiated further.
+        operations: the operation, and others that have its arguments and first result.
+        definition: the results that have gradients, in plain PyTorch, from what is kept for the backward, by name.
+        inputs: the arguments to differentiate into; integer tensors and None among them have no gradient.
+        contiguous: the gradients that the backward takes in no other layout.
     """
-    outputs, values = _of_differentiable(definition, inputs)
+    backward = f"{operations[0]}_backward"
+    derivative = getattr(_library, backward).default
+    told = [argument.name for argument in derivative._schema.arguments]
+    incoming = [name for name in told if name.startswith("grad_")]
+    kept = [name for name in told if name not in incoming and name != "needs"]
 
-    def backward(gradients: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return torch.func.vjp(outputs, *values)[1](gradients)
+    def first(needs: Values, values: Values, upstream: Values) -> Values:
+        given: dict[str, Any] = {name: upstream.get(name) for name in incoming}
+        given[incoming[0]] = upstream.get("grad", given[incoming[0]])
+        if all(gradient is None for gradient in given.values()):
+            return {}
+        if runs_reference(*given.values(), *(value for value in values.values() if isinstance(value, Tensor))):
+            gradients, there, at = _from_definition(definition, values, inputs, given)
+            return gradients(there, at)
+        given |= {name: gradient.contiguous() for name in contiguous if (gradient := given[name]) is not None}
+        asked = [[needs[name] for name in inputs]] if "needs" in told else []
+        found = derivative(*given.values(), *values.values(), *asked)
+        return dict(zip(inputs, (found,) if isinstance(found, Tensor) else found, strict=True))
 
-    given = ((value, upstream[place]) for place, value in values.items())
-    directions = tuple(torch.zeros_like(value) if direction is None else direction for value, direction in given)
-    gradients = _filled(incoming, outputs, values)
-    to_gradients, to_values = torch.func.vjp(backward, gradients, tuple(values.values()))[1](directions)
-    to_incoming = [None if g is None else d for g, d in zip(incoming, to_gradients, strict=True)]
-    return to_incoming, _at_places(values, to_values, len(inputs))
+    def second(_: Values, values: Values, upstream: Values) -> Values:
+        given, seen = ({name: values[name] for name in names} for names in (incoming, kept))
+        gradients, there, at = _from_definition(definition, seen, inputs, given)
+        toward = zip(inputs, values.get("needs", [True]), upstream.values(), strict=True)
+        directions = {name: direction for name, wanted, direction in toward if wanted and direction is not None}
+        zeros = {name: torch.zeros_like(value) for name, value in at.items() if name not in directions}
+        to_given, to_inputs = torch.func.vjp(gradients, there, at)[1]({name: (directions | zeros)[name] for name in at})
+        return {**to_given, **to_inputs}
+
+    def fake(*arguments: Any) -> Tensor | tuple[Tensor, ...]:
+        values = dict(zip(told, arguments, strict=True))
+        wanted = zip(inputs, values.get("needs", [True]), strict=True)
+        nothing = {"size": 0, "dtype": torch.float32, "device": values[inputs[0]].device}
+        found = [torch.empty_like(values[name]) if want else torch.empty(**nothing) for name, want in wanted]
+        return tuple(found) if len(inputs) > 1 else found[0]
+
+    for name in operations:
+        register_autograd(name, lambda values: {name: values[name] for name in kept}, first)
+    register_autograd(backward, lambda values: {name: values[name] for name in told}, second)
+    register_fake(backward, fake)
 
 
-def _of_differentiable(definition: Definition, inputs: Tensors) -> tuple[Definition, dict[int, Tensor]]:
-    """The definition as a function of the floating-point inputs alone, and those by their places."""
-    values = {i: value for i, value in enumerate(inputs) if value is not None and value.is_floating_point()}
-
-    def outputs(*replacements: Tensor) -> tuple[Tensor, ...]:
-        replaced = dict(zip(values, replacements, strict=True))
-        return definition(*(replaced.get(i, value) for i, value in enumerate(inputs)))
-
-    return outputs, values
+def register_fake(operation: str, results: Callable[..., Any]) -> None:
+    """What a compiler sees in the place of the operation: empty results, from its arguments."""
+    torch.library.register_fake(f"visgen_fast::{operation}", results)
 
 
-def _filled(incoming: Tensors, outputs: Definition, values: dict[int, Tensor]) -> tuple[Tensor, ...]:
-    """The incoming gradients, zeros for None."""
-    with torch.no_grad():
-        shapes = outputs(*values.values())
-    return tuple(torch.zeros_like(s) if g is None else g for g, s in zip(incoming, shapes, strict=True))
+def register_autograd(operation: str, keep: Callable[[Values], Values], gradients: Callable[..., Values]) -> None:
+    """As `torch.library.register_autograd`, but for `torch.func`'s transforms too, and by names.
+
+    keep: what `gradients` will need of the arguments and results. gradients(needs, kept, upstream): those of the
+    arguments, from which of them are wanted, what was kept, and `grad_<result>`, `grad` where there is one result.
+    """
+    compiled, below = getattr(_library, operation).default, torch._C._after_autograd_keyset
+    arguments = [argument.name for argument in compiled._schema.arguments]
+    results = [result.name or str(place) for place, result in enumerate(compiled._schema.returns)]
+    upstream_names = [f"grad_{name}" for name in results] if len(results) > 1 else ["grad"]
+
+    def forward(ctx: Any, keyset: Any, *given: Any) -> Any:
+        with torch.enable_grad():  # for the outer ones of nested `torch.func.grad`
+            returned = without_autograd(keyset, *given)
+        values = (*given, *(returned if isinstance(returned, tuple) else (returned,)))
+        ctx.kept = dict(keep(dict(zip((*arguments, *results), values, strict=True))))
+        ctx.tensors = [name for name, value in ctx.kept.items() if isinstance(value, Tensor)]
+        ctx.save_for_backward(*map(ctx.kept.get, ctx.tensors))
+        ctx.kept.update(dict.fromkeys(ctx.tensors))
+        ctx.set_materialize_grads(False)
+        return returned
+
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        needs = dict(zip(arguments, ctx.needs_input_grad[1:], strict=True))
+        values = ctx.kept | dict(zip(ctx.tensors, ctx.saved_tensors, strict=True))
+        found = gradients(needs, values, dict(zip(upstream_names, upstream, strict=True)))
+        return None, *(found.get(name) if needed else None for name, needed in needs.items())
+
+    def without_autograd(keyset: Any, *given: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return compiled.redispatch(keyset & below, *given)
+
+    def autograd(keyset: Any, *given: Any) -> Any:
+        if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*given)):
+            return without_autograd(keyset, *given)
+        with enable_single_level_autograd_function():
+            return function.apply(keyset, *given)
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    function: Any = type(operation, (_SingleLevelFunction,), methods)
+    _registrations.impl(operation, autograd, "Autograd", with_keyset=True)
 
 
-def _at_places(values: dict[int, Tensor], gradients: Sequence[Tensor], count: int) -> list[Tensor | None]:
-    by_place = dict(zip(values, gradients, strict=True))
-    return [by_place.get(i) for i in range(count)]
+def _from_definition(
+    definition: Definition, values: Values, inputs: Sequence[str], given: Values
+) -> tuple[Callable[[Values, Values], Values], Values, Values]:
+    """In plain PyTorch the backward as a function of (given, inputs), and these two without what has no derivative."""
+    at = {name: values[name] for name in inputs if values[name] is not None and values[name].is_floating_point()}
+    there = {name: gradient for name, gradient in given.items() if gradient is not None}
+
+    def gradients(there: Values, at: Values) -> Values:
+        results, pull, *_ = torch.func.vjp(lambda at: definition(**{**values, **at}), at)
+        pairs = zip(results, given, strict=True)
+        return pull(tuple(there[g].to(r.dtype) if g in there else torch.zeros_like(r) for r, g in pairs))[0]
+
+    return gradients, there, at

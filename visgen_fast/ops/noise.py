@@ -11,13 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .. import _check as check
 from .. import reference
-from ..reference import Purpose
-from ._dispatch import FLOATS, check_seeds, check_stream, check_tensor, runs_reference
-
-__all__ = ["Purpose", "derive_seeds", "draw_seeds", "gaussian", "uniform"]
-
-_library = torch.ops.visgen_fast
+from ._derivatives import register_fake, runs_reference
 
 
 def derive_seeds(seed: int | Tensor, index: Tensor, *, step: int = 0, purpose: int = 0) -> Tensor:
@@ -31,34 +27,28 @@ def derive_seeds(seed: int | Tensor, index: Tensor, *, step: int = 0, purpose: i
 
     Returns:
         int64 [B]: the first 64 bits of Philox4x32-10 at key `seed`, counter (index, purpose·2³² + step).
-
-    Raises:
-        TypeError, ValueError: `index` is not an int64 vector, `seed` does not fit 64 bits or the batch, or `step` or
-            `purpose` is out of range.
+        TypeError or ValueError for an argument that does not fit.
 
     Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     """
-    check_tensor(index, "index")
+    check.tensor(index, "index")
     if index.dtype != torch.int64 or index.dim() != 1:
         raise ValueError(f"index must be int64 of shape [B], got {index.dtype} of shape {list(index.shape)}")
     if isinstance(seed, Tensor):
-        if seed.device != index.device:
-            raise ValueError(f"seed must be on {index.device}, the device of index, got {seed.device}")
+        check.device(seed, "seed", index.device, "index")
         if seed.dtype != torch.int64 or seed.dim() > 1 or seed.numel() not in (1, index.shape[0]):
             raise ValueError(f"seed must be an int64 tensor of shape [] or [{index.shape[0]}], got {list(seed.shape)}")
-    elif not isinstance(seed, int | torch.SymInt):
+    elif not isinstance(seed, check.INTEGERS):
         raise TypeError(f"seed must be an int or an int64 tensor, got {type(seed).__name__}")
-    elif not -(2**63) <= seed < 2**63:
-        raise ValueError(f"seed must lie in [-2**63, 2**63), got {seed}")
-    if isinstance(step, int) and not 0 <= step < 2**32:
-        raise ValueError(f"step must lie in [0, 2**32), got {step}")
-    if isinstance(purpose, int) and not 0 <= purpose < 2**31:
-        raise ValueError(f"purpose must lie in [0, 2**31), got {purpose}")
+    else:
+        check.integer(seed, "seed", -(2**63), 2**63 - 1)
+    check.integer(step, "step", 0, 2**32 - 1)
+    check.integer(purpose, "purpose", 0, 2**31 - 1)
     if runs_reference(index, seed if isinstance(seed, Tensor) else None):
         return reference.derive_seeds(seed, index, step=step, purpose=purpose)
     if not isinstance(seed, Tensor):
         seed = torch.full((1,), seed, dtype=torch.int64, device=index.device)
-    return _library.derive_seeds(seed.reshape(-1), index, int(purpose) << 32 | step)
+    return torch.ops.visgen_fast.derive_seeds(seed.reshape(-1), index, int(purpose) << 32 | step)
 
 
 def draw_seeds(
@@ -67,12 +57,10 @@ def draw_seeds(
     """Fresh seeds [batch] (int64) from torch's random state: what `torch.randn_like` users need in its place.
 
     They are drawn on the CPU (or the generator's device) and copied to `device`, so that `torch.manual_seed` makes them
-    the same whatever the device.
-
-    Raises:
-        RuntimeError: called while a CUDA graph is captured or `torch.compile` traces, where torch's random state cannot
-            advance. Draw the seeds outside and pass them in.
+    the same whatever the device. RuntimeError while a CUDA graph is captured or `torch.compile` traces, where torch's
+    random state cannot advance: draw the seeds outside and pass them in.
     """
+    check.integer(batch, "batch", 0)
     if torch.compiler.is_compiling() or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
         raise RuntimeError("draw_seeds must be called outside torch.compile and CUDA graph capture: pass the seeds in.")
     where = generator.device if generator is not None else torch.device("cpu")
@@ -81,12 +69,7 @@ def draw_seeds(
 
 
 def gaussian(
-    seeds: Tensor,
-    shape: Sequence[int],
-    *,
-    stream: int = 0,
-    dtype: torch.dtype | None = None,
-    out: Tensor | None = None,
+    seeds: Tensor, shape: Sequence[int], *, stream: int = 0, dtype: torch.dtype | None = None, out: Tensor | None = None
 ) -> Tensor:
     """Standard normal numbers of each seed.
 
@@ -98,48 +81,37 @@ def gaussian(
         out: a tensor [B, *shape] of any memory layout to fill; its dtype takes the place of `dtype`.
 
     Returns:
-        [B, *shape] on the seeds' device, or `out`.
-
-    Raises:
-        TypeError, ValueError: an argument does not fit the above.
+        [B, *shape] on the seeds' device, or `out`. TypeError or ValueError for an argument that does not fit.
 
     Source: Philox4x32-10 (Salmon et al., SC 2011); Box and Muller, "A note on the generation of random normal
     deviates", 1958.
     """
-    return _fill(_library.gaussian_, reference.gaussian, seeds, shape, stream, dtype, out)
+    return _fill(torch.ops.visgen_fast.gaussian_, reference.gaussian, seeds, shape, stream, dtype, out)
 
 
 def uniform(
-    seeds: Tensor,
-    shape: Sequence[int],
-    *,
-    stream: int = 0,
-    dtype: torch.dtype | None = None,
-    out: Tensor | None = None,
+    seeds: Tensor, shape: Sequence[int], *, stream: int = 0, dtype: torch.dtype | None = None, out: Tensor | None = None
 ) -> Tensor:
-    """Uniform numbers in (0, 1] of each seed: (word + 1)·2⁻³², rounded to the dtype but never to 0.
-
-    Arguments, result and errors as in `gaussian`.
-    """
-    return _fill(_library.uniform_, reference.uniform, seeds, shape, stream, dtype, out)
+    """Uniform numbers in (0, 1] of each seed, (word + 1)·2⁻³² rounded to the dtype but never to 0. All else as in
+    `gaussian`."""
+    return _fill(torch.ops.visgen_fast.uniform_, reference.uniform, seeds, shape, stream, dtype, out)
 
 
 def _fill(operation, definition, seeds, shape, stream, dtype, out):
-    check_tensor(seeds, "seeds")
-    check_seeds(seeds, seeds.shape[0] if seeds.dim() else 0, seeds.device)
-    check_stream(stream)
-    size = [seeds.shape[0], *shape]
+    check.seeds(seeds)
+    check.stream(stream)
+    size = [seeds.shape[0], *check.integers(shape, "shape", 0)]
     if len(size) > 9:
         raise ValueError(f"shape must have at most 8 dimensions, got {len(size) - 1}")
-    if out is None:
-        dtype = torch.float32 if dtype is None else dtype
-    else:
+    if out is not None:
         _check_out(out, size, dtype, seeds.device)
         dtype = out.dtype
-    if dtype not in FLOATS:
-        raise ValueError(f"dtype must be float32, float64, bfloat16 or float16, got {dtype}")
+    dtype = torch.float32 if dtype is None else dtype
+    check.float_type(dtype, "dtype")
     if runs_reference(seeds, out):
         return definition(seeds, shape, stream=stream, dtype=dtype, out=out)
+    if out is not None and out.is_neg():  # PyTorch's fallback for such a view cannot call what returns nothing
+        return out.copy_(_fill(operation, definition, seeds, shape, stream, dtype, None))
     result = torch.empty(size, dtype=dtype, device=seeds.device) if out is None else out
     operation(result, seeds.contiguous(), stream)
     if out is not None and not torch.compiler.is_compiling():
@@ -148,25 +120,18 @@ def _fill(operation, definition, seeds, shape, stream, dtype, out):
 
 
 def _check_out(out: Tensor, size: list[int], dtype: torch.dtype | None, device: torch.device) -> None:
-    check_tensor(out, "out")
+    check.tensor(out, "out")
     if list(out.shape) != size:
         raise ValueError(f"out must have the shape {size}, got {list(out.shape)}")
     if dtype is not None and dtype != out.dtype:
         raise ValueError(f"dtype must be left out or be that of out, {out.dtype}, got {dtype}")
-    if out.device != device:
-        raise ValueError(f"out must be on {device}, the device of the seeds, got {out.device}")
+    check.device(out, "out", device, "the seeds")
     if not torch.compiler.is_compiling() and torch._debug_has_internal_overlap(out) == 1:
         raise ValueError("out must not overlap itself: several of its elements share memory")
     if out.requires_grad:
         raise ValueError("out must not require a gradient: random numbers have none")
 
 
-@torch.library.register_fake("visgen_fast::derive_seeds")
-def _(seed, index, stream):
-    return torch.empty_like(index, memory_format=torch.contiguous_format)
-
-
-@torch.library.register_fake("visgen_fast::gaussian_")
-@torch.library.register_fake("visgen_fast::uniform_")
-def _(out, seeds, stream):
-    return None
+register_fake("derive_seeds", lambda seed, index, _: torch.empty_like(index, memory_format=torch.contiguous_format))
+register_fake("gaussian_", lambda out, seeds, stream: None)
+register_fake("uniform_", lambda out, seeds, stream: None)

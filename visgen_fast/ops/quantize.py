@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from .. import _check as check
 from .. import reference
-from ..reference.quantize import active_depths_of, depth_of, from_codes, real_dtype
-from ._derivatives import differentiate, differentiate_backward
-from ._dispatch import FLOATS, check_tensor, runs_reference
+from ..reference.quantize import from_codes
+from ._derivatives import differentiable, register_autograd, register_fake, run, runs_reference
 
-__all__ = ["decode_codes", "nearest_code", "residual_quantize"]
-
-_library = torch.ops.visgen_fast
 _METRICS = ("l2", "cosine", "dot")  # numbered as in csrc/ops/quantize.h, like the gradients
 GRADIENTS = ("none", "straight_through", "straight_through_per_depth", "rotation", "rotation_per_depth")
 
@@ -21,26 +21,21 @@ def nearest_code(x: Tensor, codebook: Tensor, *, metric: str = "l2") -> Tensor:
     """The nearest code of each vector; the exact one, see `residual_quantize`.
 
     Args:
-        x: [..., D] of any floating-point type.
-        codebook: [K, D] of any floating-point type.
+        x, codebook: [..., D] and [K, D] of any floating-point types.
         metric: "l2", the least distance; "cosine", the largest cosine similarity (a zero code's is 0); or "dot", the
             largest inner product.
 
     Returns:
-        int64 [...], without gradient.
-
-    Raises:
-        TypeError, ValueError: an argument does not fit the above.
+        int64 [...], without gradient. TypeError or ValueError for an argument that does not fit.
     """
-    _check_vectors(x, "x")
     check_codebooks(codebook, x, 1, name="codebook")
     if codebook.dim() != 2:
         raise ValueError(f"codebook must be [K, {x.shape[-1]}], got {list(codebook.shape)}")
-    number = _number(metric, _METRICS, "metric")
+    number = check.one_of(metric, "metric", _METRICS)
     if runs_reference(x, codebook):
         return reference.nearest_code(x, codebook, metric=metric)
-    rows = as_rows(x.detach())
-    return _library.nearest_code(rows, as_codebooks(codebook.detach(), x), number).view(x.shape[:-1])
+    x, codebook = x.detach(), codebook.detach()
+    return run("nearest_code", as_rows(x), as_codebooks(codebook, x), number).view(x.shape[:-1])
 
 
 def residual_quantize(
@@ -74,38 +69,32 @@ def residual_quantize(
             "none": nothing.
 
     Returns:
-        quantized: [..., D], type of x; its gradient reaches x alone.
-        codes: int64 [..., Q].
+        quantized: [..., D], type of x; its gradient reaches x alone. codes: int64 [..., Q].
         commitment: [..., Q] float32 (float64 for float64 x), the mean over D of (r_q − e_q)², which differentiates into
             x alone; weighed by β it is VQ-VAE's commitment loss, and its mean over depths RQ-VAE's.
         codebook_error: the same numbers, which differentiate into the codebooks alone.
 
     A code is exact: its distance in float64 to the float32 residual is the least up to D·2⁻⁵⁰·(‖r‖ + ‖e‖)²; of codes at
-    equal distances it is the first. Codes with NaN or infinity are never chosen. A vector with NaN or
-    infinity has the codes 0, and NaN everywhere else. The metric "cosine" needs float64 codes whose lengths lie between
-    1e-150 and 1e150 (float32 codes may have any); and denormal numbers must not be flushed to zero: with
-    `torch.set_flush_denormal(True)` codes among subnormal numbers may be others.
-
-    Second derivatives are right; a forward-mode tangent or `torch.func.vmap` runs the reference; autocast leaves the
-    operation as it is. Memory beyond the results: O(vectors·(D + Q)) and a copy of the codebooks.
-
-    Raises:
-        TypeError, ValueError: an argument does not fit the above.
+    equal distances it is the first. Codes with NaN or infinity are never chosen. At its active depths a vector with NaN
+    or infinity has the codes 0, and then NaN everywhere else. The metric "cosine" needs float64 codes, and rotations
+    float64 vectors and codes, whose lengths lie between 1e-150 and 1e150 (float32 may have any). Denormal numbers must
+    not be flushed to zero: `torch.set_flush_denormal(True)` may choose other codes among them. Memory beyond the
+    results: O(vectors·(D + Q)) and a copy of the codebooks. TypeError or ValueError for an argument that does not fit.
 
     Source: van den Oord et al., "Neural discrete representation learning", 2017; Lee et al., "Autoregressive image
     generation using residual quantization", 2022, equation 2.
     """
-    _check_vectors(x, "x")
     check_codebooks(codebooks, x, depth)
-    numbers = _number(metric, _METRICS, "metric"), _number(gradient, GRADIENTS, "gradient")
-    depth = depth_of(codebooks, depth)
-    active = checked_active_depths(active_depths, x, depth)
+    numbers = check.one_of(metric, "metric", _METRICS), check.one_of(gradient, "gradient", GRADIENTS)
+    if depth is None:
+        depth = codebooks.shape[0] if codebooks.dim() == 3 else 1
+    active = None if active_depths is None else checked_active_depths(active_depths, x).reshape(-1).contiguous()
     if runs_reference(x, codebooks):
         return reference.residual_quantize(
             x, codebooks, depth=depth, active_depths=active_depths, metric=metric, gradient=gradient
         )
-    quantized, codes, commitment, codebook_error = _library.residual_quantize(
-        as_rows(x), as_codebooks(codebooks, x), active, depth, *numbers
+    quantized, codes, commitment, codebook_error = run(
+        "residual_quantize", as_rows(x), as_codebooks(codebooks, x), active, depth, *numbers
     )
     columns = (*x.shape[:-1], depth)
     if gradient == "none":
@@ -122,87 +111,67 @@ def decode_codes(codes: Tensor, codebooks: Tensor) -> Tensor:
             of the vectors that use a code.
 
     Returns:
-        [..., D], type of the codebooks, added up in float32 (float64 for float64).
-
-    Raises:
-        TypeError, ValueError: an argument does not fit the above.
-        RuntimeError: a code is not in [−1, K). On a GPU, where raising would take a synchronisation, its vector is NaN.
+        [..., D], type of the codebooks, added up in float32 (float64 for float64). TypeError or ValueError for an
+        argument that does not fit; RuntimeError for a code outside [−1, K), whose vector on a GPU, where raising would
+        take a synchronisation, is NaN.
     """
     check_codes(codes)
     check_codebooks(codebooks, None, codes.shape[-1])
-    if codes.device != codebooks.device:
-        raise ValueError(f"codes must be on {codebooks.device}, the device of codebooks, got {codes.device}")
+    check.device(codes, "codes", codebooks.device, "codebooks")
     if runs_reference(codebooks, codes):
         return reference.decode_codes(codes, codebooks)
-    rows = codes.reshape(codes.shape[:-1].numel(), codes.shape[-1]).contiguous()
-    decoded = _library.decode_codes(rows, as_codebooks(codebooks, codebooks))
+    decoded = run("decode_codes", as_rows(codes), as_codebooks(codebooks, codebooks))
     return decoded.view(*codes.shape[:-1], codebooks.shape[-1]).to(codebooks.dtype)
 
 
 def as_rows(x: Tensor) -> Tensor:
-    """x [..., D] as contiguous [rows, D]."""
-    return x.reshape(x.shape[:-1].numel(), x.shape[-1]).contiguous()
+    """x [..., D] as contiguous [rows, D]; `Size.numel` would fix a number of rows that an export leaves open."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).contiguous()
 
 
 def as_codebooks(codebooks: Tensor, x: Tensor) -> Tensor:
     """Codebooks as contiguous [depth or 1, K, D] of the type that arithmetic with x has."""
     stacked = codebooks if codebooks.dim() == 3 else codebooks[None]
-    return stacked.to(real_dtype(x)).contiguous()
+    return stacked.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
 
 
-def check_codes(codes: object) -> None:
-    check_tensor(codes, "codes")
-    assert isinstance(codes, Tensor)
+def check_codes(codes: Any) -> None:
+    check.tensor(codes, "codes")
     if codes.dtype != torch.int64 or codes.dim() < 1:
         raise ValueError(f"codes must be int64 [..., Q], got {codes.dtype} of shape {list(codes.shape)}")
 
 
-def check_codebooks(codebooks: object, x: Tensor | None, depth: int | None, *, name: str = "codebooks") -> None:
-    """[K, D] or [Q, K, D] with the dimensions and device of x and at least `depth` codebooks."""
-    check_tensor(codebooks, name)
-    assert isinstance(codebooks, Tensor)
+def check_codebooks(codebooks: Any, x: Any, depth: int | None, *, name: str = "codebooks") -> None:
+    """[K, D] or at least `depth` of them; for x, vectors [..., D] to quantize or None."""
+    if x is not None:
+        check.floats(x, "x")
+    check.tensor(codebooks, name)
     if codebooks.dim() not in (2, 3) or codebooks.shape[-2] == 0 or codebooks.shape[0] == 0:
         raise ValueError(f"{name} must be [Q, K, D] or [K, D] with at least one code, got {list(codebooks.shape)}")
-    if codebooks.dtype not in FLOATS:
-        raise ValueError(f"{name} must be float32, float64, bfloat16 or float16, got {codebooks.dtype}")
-    if depth is not None and depth < 0:
-        raise ValueError(f"depth must be at least 0, got {depth}")
-    if depth is not None and codebooks.dim() == 3 and depth > codebooks.shape[0]:
-        raise ValueError(f"{name} must be one for each of the {depth} depths, or [K, D], got {list(codebooks.shape)}")
+    check.float_type(codebooks.dtype, name)
+    if depth is not None:
+        check.integer(depth, "depth", 0)
+        if codebooks.dim() == 3 and depth > codebooks.shape[0]:
+            raise ValueError(f"{name} must be one for each of the {depth} depths, got {list(codebooks.shape)}")
     if x is None:
         return
+    if x.dim() < 1:
+        raise ValueError("x must be [..., D], got a number")
     if codebooks.shape[-1] != x.shape[-1]:
         raise ValueError(f"{name} must have the {x.shape[-1]} dimensions of x, got {list(codebooks.shape)}")
-    if codebooks.device != x.device:
-        raise ValueError(f"{name} must be on {x.device}, the device of x, got {codebooks.device}")
+    check.device(codebooks, name, x.device, "x")
 
 
-def _check_vectors(x: object, name: str) -> None:
-    check_tensor(x, name)
-    assert isinstance(x, Tensor)
-    if x.dim() < 1:
-        raise ValueError(f"{name} must be [..., D], got a number")
-    if x.dtype not in FLOATS:
-        raise ValueError(f"{name} must be float32, float64, bfloat16 or float16, got {x.dtype}")
-
-
-def _number(value: str, names: tuple[str, ...], argument: str) -> int:
-    if value not in names:
-        raise ValueError(f"{argument} must be one of {', '.join(names)}, got {value!r}")
-    return names.index(value)
-
-
-def checked_active_depths(active_depths: Tensor | None, x: Tensor, depth: int) -> Tensor | None:
-    """How many depths each vector of x [..., D] has, int64 [rows]; ValueError where that cannot be told."""
-    if active_depths is None:
-        return None
-    check_tensor(active_depths, "active_depths")
+def checked_active_depths(active_depths: Any, x: Tensor) -> Tensor:
+    """How many depths each vector of x [..., D] has, int64 [...]; one dimension is a number a sample."""
+    check.tensor(active_depths, "active_depths")
     if active_depths.is_floating_point() or active_depths.is_complex() or active_depths.dtype == torch.bool:
         raise ValueError(f"active_depths must be integers, got {active_depths.dtype}")
-    if active_depths.device != x.device:
-        raise ValueError(f"active_depths must be on {x.device}, the device of x, got {active_depths.device}")
+    check.device(active_depths, "active_depths", x.device, "x")
+    of_samples = active_depths.dim() == 1 and x.dim() > 2
+    aligned = active_depths.reshape(-1, *[1] * (x.dim() - 2)) if of_samples else active_depths
     try:
-        return active_depths_of(active_depths, x, depth).reshape(-1).contiguous()
+        return aligned.to(torch.int64).expand(x.shape[:-1])
     except RuntimeError:
         per_sample = f"[{x.shape[0]}] or " if x.dim() > 1 else ""
         raise ValueError(
@@ -210,128 +179,48 @@ def checked_active_depths(active_depths: Tensor | None, x: Tensor, depth: int) -
         ) from None
 
 
-@torch.library.register_fake("visgen_fast::nearest_code")
-def _(x, codebook, metric):
-    return x.new_empty(x.shape[0], dtype=torch.int64)
+def _fake(x, codebooks, active_depths, depth, metric, gradient):
+    codes, *errors = (like.new_empty((x.shape[0], depth)) for like in (x, codebooks, codebooks))
+    return torch.empty_like(x), codes.to(torch.int64), *errors
 
 
-@torch.library.register_fake("visgen_fast::residual_quantize")
-def _(x, codebooks, active_depths, depth, metric, gradient):
-    rows = x.shape[0]
-    return (
-        torch.empty_like(x),
-        x.new_empty((rows, depth), dtype=torch.int64),
-        codebooks.new_empty((rows, depth)),
-        codebooks.new_empty((rows, depth)),
-    )
+def _definition(x, codebooks, codes, gradient):
+    """`residual_quantize` in plain PyTorch, its codes and their search left behind."""
+    return from_codes(x, _as_given(codebooks), codes, gradient=GRADIENTS[gradient])
 
 
-@torch.library.register_fake("visgen_fast::residual_quantize_backward")
-def _(grad_quantized, grad_commitment, grad_codebook_error, x, codebooks, codes, gradient, needs):
-    return tuple(
-        torch.empty_like(like) if needed else x.new_empty(0, dtype=torch.float32)
-        for like, needed in zip((x, codebooks), needs, strict=True)
-    )
-
-
-@torch.library.register_fake("visgen_fast::decode_codes")
-def _(codes, codebooks):
-    return codebooks.new_empty((codes.shape[0], codebooks.shape[2]))
-
-
-@torch.library.register_fake("visgen_fast::decode_codes_backward")
-def _(grad, codes, codebooks, size):
-    return grad.new_empty((codebooks, size, grad.shape[1]))
-
-
-def _save_inputs(ctx, inputs, output):
-    x, codebooks, _, _, _, ctx.gradient = inputs
-    ctx.save_for_backward(x, codebooks, output[1])
-    ctx.set_materialize_grads(False)
-
-
-def _backward(ctx, grad_quantized, _, grad_commitment, grad_codebook_error):
-    x, codebooks, codes = ctx.saved_tensors
-    incoming = [g if g is None else g.contiguous() for g in (grad_quantized, grad_commitment, grad_codebook_error)]
-    needs = list(ctx.needs_input_grad[:2])
-    if all(g is None for g in incoming):
-        return (None,) * 6
-    if runs_reference(x, codebooks, *incoming):
-        gradients = differentiate(_definition(codes, ctx.gradient), incoming, (x, codebooks))
-    else:
-        gradients = _library.residual_quantize_backward(*incoming, x, codebooks, codes, ctx.gradient, needs)
-    to_x, to_codebooks = (g if needed else None for g, needed in zip(gradients, needs, strict=True))
-    return to_x, to_codebooks, None, None, None, None
-
-
-def _save_backward_inputs(ctx, inputs, output):
-    *tensors, ctx.gradient, ctx.needs = inputs
-    ctx.save_for_backward(*tensors)
-    ctx.set_materialize_grads(False)
-
-
-def _second_backward(ctx, *upstream):
-    *incoming, x, codebooks, codes = ctx.saved_tensors
-    to_incoming, (to_x, to_codebooks) = differentiate_backward(
-        _definition(codes, ctx.gradient),
-        incoming,
-        (x, codebooks),
-        [direction if needed else None for direction, needed in zip(upstream, ctx.needs, strict=True)],
-    )
-    return *to_incoming, to_x, to_codebooks, None, None, None
-
-
-def _definition(codes, gradient):
-    """`residual_quantize` in plain PyTorch as a function of (x, codebooks), its codes and their search left behind."""
-
-    def definition(x, codebooks):
-        shared = codebooks[0] if codebooks.shape[0] == 1 else codebooks
-        return from_codes(x, shared, codes, gradient=GRADIENTS[gradient])
-
-    return definition
-
-
-torch.library.register_autograd("visgen_fast::residual_quantize", _backward, setup_context=_save_inputs)
-torch.library.register_autograd(
-    "visgen_fast::residual_quantize_backward", _second_backward, setup_context=_save_backward_inputs
-)
-
-
-def _save_codes(ctx, inputs, output):
-    codes, codebooks = inputs
-    ctx.save_for_backward(codes)
-    ctx.size = codebooks.shape[:2]
-
-
-def _decode_backward(ctx, grad):
-    (codes,) = ctx.saved_tensors
+def _decode_transposed(needs, kept, upstream):
+    """Decoding is linear in the codebooks, so that they need not be kept: what it adds up goes back to the codes."""
+    grad, codes, (depth, size) = upstream["grad"], kept["codes"], kept["codebooks"]
+    if grad is None:
+        return {}
     if not runs_reference(grad):
-        return None, _library.decode_codes_backward(grad.contiguous(), codes, *ctx.size)
-    depth, size = ctx.size
-    like = grad.new_zeros((depth, size, grad.shape[-1]))
-
-    def decoded(codebooks):
-        return reference.decode_codes(codes, codebooks[0] if depth == 1 else codebooks)
-
-    return None, torch.func.vjp(decoded, like)[1](grad)[0]
+        return {"codebooks": run("decode_codes_backward", grad.contiguous(), codes, depth, size)}
+    zeros = grad.new_zeros((depth, size, grad.shape[-1]))
+    transpose = torch.func.vjp(lambda codebooks: reference.decode_codes(codes, _as_given(codebooks)), zeros)[1]
+    return {"codebooks": transpose(grad)[0]}
 
 
-def _save_decode_backward(ctx, inputs, output):
-    ctx.save_for_backward(inputs[1])
+def _decode_again(needs, kept, upstream):
+    codebooks = upstream["grad"]
+    return {} if codebooks is None else {"grad": decode_codes(kept["codes"], _as_given(codebooks))}
 
 
-def _decode_second_backward(ctx, upstream):
-    (codes,) = ctx.saved_tensors  # the backward is linear, and its transpose is the forward
-    return _decoded(codes, upstream), None, None, None
+def _as_given(codebooks):
+    return codebooks[0] if codebooks.shape[0] == 1 else codebooks
 
 
-def _decoded(codes, codebooks):
-    if runs_reference(codebooks):
-        return reference.decode_codes(codes, codebooks[0] if codebooks.shape[0] == 1 else codebooks)
-    return _library.decode_codes(codes, codebooks.contiguous())
-
-
-torch.library.register_autograd("visgen_fast::decode_codes", _decode_backward, setup_context=_save_codes)
-torch.library.register_autograd(
-    "visgen_fast::decode_codes_backward", _decode_second_backward, setup_context=_save_decode_backward
+register_fake("nearest_code", lambda x, codebook, metric: x.new_empty(x.shape[0], dtype=torch.int64))
+register_fake("residual_quantize", _fake)
+differentiable(
+    "residual_quantize",
+    definition=_definition,
+    inputs=("x", "codebooks"),
+    contiguous=("grad_quantized", "grad_commitment", "grad_codebook_error"),
 )
+register_fake("decode_codes", lambda codes, codebooks: codebooks.new_empty((codes.shape[0], codebooks.shape[2])))
+register_autograd(
+    "decode_codes", lambda given: {**given, "codebooks": given["codebooks"].shape[:2]}, _decode_transposed
+)
+register_fake("decode_codes_backward", lambda grad, _, depth, size: grad.new_empty((depth, size, grad.shape[1])))
+register_autograd("decode_codes_backward", lambda given: {"codes": given["codes"]}, _decode_again)

@@ -1,16 +1,11 @@
 """Every operation, defined in plain PyTorch: names and signatures of `visgen_fast.ops`, readable next to the paper."""
 
+from .binary_quantize import binary_decode, binary_spherical_quantize, lookup_free_quantize
 from .codebook import codebook_statistics
 from .diffuse import add_noise, diffuse
+from .finite_scalar import finite_scalar_decode, finite_scalar_quantize
 from .noise import Purpose, derive_seeds, gaussian, uniform
 from .quantize import decode_codes, nearest_code, residual_quantize
-from .scalar_quantize import (
-    binary_decode,
-    binary_spherical_quantize,
-    finite_scalar_decode,
-    finite_scalar_quantize,
-    lookup_free_quantize,
-)
 from .solve import denoised_quantile, output_products, solver_step
 
 __all__ = [

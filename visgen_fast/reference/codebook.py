@@ -6,10 +6,12 @@ Codebooks follow the vectors they are assigned by an exponential moving average 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from .quantize import codebook_of, embeddings_of, real_dtype
+from .quantize import codebook_of, embeddings_of
 
 
 def codebook_statistics(x: Tensor, codes: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor]:
@@ -17,9 +19,9 @@ def codebook_statistics(x: Tensor, codes: Tensor, codebooks: Tensor) -> tuple[Te
 
     Residuals with NaN or infinity count nowhere.
     """
-    dtype = real_dtype(x)
+    dtype = torch.promote_types(x.dtype, torch.float32)
     size, dimensions = codebooks.shape[-2:]
-    residual = x.detach().to(dtype).reshape(x.shape[:-1].numel(), dimensions)
+    residual = x.detach().to(dtype).reshape(math.prod(x.shape[:-1]), dimensions)
     counts, sums = [], []
     for q, code in enumerate(codes.reshape(len(residual), codes.shape[-1]).unbind(-1)):
         counted = (code >= 0) & residual.isfinite().all(-1)

@@ -40,7 +40,7 @@ def diffuse(
     out_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The noised picture x_t and the target the network learns; arithmetic in float32, in float64 for float64 x."""
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    dtype = torch.promote_types(x.dtype, torch.float32)
     if noise is None:
         assert seeds is not None, "exactly one of seeds and noise must be given"
         noise = gaussian(seeds, x.shape[1:], stream=stream, dtype=dtype)

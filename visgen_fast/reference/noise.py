@@ -40,6 +40,8 @@ class Purpose(IntEnum):
 
     def stream(self, step: int = 0) -> int:
         """The stream of this purpose at `step` (0 to 2³² − 1)."""
+        if not isinstance(step, int):
+            raise TypeError(f"step must be an integer, got {type(step).__name__}")
         if not 0 <= step <= _MASK:
             raise ValueError(f"step must lie in [0, 2**32), got {step}")
         return (int(self) << 32) | step

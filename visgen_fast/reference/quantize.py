@@ -10,6 +10,8 @@ Vector quantization (van den Oord et al., "Neural discrete representation learni
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ _MOST_PAIRS = 2**24  # numbers of a (vectors × codes × dimensions) block that 
 
 def nearest_code(x: Tensor, codebook: Tensor, *, metric: str = "l2") -> Tensor:
     """The code of `codebook` [K, D] nearest to each vector of x [..., D]: int64 [...]."""
-    rows = x.detach().to(real_dtype(x)).reshape(x.shape[:-1].numel(), x.shape[-1])
+    rows = x.detach().to(torch.promote_types(x.dtype, torch.float32)).reshape(math.prod(x.shape[:-1]), x.shape[-1])
     return _search(rows, codebook.detach().to(rows.dtype), metric).view(x.shape[:-1])
 
 
@@ -32,14 +34,15 @@ def residual_quantize(
     gradient: str = "straight_through",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(quantized [..., D], codes [..., Q], commitment [..., Q], codebook_error [..., Q]) of x [..., D]."""
-    dtype = real_dtype(x)
-    depth = depth_of(codebooks, depth)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if depth is None:
+        depth = codebooks.shape[0] if codebooks.dim() == 3 else 1
     residual, chosen = x.detach().to(dtype), []
-    active = active_depths_of(active_depths, x, depth)
+    active = _active_depths(active_depths, x, depth)
     for q in range(depth):
         codebook = codebook_of(codebooks, q).detach().to(dtype)
         code = nearest_code(residual, codebook, metric=metric)
-        residual = residual - codebook[code]
+        residual = residual - embeddings_of(codebook, code)
         chosen.append(torch.where(active > q, code, -1))
     codes = torch.stack(chosen, -1) if depth else x.new_zeros((*x.shape[:-1], 0), dtype=torch.int64)
     quantized, commitment, codebook_error = from_codes(x, codebooks, codes, gradient=gradient)
@@ -53,11 +56,11 @@ def from_codes(
 
     commitment_q = mean (r_q − sg e_q)² with r_q = x − sg Σ_{j<q} e_j, and codebook_error_q = mean (sg r_q − e_q)².
     """
-    dtype = real_dtype(x)
+    dtype = torch.promote_types(x.dtype, torch.float32)
     exact = x.to(dtype)
     total, passed = torch.zeros_like(exact).detach(), torch.zeros_like(exact)
     commitment, codebook_error = [], []
-    valid = torch.ones_like(exact[..., :1], dtype=torch.bool)
+    valid = exact.new_ones((*exact.shape[:-1], 1), dtype=torch.bool)
     residual = exact
     for q in range(codes.shape[-1]):
         active = codes[..., q, None] >= 0
@@ -76,8 +79,9 @@ def from_codes(
         passed = exact
     elif gradient == "rotation":
         passed = rotate(exact, total)
-    # The value is the codes' sum; `passed` adds its gradient and the number 0.
-    quantized = torch.where(valid, total, torch.nan) + (passed - passed.detach())
+    # The value is the codes' sum; `passed` adds its gradient and the number 0, also where nobody looked at a NaN.
+    nothing = passed - passed.detach()
+    quantized = torch.where(valid, total, torch.nan) + torch.where(valid & nothing.isnan(), 0, nothing)
     return quantized.to(x.dtype), _stacked(commitment, exact), _stacked(codebook_error, exact)
 
 
@@ -103,30 +107,20 @@ def rotate(source: Tensor, target: Tensor) -> Tensor:
 
 def decode_codes(codes: Tensor, codebooks: Tensor) -> Tensor:
     """Σ_q of the embeddings [..., D] of codes [..., Q]; −1 adds nothing."""
-    exact = codebooks.to(real_dtype(codebooks))
+    exact = codebooks.to(torch.promote_types(codebooks.dtype, torch.float32))
     total = exact.new_zeros((*codes.shape[:-1], exact.shape[-1]))
     for q in range(codes.shape[-1]):
         total = total + embeddings_of(codebook_of(exact, q), codes[..., q])
     return total.to(codebooks.dtype)
 
 
-def depth_of(codebooks: Tensor, depth: int | None) -> int:
-    """The depth asked for; by default as many as there are codebooks."""
-    return (codebooks.shape[0] if codebooks.dim() == 3 else 1) if depth is None else depth
-
-
-def active_depths_of(active_depths: Tensor | None, x: Tensor, depth: int) -> Tensor:
+def _active_depths(active_depths: Tensor | None, x: Tensor, depth: int) -> Tensor:
     """For each vector of x, how many depths are active: int64 [...]. One dimension is a number a sample."""
     if active_depths is None:
         return torch.full(x.shape[:-1], depth, dtype=torch.int64, device=x.device)
     if active_depths.dim() == 1 and x.dim() > 2:
         active_depths = active_depths.view(-1, *[1] * (x.dim() - 2))
     return active_depths.to(torch.int64).expand(x.shape[:-1])
-
-
-def real_dtype(x: Tensor) -> torch.dtype:
-    """The arithmetic's type: float64 for float64, else float32."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def scores(rows: Tensor, codebook: Tensor, metric: str) -> Tensor:
@@ -153,7 +147,8 @@ def codebook_of(codebooks: Tensor, q: int) -> Tensor:
 
 
 def embeddings_of(codebook: Tensor, codes: Tensor) -> Tensor:
-    return torch.where(codes[..., None] >= 0, codebook[codes.clamp_min(0)], 0)
+    found = codebook.index_select(0, codes.clamp_min(0).flatten()).view(*codes.shape, codebook.shape[-1])
+    return torch.where(codes[..., None] >= 0, found, 0)
 
 
 def _mean_square(difference: Tensor, active: Tensor, valid: Tensor) -> Tensor:

@@ -36,6 +36,8 @@ class Turn:
             lr=settings.learning_rate,
             betas=(player.beta1, settings.beta2),
             weight_decay=settings.weight_decay,
+            # Many times faster on the CPU. Under a loss scaler it would not say that it left a step out.
+            fused=settings.mixed_precision != "fp16",
         )
         # The wrapper waits for the gradients of what requires them now.
         with self._alone():
