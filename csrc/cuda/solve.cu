@@ -153,20 +153,45 @@ __device__ __forceinline__ void step_tile(const StepParameters& p, const Row& ro
   }
 }
 
-// A thread reads all of its elements before it writes any, so the state and slots may be overwritten.
+// Elements [first, last) of a tile that is not wide.
+template <class Real, int span>
+__device__ __forceinline__ void store_some(const Operand& to, const SampleShape& shape, int64_t sample, int64_t begin,
+                                           int64_t first, int64_t last, const Real (&values)[span]) {
+  visit_floating(to.dtype, [&]<class Stored>() {
+    Stored* data = static_cast<Stored*>(to.data);
+    VISGEN_NO_UNROLL
+    for (int i = 0; i < span; ++i) {
+      if (begin + i < first || begin + i >= last) continue;
+      data[offset_of(to, shape, sample, begin + i)] = convert<Stored>(values[i]);
+    }
+  });
+}
+
+// A thread reads all of its elements before it writes any, so the state and slots may be overwritten. A wide tile lies
+// within one row of the table; another one takes the rows that it meets in turn.
 template <class Real, int span, bool wide>
 __global__ void __launch_bounds__(kBlockThreads) take_step(StepParameters p) {
   const int64_t begin = first_of_tile<span>();
   if (begin >= p.shape.elements) return;
+  const int64_t end = begin + span < p.shape.elements ? begin + span : p.shape.elements;
   for (int64_t sample = first_sample(); sample < p.shape.samples; sample += sample_step()) {
-    Real sums[3][span];
-    int slots[3];
-    step_tile<wide>(p, row_of(p, sample, begin), sample, begin, sums, slots);
-    store_tile<wide>(p.next, p.shape, sample, begin, sums[0]);
-    VISGEN_UNROLL
-    for (int s = 1; s < 3; ++s) {
-      if (slots[s] >= 0 && slots[s] < kMostSlots) {
-        store_tile<wide>(p.slots[slots[s]], p.shape, sample, begin, sums[s]);
+    for (int64_t first = begin, last = end; first < end; first = last) {
+      if constexpr (!wide) {
+        const int64_t row_end = (divide(first, p.row_size) + 1) * p.row_size;
+        last = row_end < end ? row_end : end;
+      }
+      Real sums[3][span];
+      int slots[3];
+      step_tile<wide>(p, row_of(p, sample, first), sample, begin, sums, slots);
+      VISGEN_UNROLL
+      for (int s = 0; s < 3; ++s) {
+        if (s > 0 && (slots[s] < 0 || slots[s] >= kMostSlots || !p.slots[slots[s]].data)) continue;
+        const Operand& to = s == 0 ? p.next : p.slots[slots[s]];
+        if constexpr (wide) {
+          store_tile<wide>(to, p.shape, sample, begin, sums[s]);
+        } else {
+          store_some(to, p.shape, sample, begin, first, last, sums[s]);
+        }
       }
     }
   }

@@ -17,7 +17,7 @@ from .solve import denoised_quantile, output_products, solver_step, solver_step_
 
 __all__ = [
     "Purpose", "add_noise", "binary_decode", "binary_spherical_quantize", "codebook_statistics", "decode_codes",
-    "denoised_quantile", "derive_seeds", "diffuse", "draw_seeds", "finite_scalar_decode", "finite_scalar_quantize", "gaussian",
-    "lookup_free_quantize", "nearest_code", "output_products", "residual_quantize", "solver_step",
+    "denoised_quantile", "derive_seeds", "diffuse", "draw_seeds", "finite_scalar_decode", "finite_scalar_quantize",
+    "gaussian", "lookup_free_quantize", "nearest_code", "output_products", "residual_quantize", "solver_step",
     "solver_step_", "uniform",
 ]  # fmt: skip

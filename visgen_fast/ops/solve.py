@@ -106,6 +106,8 @@ def solver_step_(
         if runs_reference(x, *given, *slots, weights, seeds, noise, variance, limit, out):
             _check_step(x, given, table, step, slots, weights, seeds, noise, stream, variance, limit)
             return _by_definition(x, given, table, step, slots, weights, seeds, noise, stream, variance, limit, out)
+        if len(given) > _MOST_OUTPUTS or len(slots) > MOST_SLOTS:
+            raise IndexError("too many outputs or slots")
         o = (*given, None, None)
         s = (*slots, None, None, None, None)
         if weights is not None:
@@ -164,7 +166,7 @@ def denoised_quantile(
     section 2.3.
     """
     given = _as_tuple(outputs)
-    _check_step(x, given, table, step, (), weights)
+    _check_step(x, given, table, step, None, weights)
     if not 0 <= q <= 1:
         raise ValueError(f"q must lie in [0, 1], got {q}")
     return reference.denoised_quantile(x, given, table, step, q, weights)
@@ -198,14 +200,14 @@ def _by_definition(x, outputs, table, step, slots, weights, seeds, noise, stream
 def _check_step(
     x, outputs, table, step, slots, weights=None, seeds=None, noise=None, stream=0, variance=None, limit=None, out=None
 ) -> None:
-    """One sentence for the first argument that does not fit."""
+    """One sentence for the first argument that does not fit; without slots, for what makes x̂ alone."""
     check.tensor(x, "x")
     if x.dtype not in check.FLOATS or not 1 <= x.dim() <= 9:
         raise ValueError(f"x must be floating-point with 1 to 9 dimensions, got {x.dtype} of shape {list(x.shape)}")
     _check_outputs(outputs, x)
-    if len(slots) > MOST_SLOTS:
+    if slots is not None and len(slots) > MOST_SLOTS:
         raise ValueError(f"slots must be at most {MOST_SLOTS} tensors, got {len(slots)}")
-    named = {f"slots[{k}]": slot for k, slot in enumerate(slots)}
+    named = {f"slots[{k}]": slot for k, slot in enumerate(slots or ())}
     for name, signal in {**named, "noise": noise, "variance": variance, "out": out}.items():
         if signal is not None:
             _check_signal(signal, name, x)
@@ -215,7 +217,7 @@ def _check_step(
             f"table must be contiguous float64 [rows, {COLUMNS}], got {table.dtype} of shape {list(table.shape)}"
         )
     check.device(table, "table", x.device, "x")
-    _check_rows(x, table, step, len(slots), seeds is not None or noise is not None)
+    _check_rows(x, table, step, None if slots is None else len(slots), seeds is not None or noise is not None)
     if weights is not None:
         _check_weights(weights, x, len(outputs), len(table))
     if seeds is not None:
@@ -252,11 +254,11 @@ def _check_weights(weights: Tensor, x: Tensor, outputs: int, rows: int) -> None:
         )
 
 
-def _check_rows(x: Tensor, table: Tensor, step: int | Tensor, slots: int, has_noise: bool) -> None:
+def _check_rows(x: Tensor, table: Tensor, step: int | Tensor, slots: int | None, has_noise: bool) -> None:
     if isinstance(step, Tensor):
         if step.dtype != torch.int64 or step.device != x.device or step.shape != x.shape[: step.dim()]:
             raise ValueError(
-                f"step must be an int, or int64 on {x.device} of shape [] or of leading dimensions of x {list(x.shape)}, "
+                f"step must be an int, or int64 on {x.device} of shape [] or of leading dimensions of {list(x.shape)}, "
                 f"got {step.dtype} of shape {list(step.shape)} on {step.device}"
             )
         if x.device.type != "cpu":
@@ -269,7 +271,8 @@ def _check_rows(x: Tensor, table: Tensor, step: int | Tensor, slots: int, has_no
     for row in used:
         if not 0 <= row < len(table):
             raise ValueError(f"step must lie in [0, {len(table)}), the rows of table, got {row}")
-        _check_row(table[row].tolist(), row, slots, has_noise)
+        if slots is not None:
+            _check_row(table[row].tolist(), row, slots, has_noise)
 
 
 def _check_row(row: list[float], number: int, slots: int, has_noise: bool) -> None:
@@ -291,5 +294,3 @@ def _fake_products(x, output, output_1, output_2):
 
 
 register_fake("output_products", _fake_products)
-
-__all__ = ["denoised_quantile", "output_products", "solver_step", "solver_step_"]
