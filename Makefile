@@ -20,8 +20,8 @@ build_requires := $(shell sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml 
 # is an NVIDIA GPU; a later `make test` compiles what is missing.
 demo: $(firstword $(wildcard .venv/dev.stamp .venv/bench.stamp) .venv/demo.stamp)
 	rm -rf demo
-	$(BIN)/visgen-fast train digits --out demo
-	@echo "The digits that the model draws, a row for each class: $(CURDIR)/demo/samples.png"
+	$(BIN)/visgen-fast demo --out demo
+	@echo "What the model draws, a row for each class: $(CURDIR)/demo/samples.png"
 
 test: .venv/dev.stamp
 	$(BIN)/cmake --build build/cmake --target cuda_on_host

@@ -144,7 +144,7 @@ def _train_arguments(task: Task, options: argparse.Namespace) -> list[str]:
 
 
 def _evaluate_arguments(task: Task, options: argparse.Namespace) -> list[str]:
-    return ["evaluate", *VARIANTS[task.variant].evaluate, f"--images={options.images}", "--device=cpu"]
+    return ["evaluate", *VARIANTS[task.variant].evaluate, f"--pictures={options.images}", "--device=cpu"]
 
 
 def _run(task: Task, options: argparse.Namespace) -> str | None:

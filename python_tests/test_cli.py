@@ -22,14 +22,17 @@ RECIPE = '''"""A recipe of one's own: digits in a very small network."""
 
 from dataclasses import dataclass
 
-from visgen_fast.recipes import digits
-from visgen_fast.recipes.digits import images, system
+from visgen_fast.recipes import rectified_flow
+from visgen_fast.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(digits.Settings):
+class Settings(rectified_flow.Settings):
     ink: int = 3
     """A setting of its own."""
+
+
+RECIPE = Recipe(Settings, lambda settings: settings.images, rectified_flow.system)
 '''
 
 
@@ -46,7 +49,7 @@ def mistake(capsys, *arguments: str) -> str:
 def run(tmp_path_factory) -> Path:
     """The folder of a short run of the digits."""
     out = tmp_path_factory.mktemp("run")
-    assert cli.main(["train", "digits", f"--out={out}", *TINY]) == 0
+    assert cli.main(["train", "rectified-flow", f"--out={out}", *TINY]) == 0
     return out
 
 
@@ -71,19 +74,19 @@ def test_the_module_is_the_command():
 def test_recipes_lists_every_recipe_with_its_first_line(capsys):
     assert cli.main(["recipes"]) == 0
     printed = capsys.readouterr().out
-    assert set(recipe_names()) >= {"digits", "fashion-mnist", "folder", "classifier"}
+    assert set(recipe_names()) >= {"rectified-flow", "rq-vae", "classifier"}
     for name, line in recipe_names().items():
         assert name in printed and line.split()[0] in printed
-        assert load_recipe(name).__doc__.startswith(line)
+        assert load_recipe(name).name == name and load_recipe(name).description == line
 
 
 def test_a_recipe_s_help_lists_its_settings_with_their_defaults(capsys):
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["train", "folder", "--help"])
+        cli.main(["train", "rectified-flow", "--dataset", "my/images", "--help"])
     assert not stopped.value.code
     printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "--patch-size INT Side of the square of pixels that becomes one token. (default: 4)" in printed
-    assert "--data STR" in printed and "(required)" in printed and "--resume" in printed
+    assert "--data STR" in printed and "--resume" in printed
 
 
 def test_train_leaves_a_readable_folder(run):
@@ -128,15 +131,15 @@ def test_sample_by_another_seed_guidance_or_steps_draws_other_images(run, tmp_pa
 def test_a_finished_run_is_not_overwritten_but_can_be_made_longer(tmp_path, capsys, caplog):
     out = tmp_path / "run"
     out.mkdir()
-    assert cli.main(["train", "digits", f"--out={out}", *TINY]) == 0
+    assert cli.main(["train", "rectified-flow", f"--out={out}", *TINY]) == 0
     capsys.readouterr()
-    assert "--resume" in mistake(capsys, "train", "digits", f"--out={out}", *TINY)
-    assert cli.main(["train", "digits", f"--out={out}", "--resume", *TINY, "--steps=4"]) == 0
+    assert "--resume" in mistake(capsys, "train", "rectified-flow", f"--out={out}", *TINY)
+    assert cli.main(["train", "rectified-flow", f"--out={out}", "--resume", *TINY, "--steps=4"]) == 0
     assert sum("cosine decay that ends at step 3, " in message for message in caplog.messages) == 1
     assert (out / "checkpoints" / "step-00000004").is_dir()
     capsys.readouterr()
     assert "width (was 16, now 32)" in mistake(
-        capsys, "train", "digits", f"--out={out}", "--resume", *TINY, "--width=32", "--steps=5"
+        capsys, "train", "rectified-flow", f"--out={out}", "--resume", *TINY, "--width=32", "--steps=5"
     )
 
 
@@ -155,8 +158,8 @@ def test_a_folder_of_images_is_trained_on_with_loading_processes(tmp_path):
             Image.new("RGB", (20, 30), colour).save(tmp_path / "data" / label / f"{count}.png")
     command = [
         "train",
-        "folder",
-        f"--data={tmp_path / 'data'}",
+        "rectified-flow",
+        f"--dataset={tmp_path / 'data'}",
         f"--out={tmp_path / 'out'}",
         "--size=16",
         "--workers=1",
@@ -172,28 +175,31 @@ def test_a_folder_of_images_is_trained_on_with_loading_processes(tmp_path):
         (["frobnicate"], "there is no command 'frobnicate'; there are train, sample, evaluate, recipes, info, bench"),
         (["train", "frobnicate"], "there is no recipe 'frobnicate'; there are "),
         (["train", "--steps=3"], "the recipe comes first"),
-        (["train", "digits", "--stepz=3"], "--stepz"),
-        (["train", "digits", "--steps=many"], "--steps"),
-        (["train", "digits", "--steps"], "--steps"),
-        (["train", "digits", "--steps=0"], "steps must be a number of at least 1, got 0"),
-        (["train", "digits", "--patch-size=0"], "patch_size must be a number of at least 1, got 0"),
-        (["train", "digits", "--patch-size=-2"], "patch_size must be a number of at least 1, got -2"),
-        (["train", "digits", "--width=-16"], "width must be a number of at least 4, got -16"),
-        (["train", "digits", "--depth=-1"], "depth must be a number of at least 1, got -1"),
-        (["train", "digits", "--heads=0"], "heads must be a number of at least 1, got 0"),
-        (["train", "digits", "--sampling-steps=0"], "sampling_steps must be a number of at least 1, got 0"),
-        (["train", "folder", "--data=x", "--size=0"], "size must be a number of at least 1, got 0"),
-        (["train", "digits", "--lr-schedule=linear"], "--lr-schedule"),
-        (["train", "folder"], "--data"),
-        (["train", "folder", "--data=nowhere"], "nowhere is not a folder"),
-        (["train", "fashion-mnist", "--data=nowhere"], "nowhere has no train-images-idx3-ubyte"),
-        (["train", "digits", "--device=cpu", "--patch-size=3", "--out=x"], "patch_size must divide"),
-        (["train", "digits", "--device=cpu", "--label-drop=2", "--out=x"], "label_drop must lie in [0, 1]"),
-        (["train", "digits", *TINY, "--accumulation=3", "--out=x"], "batch_size must be divisible by"),
-        (["train", "digits", "--dropout=nan", "--out=x"], "dropout must lie in [0, 1), got nan"),
-        (["train", "digits", "--dropout=1", "--out=x"], "dropout must lie in [0, 1), got 1.0"),
-        (["train", "digits", "--learning-rate=1e300", "--out=x"], "learning_rate must lie in (0, 1000], got 1e+300"),
-        (["train", "digits", "--learning-rate=nan", "--out=x"], "learning_rate must lie in (0, 1000], got nan"),
+        (["train", "rectified-flow", "--stepz=3"], "--stepz"),
+        (["train", "rectified-flow", "--steps=many"], "--steps"),
+        (["train", "rectified-flow", "--steps"], "--steps"),
+        (["train", "rectified-flow", "--steps=0"], "steps must be a number of at least 1, got 0"),
+        (["train", "rectified-flow", "--patch-size=0"], "patch_size must be a number of at least 1, got 0"),
+        (["train", "rectified-flow", "--patch-size=-2"], "patch_size must be a number of at least 1, got -2"),
+        (["train", "rectified-flow", "--width=-16"], "width must be a number of at least 4, got -16"),
+        (["train", "rectified-flow", "--depth=-1"], "depth must be a number of at least 1, got -1"),
+        (["train", "rectified-flow", "--heads=0"], "heads must be a number of at least 1, got 0"),
+        (["train", "rectified-flow", "--sampling-steps=0"], "sampling_steps must be a number of at least 1, got 0"),
+        (["train", "rectified-flow", "--dataset=x", "--size=0"], "size must be a number of at least 1, got 0"),
+        (["train", "rectified-flow", "--lr-schedule=linear"], "--lr-schedule"),
+        (["train", "rectified-flow", "--dataset"], "--dataset"),
+        (["train", "rectified-flow", "--dataset=nowhere"], "nowhere is not a folder; the data sets with names are "),
+        (["train", "rectified-flow", "--dataset=folder", "--data=nowhere"], "nowhere is not a folder"),
+        (["train", "rectified-flow", "--dataset=nowhere", "--data=here"], "--data must go with the name of a data set"),
+        (["train", "rectified-flow", "--dataset=fashion-mnist", "--data=nowhere"], "nowhere has no train-images-idx3"),
+        (["train", "rectified-flow", "--dataset=emoji", "--data=nowhere"], "nowhere has no NotoColorEmoji.ttf"),
+        (["train", "rectified-flow", "--device=cpu", "--patch-size=3", "--out=x"], "patch_size must divide"),
+        (["train", "rectified-flow", "--device=cpu", "--label-drop=2", "--out=x"], "label_drop must lie in [0, 1]"),
+        (["train", "rectified-flow", *TINY, "--accumulation=3", "--out=x"], "batch_size must be divisible by"),
+        (["train", "rectified-flow", "--dropout=nan", "--out=x"], "dropout must lie in [0, 1), got nan"),
+        (["train", "rectified-flow", "--dropout=1", "--out=x"], "dropout must lie in [0, 1), got 1.0"),
+        (["train", "rectified-flow", "--learning-rate=1e300", "--out=x"], "learning_rate must lie in (0, 1000]"),
+        (["train", "rectified-flow", "--learning-rate=nan", "--out=x"], "learning_rate must lie in (0, 1000], got nan"),
         (["train", "vq-vae", "--adversary-lr-scale=1e300", "--out=x"], "adversary_lr_scale must lie in [0, 1000]"),
         (["sample"], "checkpoint"),
         (["sample", "nowhere"], "nowhere holds no checkpoint"),
@@ -224,12 +230,12 @@ def test_a_mistake_in_sampling_is_answered_in_one_sentence(run, options, said, c
 
 def test_a_file_that_is_no_recipe_is_refused_by_what_it_lacks(tmp_path, capsys):
     (tmp_path / "mine.py").write_text("def images(settings): ...\n")
-    assert "it lacks Settings, system" in mistake(capsys, "train", str(tmp_path / "mine.py"))
+    assert "mine.py is not a recipe: it defines no RECIPE" in mistake(capsys, "train", str(tmp_path / "mine.py"))
 
 
 def test_a_missing_extra_is_named_with_its_remedy(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tyro", None)
-    assert "pip install 'visgen_fast[train]'" in mistake(capsys, "train", "digits")
+    assert "pip install 'visgen_fast[train]'" in mistake(capsys, "train", "rectified-flow")
 
 
 def test_a_bug_shows_its_traceback(monkeypatch):

@@ -206,6 +206,6 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
 @pytest.mark.parametrize("attention", [False, True])
 def test_the_setting_attention_gives_every_network_of_vq_vae_2_some(attention):
     settings = recipe.Settings(widths=(8, 8), codes=8, dimensions=4, attention=attention)
-    tokenizer = recipe.system(settings, ImageFormat(channels=1, size=8, class_names=("all",))).tokenizer
+    tokenizer = recipe.system(settings, ImageFormat(height=8, width=8, channels=1, class_names=("all",))).tokenizer
     for network in (tokenizer.encode_bottom, tokenizer.encode_top, tokenizer.decode_top, tokenizer.decoder):
         assert any(isinstance(layer, SpatialAttention) for layer in network.modules()) == attention

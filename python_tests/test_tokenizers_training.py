@@ -19,8 +19,8 @@ from visgen_fast.models.classifier import Classifier
 from visgen_fast.models.discriminator import PatchDiscriminator
 from visgen_fast.nn import BSQ, LookupFree
 from visgen_fast.nn.residual_quantizer import ResidualQuantizer
-from visgen_fast.recipes.classifier import trained_classifier
 from visgen_fast.recipes.rq_vae import Settings
+from visgen_fast.recipes.runs import trained_classifier
 from visgen_fast.systems.tokenizer import ReconstructionLoss, TokenizerSystem
 from visgen_fast.tokenizers import Autoencoder, GridTokenizer
 from visgen_fast.training.loop import Trainer

@@ -14,7 +14,8 @@ from torch import nn
 
 from visgen_fast.data.images import digits
 from visgen_fast.errors import UserError
-from visgen_fast.recipes._rectified_flow import RectifiedFlowSettings, rectified_flow_system
+from visgen_fast.recipes.rectified_flow import Settings as RectifiedFlowSettings
+from visgen_fast.recipes.rectified_flow import system as rectified_flow_system
 from visgen_fast.recipes.vq_vae import Settings as VQVAESettings
 from visgen_fast.training.average import MovingAverage
 from visgen_fast.training.figures import image_grid, loss_curve

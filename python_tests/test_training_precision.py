@@ -12,7 +12,7 @@ import torch
 
 import visgen_fast
 from visgen_fast.errors import UserError
-from visgen_fast.recipes import digits
+from visgen_fast.recipes.rectified_flow import RECIPE
 from visgen_fast.training import checkpoint
 from visgen_fast.training.loop import Trainer
 from visgen_fast.training.run import Run
@@ -21,9 +21,10 @@ TINY = {"width": 16, "depth": 1, "heads": 2, "batch_size": 8, "device": "cpu", "
 
 
 def make_trainer(out: Path, **changes: object) -> Trainer:
-    settings = digits.Settings(**{**TINY, **changes})
-    images = digits.images(settings)
-    return Trainer(digits.system(settings, images.format), images, Run(out, settings, identity={"recipe": "digits"}))
+    settings = RECIPE.settings_for("digits", **{**TINY, **changes})
+    images = RECIPE.pictures(settings)
+    run = Run(out, settings, identity={"recipe": "rectified-flow"})
+    return Trainer(RECIPE.system(settings, images.format), images, run)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_a_step_that_the_loss_scaler_leaves_out_stops_nothing(tmp_path, monkeypa
 def train(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
     """A short run in a process of its own: Accelerate keeps one number format per process."""
     options = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
-    command = [sys.executable, "-m", "visgen_fast", "train", "digits", f"--out={out}", *options, *more]
+    command = [sys.executable, "-m", "visgen_fast", "train", "rectified-flow", f"--out={out}", *options, *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(visgen_fast.__file__).parents[1])}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 

@@ -20,11 +20,12 @@ RUNS = {"one": (1, 1), "two ranks": (2, 1), "accumulated": (1, 2), "both": (2, 2
 
 def train(out: Path, accumulation: int) -> None:
     """Trains a small network for `STEPS` steps; rank 0 saves every loss and the gradients of the first step."""
-    from visgen_fast.recipes import digits
+    from visgen_fast.recipes.rectified_flow import RECIPE
     from visgen_fast.training.loop import Trainer
     from visgen_fast.training.run import Run
 
-    settings = digits.Settings(
+    settings = RECIPE.settings_for(
+        "digits",
         width=32,
         depth=2,
         heads=2,
@@ -34,14 +35,14 @@ def train(out: Path, accumulation: int) -> None:
         accumulation=accumulation,
         gradient_clip=1e9,
     )
-    images = digits.images(settings)
+    images = RECIPE.pictures(settings)
     torch.manual_seed(0)
-    system = digits.system(settings, images.format)
+    system = RECIPE.system(settings, images.format)
     for parameter in system.parameters():
         # Behind zero-initialised layers all gradients would be zero, and equal for that reason.
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.02)
-    trainer = Trainer(system, images, Run(out / "run", settings, identity={"recipe": "digits"}))
+    trainer = Trainer(system, images, Run(out / "run", settings, identity={"recipe": "rectified-flow"}))
     gradients: dict[str, torch.Tensor] = {}
 
     def keep_first(*_: object) -> None:

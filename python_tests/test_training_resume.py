@@ -51,7 +51,7 @@ sys.exit(cli.main(sys.argv[1:]))
 
 def train(out: Path, *more: str, program: Sequence[str] = ("-m", "visgen_fast")) -> subprocess.CompletedProcess:
     """A run in a process of its own; one that takes too long is ended."""
-    command = [sys.executable, *program, "train", "digits", f"--out={out}", *SETTINGS, *more]
+    command = [sys.executable, *program, "train", "rectified-flow", f"--out={out}", *SETTINGS, *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(visgen_fast.__file__).parents[1])}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LONG)
 

@@ -57,7 +57,7 @@ def test_a_second_trainer_in_the_same_folder_is_refused_until_the_first_is_gone_
     try:
         assert first.stdout.readline() == "holds\n"
         for _ in range(2):  # being refused doesn't take the lock away
-            assert cli.main(["train", "digits", f"--out={tmp_path}", *TINY]) == 2
+            assert cli.main(["train", "rectified-flow", f"--out={tmp_path}", *TINY]) == 2
             said = capsys.readouterr().err
             assert said == f"visgen-fast: {tmp_path} is being trained in by process {first.pid}: wait for its end\n"
         assert (tmp_path / "checkpoints" / ".unfinished-step-00000007").is_dir()
@@ -66,7 +66,7 @@ def test_a_second_trainer_in_the_same_folder_is_refused_until_the_first_is_gone_
     finally:
         first.kill()
         first.communicate()
-    assert cli.main(["train", "digits", f"--out={tmp_path}", *TINY]) == 0
+    assert cli.main(["train", "rectified-flow", f"--out={tmp_path}", *TINY]) == 0
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
 
 
@@ -141,7 +141,7 @@ import accelerate, matplotlib.figure, sklearn.datasets, torch._dynamo, torch.uti
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 for limit in map(int, sys.argv[2:]):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    print(limit, cli.main(["train", "digits", f"--out={sys.argv[1]}/{limit}", *TINY]), file=sys.stderr)
+    print(limit, cli.main(["train", "rectified-flow", f"--out={sys.argv[1]}/{limit}", *TINY]), file=sys.stderr)
 """.replace("TINY", repr([*TINY, "--checkpoint-every=1", "--log-every=1"]))
 
 
@@ -249,7 +249,7 @@ def test_what_the_environment_says_of_the_mathematics_has_no_effect_and_is_named
     }
     ends = []
     for name, environment in {"without": ENVIRONMENT, "with": {**ENVIRONMENT, **said}}.items():
-        command = [sys.executable, "-m", "visgen_fast", "train", "digits", f"--out={tmp_path / name}", *TINY]
+        command = [sys.executable, "-m", "visgen_fast", "train", "rectified-flow", f"--out={tmp_path / name}", *TINY]
         command += ["--accumulation=2", "--dropout=0.1"]
         finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LONG)
         assert finished.returncode == 0, finished.stderr

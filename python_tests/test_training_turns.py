@@ -13,7 +13,8 @@ from torch import nn
 from visgen_fast.data.images import digits
 from visgen_fast.data.order import ImagesByPosition, MicroBatches
 from visgen_fast.models.classifier import Classifier
-from visgen_fast.recipes._rectified_flow import RectifiedFlowSettings, rectified_flow_system
+from visgen_fast.recipes.rectified_flow import Settings as RectifiedFlowSettings
+from visgen_fast.recipes.rectified_flow import system as rectified_flow_system
 from visgen_fast.systems.tokenizer import ReconstructionLoss
 from visgen_fast.training import checkpoint
 from visgen_fast.training.loop import Trainer

@@ -12,7 +12,7 @@ from .errors import UserError
 
 _EXTRA = {"accelerate", "safetensors", "tyro", "rich", "PIL", "matplotlib", "tensorboard", "sklearn"}
 
-COMMANDS = ("train", "sample", "evaluate", "recipes", "info", "bench")  # each a file of commands/
+COMMANDS = ("train", "sample", "evaluate", "recipes", "info", "bench", "demo")  # each a file of commands/
 _HELP = """\
 usage: visgen-fast COMMAND ...
 
@@ -25,14 +25,15 @@ commands:
   recipes             list the recipes
   info                show versions, device and compiled libraries
   bench [FAMILY]      measure the operations (in a checkout of the repository)
+  demo                train a small model on images that are at hand, in two minutes on two CPU cores
 
 examples:
-  visgen-fast train digits
-  visgen-fast train folder --data my/images --size 64 --out runs/mine
-  visgen-fast train digits --out runs/digits --resume
+  visgen-fast train rectified-flow --out runs/digits
+  visgen-fast train rectified-flow --dataset my/images --size 64 --out runs/mine
+  visgen-fast train rectified-flow --out runs/digits --resume
   visgen-fast sample runs/digits --labels 3 7 --guidance 3
   visgen-fast evaluate runs/rq-vae --beam 4
-  torchrun --nproc-per-node 2 -m visgen_fast train fashion-mnist --mixed-precision bf16
+  torchrun --nproc-per-node 2 -m visgen_fast train rectified-flow --dataset fashion-mnist --mixed-precision bf16
 
 visgen-fast COMMAND --help says more; visgen-fast train RECIPE --help lists a recipe's settings.
 """

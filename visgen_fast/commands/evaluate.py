@@ -40,8 +40,7 @@ def measure(options: EvaluateOptions) -> None:
     from ..evaluation import evaluate_tokenizer
     from ..evaluation.report import as_text, write
     from ..nn.residual_quantizer import ResidualQuantizer
-    from ..recipes.classifier import trained_classifier
-    from ..recipes.runs import trained
+    from ..recipes.runs import trained, trained_classifier
     from ..systems.tokenizer import TokenizerSystem
     from ..tokenizers import Tokenizer
     from ..training import checkpoint
@@ -51,7 +50,7 @@ def measure(options: EvaluateOptions) -> None:
     device = device_named(options.device)
     saved = checkpoint.read(options.checkpoint)
     recipe, settings, system = trained(saved)
-    if not isinstance(system, TokenizerSystem) or not hasattr(recipe, "held_out"):
+    if not isinstance(system, TokenizerSystem) or recipe.held_out is None:
         raise UserError(f"the recipe {saved.state['recipe']} trains no tokenizer with held-out images to measure it on")
     tokenizer = system.tokenizer.to(device)
     if options.beam is not None:
@@ -61,7 +60,10 @@ def measure(options: EvaluateOptions) -> None:
         quantizer.beam = options.beam
     channels = saved.images.channels
     embed = None if options.features is None else trained_classifier(options.features, channels).to(device).embedding
-    chunks = in_chunks(recipe.held_out(settings), device, most=options.pictures)
+    held_out = recipe.held_out(settings)
+    if embed is not None and len(held_out) < 2:
+        raise UserError("--features compares sets of at least 2 held-out images, but the run has 1")
+    chunks = in_chunks(held_out, device, most=options.pictures)
     found = evaluate_tokenizer(tokenizer, (shown for shown, _ in chunks), embed=embed)
     out = options.out or options.checkpoint
     write(found, out, {"recipe": saved.state["recipe"], "step": saved.state["step"], "beam": options.beam})

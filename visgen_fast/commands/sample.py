@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import tyro
 
 from ..errors import UserError
 from .options import device_named, parse
+
+# Of a set of captions, rows that are drawn where none is asked for; classes that a complaint names.
+_CAPTIONS, _CLASSES_NAMED = 10, 30
 
 
 def sample(arguments: list[str]) -> int:
@@ -24,7 +28,7 @@ class SampleOptions:
     checkpoint: tyro.conf.Positional[Path]
     """Folder of a run, whose newest checkpoint is taken, or of one checkpoint."""
     labels: tuple[str, ...] = ()
-    """Classes to draw, by name or number; all of them if none is given."""
+    """Classes to draw, by name or number; all of them if none is given, or some of the captions."""
     count_per_class: int = 10
     """Images of each class."""
     guidance: float | None = None
@@ -55,7 +59,8 @@ def draw(options: SampleOptions) -> None:
     device = device_named(options.device)
     saved = checkpoint.read(options.checkpoint)
     images = saved.images
-    labels = [_label(name, images.class_names) for name in options.labels] or list(range(len(images.class_names)))
+    most = _CAPTIONS if images.captions else len(images.class_names)
+    labels = [_label(name, images.class_names) for name in options.labels] or images.some_labels(most)
     _, _, system = trained(saved)
     if not isinstance(system, GenerativeSystem):
         raise UserError(
@@ -80,4 +85,5 @@ def _label(name: str, class_names: Sequence[str]) -> int:
         return class_names.index(name)
     if name.isdecimal() and int(name) < len(class_names):
         return int(name)
-    raise UserError(f"there is no class {name!r}; there are {', '.join(class_names)}")
+    near = class_names if len(class_names) <= _CLASSES_NAMED else get_close_matches(name, class_names, 5, 0.0)
+    raise UserError(f"there is no class {name!r}; there are {', '.join(near)}{'' if near is class_names else ', …'}")

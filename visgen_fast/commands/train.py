@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import make_dataclass
+from argparse import ArgumentParser
+from collections.abc import Mapping
+from dataclasses import make_dataclass, replace
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from ..errors import UserError
 from .options import parse
 from .recipes import recipes
 
 if TYPE_CHECKING:
+    from ..recipes.recipe import Recipe
     from ..training.settings import TrainingSettings
 
 _OUT_HELP = "Folder of the run: its images, loss.png, losses.csv, settings.json, checkpoints/, tensorboard/."
@@ -35,35 +37,50 @@ def train(arguments: list[str]) -> int:
     options_class: Any = make_dataclass(
         "Options",
         [
-            ("settings", recipe.Settings),
+            ("settings", _with_defaults(recipe.settings, recipe.preset(_dataset_named(rest)))),
             ("out", Annotated[Path, tyro.conf.arg(help=_OUT_HELP)], Path("runs") / Path(name).stem),
             ("resume", Annotated[bool, tyro.conf.arg(help=_RESUME_HELP)], False),
         ],
     )
-    options_class.__doc__ = recipe.__doc__
+    options_class.__doc__ = recipe.description
     options = parse(options_class, rest, f"visgen-fast train {name}")
     if name.endswith(".py"):
-        name = str(Path(name).resolve())
-    _train_recipe(recipe, name, options.settings, options.out, options.resume)
+        recipe = replace(recipe, name=str(Path(name).resolve()))
+    _train_recipe(recipe, options.settings, options.out, options.resume)
     return 0
 
 
-def _train_recipe(recipe: ModuleType, name: str, settings: TrainingSettings, out: Path, resume: bool) -> None:
+def _dataset_named(arguments: list[str]) -> str | None:
+    """The data set that the arguments ask for, which decides the other defaults."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--dataset", nargs="?")
+    return parser.parse_known_args(arguments)[0].dataset
+
+
+def _with_defaults(settings: type[TrainingSettings], values: Mapping[str, Any]) -> type[TrainingSettings]:
+    """The same settings with other defaults."""
+    types = get_type_hints(settings, include_extras=True)
+    changed = [(name, types[name], value) for name, value in values.items()]
+    return make_dataclass(settings.__name__, changed, bases=(settings,), frozen=True, kw_only=True)
+
+
+def _train_recipe(recipe: Recipe[Any], settings: TrainingSettings, out: Path, resume: bool) -> None:
     import torch
 
     from ..recipes.runs import build
     from ..training.loop import Trainer
     from ..training.run import Run
 
-    images = recipe.images(settings)
-    run = Run(out, settings, identity={"recipe": name}, resume=resume)
+    run = Run(out, settings, identity={"recipe": recipe.name}, resume=resume)
+    images = recipe.pictures(settings)
+    held_out = None if recipe.held_out is None else recipe.held_out(settings)
     torch.manual_seed(settings.seed)
     system = build(recipe, settings, images.format, run.saved)
-    held_out = recipe.held_out(settings) if hasattr(recipe, "held_out") else None
     trainer = Trainer(system, images, run, held_out=held_out)
     count = sum(parameter.numel() for parameter in system.parameters())
     say = trainer.accelerator.print
-    say(f"{name}: {len(images)} images, {count:,} parameters, {trainer.place}, from step {trainer.step}, in {out}")
+    size = f"{len(images)} images, {count:,} parameters"
+    say(f"{recipe.name}: {size}, {trainer.place}, from step {trainer.step}, in {out}")
     trainer.run()
     for measure, value in trainer.measured.items():
         say(f"{measure.replace('_', ' ') + ':':<17}{value:.4g}")

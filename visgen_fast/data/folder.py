@@ -42,7 +42,7 @@ class ImageFolder:
         self.folder = folder
         self.paths = [str(path) for paths in classes.values() for path in paths]
         self.labels = torch.tensor([label for label, paths in enumerate(classes.values()) for _ in paths])
-        self.format = ImageFormat(size, 3, tuple(classes))
+        self.format = ImageFormat(height=size, width=size, channels=3, class_names=tuple(classes))
         if self.skipped:
             logger.warning("skipped %d files and sub-folders beside %d images in %s", self.skipped, len(self), folder)
 

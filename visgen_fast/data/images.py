@@ -3,34 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 # Images that are drawn or measured in one go.
 AT_A_TIME = 100
+_HELD_OUT_EVERY = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageFormat:
-    """What a network must know about the images: square uint8 images [channels, size, size] of named classes."""
+    """What a network must know about the images: uint8 [channels, height, width], of classes that have names.
 
-    size: int
+    A label is an index into `class_names`. With `captions`, these are words about one image each, rather than classes
+    of many images. `frames` is the length of clips, uint8 [channels, frames, height, width], and None for images.
+    """
+
+    height: int
+    width: int
     channels: int
     class_names: tuple[str, ...]
+    captions: bool = False
+    frames: int | None = None
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        return (self.channels, self.size, self.size)
+    def shape(self) -> tuple[int, ...]:
+        """That of one image, or of one clip."""
+        return (self.channels, *(() if self.frames is None else (self.frames,)), self.height, self.width)
+
+    @property
+    def size(self) -> int:
+        """The side of square images; ValueError for others."""
+        if self.height != self.width:
+            raise ValueError(f"the images must be square for this network, got {self.height}×{self.width} pixels")
+        return self.height
+
+    def some_labels(self, most: int) -> list[int]:
+        """All labels, or `most` of them, spread evenly over all."""
+        count = min(most, len(self.class_names))
+        return [place * len(self.class_names) // count for place in range(count)]
 
     def to_json(self) -> dict[str, Any]:
-        return {"size": self.size, "channels": self.channels, "class_names": list(self.class_names)}
+        return {**asdict(self), "class_names": list(self.class_names)}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> ImageFormat:
-        return cls(content["size"], content["channels"], tuple(content["class_names"]))
+        """The format that `to_json` described; KeyError, TypeError or ValueError where it describes none."""
+        values = {name: content[name] for name in cls.__dataclass_fields__}
+        sizes = (
+            values["height"],
+            values["width"],
+            values["channels"],
+            1 if values["frames"] is None else values["frames"],
+        )
+        if not all(type(size) is int and size > 0 for size in sizes):
+            raise ValueError(f"sizes must be positive integers, got {sizes}")
+        return cls(**{**values, "class_names": tuple(values["class_names"])})
 
 
 class Images(Protocol):
@@ -41,7 +73,7 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-        """Pixels uint8 [B, C, H, W], labels int64 [B], and one sentence for each file that turned out unreadable."""
+        """Pixels uint8 [B, *format.shape], labels int64 [B], and one sentence for each file found unreadable."""
 
 
 def to_range(pixels: Tensor) -> Tensor:
@@ -57,11 +89,19 @@ def in_chunks(images: Images, device: torch.device, *, most: int | None = None) 
 
 
 class ImagesInMemory:
-    """Pixels uint8 [N, C, S, S] with labels int64 [N]."""
+    """Pixels uint8 [N, C, H, W], or [N, C, T, H, W] for clips, with labels int64 [N] of named classes or captions."""
 
-    def __init__(self, pixels: Tensor, labels: Tensor, class_names: Sequence[str]) -> None:
+    def __init__(self, pixels: Tensor, labels: Tensor, class_names: Sequence[str], *, captions: bool = False) -> None:
         self.pixels, self.labels = pixels, labels
-        self.format = ImageFormat(pixels.shape[-1], pixels.shape[1], tuple(class_names))
+        channels, *frames, height, width = pixels.shape[1:]
+        self.format = ImageFormat(
+            height=height,
+            width=width,
+            channels=channels,
+            class_names=tuple(class_names),
+            captions=captions,
+            frames=frames[0] if frames else None,
+        )
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -69,6 +109,14 @@ class ImagesInMemory:
     def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, tuple[str, ...]]:
         chosen = torch.as_tensor(indices)
         return self.pixels[chosen], self.labels[chosen], ()
+
+    def resized(self, size: int) -> ImagesInMemory:
+        """The same images at size×size pixels, by bicubic interpolation; these themselves where nothing changes."""
+        if self.format.shape[-2:] == (size, size):
+            return self
+        # In uint8 this is what Pillow computes, to one unit.
+        pixels = F.interpolate(self.pixels, (size, size), mode="bicubic", antialias=True)
+        return ImagesInMemory(pixels, self.labels, self.format.class_names, captions=self.format.captions)
 
 
 class Part:
@@ -84,14 +132,14 @@ class Part:
         return self.images.read([self.indices[index] for index in indices])
 
 
-def training_part(images: Images, *, every: int = 10) -> Part:
+def training_part(images: Images) -> Part:
     """All images but those of `held_out_part`."""
-    return Part(images, [index for index in range(len(images)) if index % every])
+    return Part(images, [index for index in range(len(images)) if index % _HELD_OUT_EVERY])
 
 
-def held_out_part(images: Images, *, every: int = 10) -> Part:
-    """The first of each `every` images, which a source without a test part of its own keeps from training."""
-    return Part(images, range(0, len(images), every))
+def held_out_part(images: Images) -> Part:
+    """The first of every ten images, which a source without a test part of its own keeps from training."""
+    return Part(images, range(0, len(images), _HELD_OUT_EVERY))
 
 
 def digits() -> ImagesInMemory:

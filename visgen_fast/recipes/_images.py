@@ -1,15 +1,14 @@
-"""The images of recipes that train on any of several data sets and hold some images out."""
+"""The images of recipes: any data set by name, or a folder of one's own."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from ..data.folder import ImageFolder
-from ..data.idx import FASHION_MNIST_FOLDER, fashion_mnist
-from ..data.images import Images, digits, held_out_part, training_part
-from ..data.photographs import photographs
+from ..data.datasets import DATASETS, FOLDER
+from ..data.images import Images, held_out_part, training_part
 from ..errors import UserError
 from ..training.bounds import AtLeast
 from ..training.settings import TrainingSettings
@@ -19,35 +18,62 @@ from ..training.settings import TrainingSettings
 class ImageSettings(TrainingSettings):
     """Training on images of one's choice."""
 
-    dataset: Literal["fashion-mnist", "digits", "photographs", "folder"] = "fashion-mnist"
-    """fashion-mnist: 28×28 grey; digits: 8×8 grey; photographs: 32×32 colour crops; folder: images of one's own."""
+    dataset: str = "fashion-mnist"
+    """digits, fashion-mnist, photographs, emoji, or a folder of images, which may have one sub-folder a class."""
     data: str = ""
-    """The folder: of one's own images, or, where it isn't the usual place, of the IDX files of fashion-mnist."""
-    size: Annotated[int, AtLeast(1)] = 64
-    """One's own images are resized and cropped to this many pixels a side."""
+    """Where the files of that data set lie, if that isn't the usual place."""
+    size: Annotated[int | None, AtLeast(1)] = None
+    """Pixels a side that images are resized and cropped to; by default the data set's own."""
+
+    def __post_init__(self) -> None:
+        dataset, data = self.dataset, self.data
+        if dataset not in DATASETS or (dataset == FOLDER and not data):
+            if data:
+                raise UserError(f"--data must go with the name of a data set, got --dataset {dataset}")
+            dataset, data = FOLDER, dataset
+        # What a run keeps of its settings must say all, and not depend on the working directory.
+        object.__setattr__(self, "dataset", dataset)
+        object.__setattr__(self, "data", str(Path(data).absolute()) if data else "")
+        object.__setattr__(self, "size", DATASETS[dataset].size if self.size is None else self.size)
+        super().__post_init__()
+
+    @cached_property
+    def images(self) -> Images:
+        """All images that training may see, opened once."""
+        if self.dataset == FOLDER and not Path(self.data).is_dir():
+            names = ", ".join(name for name in DATASETS if name != FOLDER)
+            raise UserError(f"{self.data} is not a folder; the data sets with names are {names}")
+        return DATASETS[self.dataset].train(self._folder, self._size)
+
+    @property
+    def _folder(self) -> Path | None:
+        return Path(self.data) if self.data else None
+
+    @property
+    def _size(self) -> int:
+        assert self.size is not None  # it is set where it wasn't given
+        return self.size
 
 
-def images(settings: ImageSettings) -> Images:
-    """The images to train on."""
-    if settings.dataset == "fashion-mnist":
-        return fashion_mnist(Path(settings.data or FASHION_MNIST_FOLDER))
-    if settings.dataset == "photographs":
-        return photographs()
-    return training_part(_whole(settings))
+def all_images(settings: ImageSettings) -> Images:
+    """All the images that training may see."""
+    return settings.images
 
 
-def held_out(settings: ImageSettings) -> Images:
+def training_images(settings: ImageSettings) -> Images:
+    """Those of them that `held_out_images` leaves."""
+    if DATASETS[settings.dataset].held_out is not None:
+        return settings.images
+    if len(settings.images) < 2:
+        raise UserError(
+            f"{settings.data or settings.dataset} has 1 image, too few to train on some and hold out others"
+        )
+    return training_part(settings.images)
+
+
+def held_out_images(settings: ImageSettings) -> Images:
     """Those kept from training: the test part of a data set that has one, else every tenth image."""
-    if settings.dataset == "fashion-mnist":
-        return fashion_mnist(Path(settings.data or FASHION_MNIST_FOLDER), part="t10k")
-    if settings.dataset == "photographs":
-        return photographs(part="held out")
-    return held_out_part(_whole(settings))
-
-
-def _whole(settings: ImageSettings) -> Images:
-    if settings.dataset == "digits":
-        return digits()
-    if not settings.data:
-        raise UserError("--dataset folder needs the folder as --data")
-    return ImageFolder(Path(settings.data), settings.size)
+    held_out = DATASETS[settings.dataset].held_out
+    if held_out is not None:
+        return held_out(settings._folder, settings._size)
+    return held_out_part(settings.images)

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from ..data.images import ImageFormat
+from ..data.images import ImageFormat, Images
 from ..errors import UserError
 from ..models.autoencoder import Decoder, Encoder
 from ..models.discriminator import PatchDiscriminator
 from ..systems.tokenizer import ReconstructionLoss, TokenizerSystem
 from ..tokenizers import Reconstructor
 from ..training.bounds import AtLeast, Between
+from . import _images
 from ._images import ImageSettings
-from .classifier import trained_classifier
+from .runs import trained_classifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,18 @@ class TokenizerSettings(LossSettings):
     """Attention at the coarsest level."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class CodebookSettings(LossSettings):
+    """A tokenizer with a codebook."""
+
+    codes: Annotated[int, AtLeast(2)] = 512
+    """Codes in a codebook."""
+    dimensions: Annotated[int, AtLeast(1)] = 32
+    """Features of a code."""
+    commitment: Annotated[float, AtLeast(0)] = 0.25
+    """Weight of the distance of what is encoded to its codes."""
+
+
 def networks(settings: TokenizerSettings, images: ImageFormat, dimensions: int) -> tuple[Encoder, Decoder]:
     """Encoder and decoder for images of this format and latents of `dimensions` features."""
     sizes: dict[str, Any] = {
@@ -79,9 +92,10 @@ def networks(settings: TokenizerSettings, images: ImageFormat, dimensions: int) 
         "attention": settings.attention,
     }
     encoder = Encoder(**sizes)
-    if images.size % encoder.reduction:
+    if images.height % encoder.reduction or images.width % encoder.reduction:
         raise ValueError(
-            f"patch_size × 2^(levels of widths − 1) must divide the images' size {images.size}, got {encoder.reduction}"
+            f"patch_size × 2^(levels of widths − 1) must divide the images' sides {images.height} and {images.width}, "
+            f"got {encoder.reduction}"
         )
     return encoder, Decoder(**sizes)
 
@@ -106,3 +120,14 @@ def tokenizer_system(tokenizer: Reconstructor, settings: LossSettings, images: I
         else None,
         adversary_lr_scale=settings.adversary_lr_scale,
     )
+
+
+def held_out_images(settings: LossSettings) -> Images:
+    """The images to measure on; `UserError` where they are too few for the metrics."""
+    images = _images.held_out_images(settings)
+    if settings.features and len(images) < 2:
+        raise UserError(
+            f"--features compares sets of at least 2 held-out images, but {settings.data or settings.dataset} has 1: "
+            "one of every ten is held out"
+        )
+    return images

@@ -9,10 +9,9 @@ from ..data.images import ImageFormat
 from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import Autoencoder
 from ..training.bounds import AtLeast
-from ._images import held_out, images
-from ._tokenizer import TokenizerSettings, networks, tokenizer_system
-
-__all__ = ["Settings", "held_out", "images", "system"]
+from ._images import training_images
+from ._tokenizer import TokenizerSettings, held_out_images, networks, tokenizer_system
+from .recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,3 +25,6 @@ class Settings(TokenizerSettings):
 def system(settings: Settings, images: ImageFormat) -> TokenizerSystem:
     """The system these settings describe, for images of this format."""
     return tokenizer_system(Autoencoder(*networks(settings, images, settings.dimensions)), settings, images)
+
+
+RECIPE = Recipe(Settings, training_images, system, held_out_images)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 from ..data.images import ImageFormat
-from ..errors import UserError
 from ..models.classifier import Classifier
 from ..systems.classifier import ClassifierSystem
 from ..training.bounds import AtLeast
-from ._images import ImageSettings, held_out, images
-from .runs import averaged_weights
-
-__all__ = ["Settings", "held_out", "images", "system", "trained_classifier"]
+from ._images import ImageSettings, held_out_images, training_images
+from .recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,20 +34,4 @@ def system(settings: Settings, images: ImageFormat) -> ClassifierSystem:
     )
 
 
-def trained_classifier(path: Path, channels: int) -> Classifier:
-    """The classifier of the run, or of the checkpoint, at `path`, in evaluation mode.
-
-    The run is one of this recipe, or that of a tokenizer, whose checkpoints keep the classifier that it was given.
-    Raises `UserError`, which names the argument --features, unless there is one for images of `channels` channels.
-    """
-    tensors = averaged_weights(path, ("classifier", "features"), "--features")
-    try:
-        classifier = Classifier.of_state(tensors)
-    except (KeyError, RuntimeError) as error:
-        raise UserError(f"--features must be a run of the recipe classifier, but {path} holds no classifier") from error
-    if classifier.channels != channels:
-        raise UserError(
-            f"--features must be a classifier of images of {channels} channels, but the one in {path} sees "
-            f"{classifier.channels}"
-        )
-    return classifier.eval()
+RECIPE = Recipe(Settings, training_images, system, held_out_images)

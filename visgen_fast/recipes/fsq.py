@@ -12,10 +12,9 @@ from ..data.images import ImageFormat
 from ..nn.fsq import FSQ
 from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import GridTokenizer
-from ._images import held_out, images
-from ._tokenizer import TokenizerSettings, networks, tokenizer_system
-
-__all__ = ["Settings", "held_out", "images", "system"]
+from ._images import training_images
+from ._tokenizer import TokenizerSettings, held_out_images, networks, tokenizer_system
+from .recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,3 +32,6 @@ def system(settings: Settings, images: ImageFormat) -> TokenizerSystem:
     encoder, decoder = networks(settings, images, len(settings.levels))
     quantizer = FSQ(settings.levels, bound=settings.bound)
     return tokenizer_system(GridTokenizer(encoder, quantizer, decoder), settings, images)
+
+
+RECIPE = Recipe(Settings, training_images, system, held_out_images)

@@ -13,10 +13,9 @@ from ..nn.lookup_free import LookupFree
 from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import GridTokenizer
 from ..training.bounds import AtLeast
-from ._images import held_out, images
-from ._tokenizer import TokenizerSettings, networks, tokenizer_system
-
-__all__ = ["Settings", "held_out", "images", "system"]
+from ._images import training_images
+from ._tokenizer import TokenizerSettings, held_out_images, networks, tokenizer_system
+from .recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,3 +45,6 @@ def system(settings: Settings, images: ImageFormat) -> TokenizerSystem:
         commitment_weight=settings.commitment,
     )
     return tokenizer_system(GridTokenizer(encoder, quantizer, decoder), settings, images)
+
+
+RECIPE = Recipe(Settings, training_images, system, held_out_images)

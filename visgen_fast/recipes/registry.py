@@ -4,48 +4,50 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
-import sys
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from .own import import_file
 
-_FOLDER = Path(__file__).parent
-_NO_RECIPES = {"__init__", "registry", "runs"}
+if TYPE_CHECKING:
+    from .recipe import Recipe
 
 
 def recipe_names() -> dict[str, str]:
-    """Every recipe's name with the first line of its docstring."""
-    files = sorted(path for path in _FOLDER.glob("*.py") if path.stem not in _NO_RECIPES and path.stem[0] != "_")
-    docstrings = {path.stem: ast.get_docstring(ast.parse(path.read_text())) or "" for path in files}
-    return {stem.replace("_", "-"): docstring.partition("\n")[0] for stem, docstring in docstrings.items()}
+    """Every recipe's name with its description: a file's, which defines a RECIPE, with its docstring's first line."""
+    trees = {path.stem: ast.parse(path.read_text("utf-8")) for path in sorted(Path(__file__).parent.glob("[a-z]*.py"))}
+    return {stem.replace("_", "-"): _first_line(ast.get_docstring(tree)) for stem, tree in trees.items() if _has(tree)}
 
 
-def load_recipe(name: str) -> ModuleType:
-    """The module of the recipe `name`, which may also be the path of a Python file.
+def _has(tree: ast.Module) -> bool:
+    """Whether a file defines a RECIPE."""
+    targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+    return any(isinstance(target, ast.Name) and target.id == "RECIPE" for target in targets)
 
-    Raises `UserError` where there is no such recipe, or the file lacks what a recipe needs.
+
+def _first_line(docstring: str | None) -> str:
+    return (docstring or "").strip().partition("\n")[0]
+
+
+def load_recipe(name: str) -> Recipe[Any]:
+    """The recipe `name`, which may also be the path of a Python file that defines one as RECIPE.
+
+    Raises `UserError` where there is no such recipe, or the file defines none.
     """
+    from .recipe import Recipe
+
     if name in recipe_names():
-        return importlib.import_module(f"visgen_fast.recipes.{name.replace('-', '_')}")
-    path = Path(name)
-    if path.suffix != ".py" or not path.is_file():
-        raise UserError(
-            f"there is no recipe {name!r}; there are {', '.join(recipe_names())}, and Python files of your own"
-        )
-    module = _import_file(path)
-    missing = [part for part in ("Settings", "images", "system") if not hasattr(module, part)]
-    if missing:
-        raise UserError(f"{path} is not a recipe: it lacks {', '.join(missing)}")
-    return module
-
-
-def _import_file(path: Path) -> ModuleType:
-    specification = importlib.util.spec_from_file_location(f"visgen_fast_recipe_{path.stem}", path)
-    assert specification is not None and specification.loader is not None  # true of every .py file
-    module = importlib.util.module_from_spec(specification)
-    # Dataclasses and pickling for loading processes look the module up by its name.
-    sys.modules[module.__name__] = module
-    specification.loader.exec_module(module)
-    return module
+        module = importlib.import_module(f"{__package__}.{name.replace('-', '_')}")
+    else:
+        path = Path(name)
+        if path.suffix != ".py" or not path.is_file():
+            raise UserError(
+                f"there is no recipe {name!r}; there are {', '.join(recipe_names())}, and Python files of your own"
+            )
+        module = import_file(path)
+    recipe = getattr(module, "RECIPE", None)
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"{name} is not a recipe: it defines no RECIPE = Recipe(settings, pictures, system)")
+    return replace(recipe, name=name, description=_first_line(module.__doc__))

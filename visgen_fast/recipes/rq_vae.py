@@ -14,26 +14,19 @@ from ..nn.residual_quantizer import ResidualQuantizer
 from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import GridTokenizer
 from ..training.bounds import AtLeast, Between
-from ._images import held_out, images
-from ._tokenizer import TokenizerSettings, networks, tokenizer_system
-
-__all__ = ["Settings", "held_out", "images", "system"]
+from ._images import training_images
+from ._tokenizer import CodebookSettings, TokenizerSettings, held_out_images, networks, tokenizer_system
+from .recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(TokenizerSettings):
+class Settings(CodebookSettings, TokenizerSettings):
     """A residual-quantized variational autoencoder."""
 
     depth: Annotated[int, AtLeast(1)] = 4
     """Codes at each position, one depth after another."""
-    codes: Annotated[int, AtLeast(2)] = 512
-    """Codes in a codebook."""
-    dimensions: Annotated[int, AtLeast(1)] = 32
-    """Features of a code."""
     shared: bool = True
     """One codebook for all depths; --no-shared gives each its own."""
-    commitment: Annotated[float, AtLeast(0)] = 0.25
-    """Weight of the latents' distance to their codes."""
     depth_weights: Literal["equal", "rising"] = "equal"
     """Weights of the depths in that distance: all the same, or in proportion to the number of the depth."""
     gradient: Literal["straight_through", "straight_through_per_depth", "rotation"] = "straight_through"
@@ -69,3 +62,6 @@ def system(settings: Settings, images: ImageFormat) -> TokenizerSystem:
         beam=settings.beam,
     )
     return tokenizer_system(GridTokenizer(encoder, quantizer, decoder), settings, images)
+
+
+RECIPE = Recipe(Settings, training_images, system, held_out_images)

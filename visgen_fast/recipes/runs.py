@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor
 
 from ..data.images import ImageFormat
 from ..errors import UserError
+from ..models.classifier import Classifier
 from ..training import checkpoint
 from ..training.checkpoint import Checkpoint
 from ..training.settings import TrainingSettings, settings_from
 from ..training.system import System
+from .recipe import Recipe
 from .registry import load_recipe
 
 
-def averaged_weights(path: Path, modules: Sequence[str], argument: str) -> dict[str, Tensor]:
-    """The state dict of the first of a system's sub-modules `modules` that it has, by its moving average; {} for none.
+def load_system(path: str | os.PathLike[str]) -> System:
+    """The trained system of the run or of the checkpoint at `path`, with the averaged weights, in evaluation mode.
 
-    `path` is a run's or a checkpoint's; `UserError`, which names the command line's `argument`, unless it can be read.
+    Its networks are its attributes: `model` of a diffusion system, `tokenizer` of a tokenizer's. Raises `UserError`
+    where there is no checkpoint that can be read.
     """
-    try:
-        return checkpoint.read(path).module(*modules)
-    except UserError as error:
-        raise UserError(f"{argument}: {error}") from error
+    _, _, system = trained(checkpoint.read(Path(path)))
+    return system
+
+
+def trained(saved: Checkpoint) -> tuple[Recipe[Any], TrainingSettings, System]:
+    """A checkpoint's recipe, its settings, and its system with the averaged weights, in evaluation mode."""
+    recipe = load_recipe(saved.value("recipe", str))
+    settings = settings_from(recipe.settings, saved.state["settings"])
+    system = build(recipe, settings, saved.images, saved)
+    saved.load_averaged(system)
+    return recipe, settings, system.eval()
 
 
 def build(
-    recipe: ModuleType, settings: TrainingSettings, images: ImageFormat, saved: Checkpoint | None = None
+    recipe: Recipe[Any], settings: TrainingSettings, images: ImageFormat, saved: Checkpoint | None = None
 ) -> System:
     """The recipe's system; settings that don't fit together or don't fit the images are the user's mistake.
 
@@ -49,10 +59,31 @@ def build(
         raise UserError(str(error)) from error
 
 
-def trained(saved: Checkpoint) -> tuple[ModuleType, TrainingSettings, System]:
-    """A checkpoint's recipe, its settings, and its system with the averaged weights, in evaluation mode."""
-    recipe = load_recipe(saved.value("recipe", str))
-    settings = settings_from(recipe.Settings, saved.state["settings"])
-    system = build(recipe, settings, saved.images, saved)
-    saved.load_averaged(system)
-    return recipe, settings, system.eval()
+def averaged_weights(path: Path, modules: Sequence[str], argument: str) -> dict[str, Tensor]:
+    """The state dict of the first of a system's sub-modules `modules` that it has, by its moving average; {} for none.
+
+    `path` is a run's or a checkpoint's; `UserError`, which names the command line's `argument`, unless it can be read.
+    """
+    try:
+        return checkpoint.read(path).module(*modules)
+    except UserError as error:
+        raise UserError(f"{argument}: {error}") from error
+
+
+def trained_classifier(path: Path, channels: int) -> Classifier:
+    """The classifier of the run, or of the checkpoint, at `path`, in evaluation mode.
+
+    The run is one of this recipe, or that of a tokenizer, whose checkpoints keep the classifier that it was given.
+    Raises `UserError`, which names the argument --features, unless there is one for images of `channels` channels.
+    """
+    tensors = averaged_weights(path, ("classifier", "features"), "--features")
+    try:
+        classifier = Classifier.of_state(tensors)
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"--features must be a run of the recipe classifier, but {path} holds no classifier") from error
+    if classifier.channels != channels:
+        raise UserError(
+            f"--features must be a classifier of images of {channels} channels, but the one in {path} sees "
+            f"{classifier.channels}"
+        )
+    return classifier.eval()

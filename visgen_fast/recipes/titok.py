@@ -17,25 +17,22 @@ from ..nn.residual_quantizer import VectorQuantizer
 from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import TiTok
 from ..training.bounds import AtLeast
-from ._images import held_out, images
-from ._tokenizer import LossSettings, dead_below, tokenizer_system
+from ._images import training_images
+from ._tokenizer import CodebookSettings, LossSettings, dead_below, held_out_images, tokenizer_system
+from .recipe import Recipe
 from .runs import averaged_weights
-
-__all__ = ["Settings", "held_out", "images", "system"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(LossSettings):
+class Settings(CodebookSettings):
     """A one-dimensional tokenizer of transformers."""
 
     OTHER_RUNS: ClassVar[tuple[str, ...]] = (*LossSettings.OTHER_RUNS, "decoder_of")
 
+    codes: int = 4096
+    dimensions: int = 12
     tokens: Annotated[int, AtLeast(1)] = 32
     """Codes of an image."""
-    codes: Annotated[int, AtLeast(2)] = 4096
-    """Codes in the codebook."""
-    dimensions: Annotated[int, AtLeast(1)] = 12
-    """Features of a code, whose length is 1."""
     patch_size: Annotated[int, AtLeast(1)] = 4
     """Side of the square of pixels that the transformers see as one patch."""
     width: Annotated[int, AtLeast(1)] = 64
@@ -44,8 +41,6 @@ class Settings(LossSettings):
     """Blocks of each transformer; 8, 12 and 24 are the paper's."""
     heads: Annotated[int, AtLeast(1)] = 4
     """Attention heads of a block; 8, 12 and 16 are the paper's."""
-    commitment: Annotated[float, AtLeast(0)] = 0.25
-    """Weight of the tokens' distance to their codes."""
     learning: Literal["ema", "gradient"] = "ema"
     """Codes follow a moving average of the tokens they stand for, or the gradient of their distance to them."""
     steps: int = 5000
@@ -88,3 +83,6 @@ def _load(tokenizer: TiTok, run: Path) -> None:
         raise UserError(
             f"--decoder-of must be a run of the recipe titok with the same sizes, but {run} is not"
         ) from error
+
+
+RECIPE = Recipe(Settings, training_images, system, held_out_images)

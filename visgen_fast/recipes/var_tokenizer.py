@@ -13,30 +13,23 @@ from ..nn.next_scale_quantizer import PATCH_NUMBERS, MultiscaleQuantizer
 from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import MultiscaleTokenizer
 from ..training.bounds import AtLeast, Between
-from ._images import held_out, images
-from ._tokenizer import TokenizerSettings, dead_below, networks, tokenizer_system
-
-__all__ = ["Settings", "held_out", "images", "system"]
+from ._images import training_images
+from ._tokenizer import CodebookSettings, TokenizerSettings, dead_below, held_out_images, networks, tokenizer_system
+from .recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(TokenizerSettings):
+class Settings(CodebookSettings, TokenizerSettings):
     """A tokenizer for next-scale prediction."""
 
     patch_numbers: tuple[int, ...] = ()
     """Patches along a side at each scale; by default VAR's numbers below the feature map's own, and then that."""
-    codes: Annotated[int, AtLeast(2)] = 512
-    """Codes of the codebook, which all scales share; VAR has 4096."""
-    dimensions: Annotated[int, AtLeast(1)] = 32
-    """Features of a code."""
     phis: Annotated[int, AtLeast(0)] = 4
     """Convolutions of the enlarged codes, shared by neighbouring scales; at most one for each scale."""
     metric: Literal["l2", "cosine"] = "l2"
     """What makes a code the nearest: the distance, or the angle."""
     learning: Literal["gradient", "ema"] = "gradient"
     """Codes follow the gradient of their distance to the features, or a moving average of what they stand for."""
-    commitment: Annotated[float, AtLeast(0)] = 0.25
-    """Weight of the features' distance to their codes."""
     quantizer_dropout: Annotated[float, Between(0, 1)] = 0.0
     """Share of the images that training encodes with a random number of scales only."""
 
@@ -61,3 +54,6 @@ def system(settings: Settings, images: ImageFormat) -> TokenizerSystem:
         dropout=settings.quantizer_dropout,
     )
     return tokenizer_system(MultiscaleTokenizer(encoder, quantizer, decoder), settings, images)
+
+
+RECIPE = Recipe(Settings, training_images, system, held_out_images)

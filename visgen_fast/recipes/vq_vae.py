@@ -12,27 +12,20 @@ from ..data.images import ImageFormat
 from ..nn.residual_quantizer import VectorQuantizer
 from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import GridTokenizer
-from ..training.bounds import AtLeast, Between
-from ._images import held_out, images
-from ._tokenizer import TokenizerSettings, networks, tokenizer_system
-
-__all__ = ["Settings", "held_out", "images", "system"]
+from ..training.bounds import Between
+from ._images import training_images
+from ._tokenizer import CodebookSettings, TokenizerSettings, held_out_images, networks, tokenizer_system
+from .recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(TokenizerSettings):
+class Settings(CodebookSettings, TokenizerSettings):
     """A vector-quantized variational autoencoder."""
 
-    codes: Annotated[int, AtLeast(2)] = 512
-    """Codes in the codebook."""
-    dimensions: Annotated[int, AtLeast(1)] = 32
-    """Features of a code."""
     metric: Literal["l2", "cosine"] = "l2"
     """What makes a code the nearest: the distance, or the angle between vectors scaled to length 1."""
     learning: Literal["ema", "gradient"] = "ema"
     """Codes follow a moving average of the latents they stand for, or the gradient of their distance to them."""
-    commitment: Annotated[float, AtLeast(0)] = 0.25
-    """Weight of the latents' distance to their codes."""
     gradient: Literal["straight_through", "rotation"] = "straight_through"
     """How the decoder's gradient reaches the encoder past the choice of codes."""
     codebook_decay: Annotated[float, Between(0, 1, "[)")] = 0.99
@@ -53,3 +46,6 @@ def system(settings: Settings, images: ImageFormat) -> TokenizerSystem:
         commit="manual",
     )
     return tokenizer_system(GridTokenizer(encoder, quantizer, decoder), settings, images)
+
+
+RECIPE = Recipe(Settings, training_images, system, held_out_images)

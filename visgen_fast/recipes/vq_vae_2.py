@@ -6,31 +6,25 @@ Razavi, van den Oord and Vinyals, "Generating diverse high-fidelity images with 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from ..data.images import ImageFormat
 from ..models.autoencoder import reduction
 from ..nn.residual_quantizer import VectorQuantizer
 from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import VQVAE2
-from ..training.bounds import AtLeast, Between
-from ._images import held_out, images
-from ._tokenizer import TokenizerSettings, dead_below, tokenizer_system
-
-__all__ = ["Settings", "held_out", "images", "system"]
+from ..training.bounds import Between
+from ._images import training_images
+from ._tokenizer import CodebookSettings, TokenizerSettings, dead_below, held_out_images, tokenizer_system
+from .recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(TokenizerSettings):
+class Settings(CodebookSettings, TokenizerSettings):
     """A hierarchy of two vector-quantized autoencoders; the networks' settings are the bottom's."""
 
-    dataset: Literal["fashion-mnist", "digits", "photographs", "folder"] = "photographs"
-    codes: Annotated[int, AtLeast(2)] = 512
-    """Codes in each of the two codebooks."""
-    dimensions: Annotated[int, AtLeast(1)] = 64
-    """Features of a code."""
-    commitment: Annotated[float, AtLeast(0)] = 0.25
-    """Weight of the latents' distance to their codes."""
+    dataset: str = "photographs"
+    dimensions: int = 64
     codebook_decay: Annotated[float, Between(0, 1, "[)")] = 0.99
     """Decay of the moving averages that the codes follow."""
 
@@ -60,3 +54,6 @@ def system(settings: Settings, images: ImageFormat) -> TokenizerSystem:
         attention=settings.attention,
     )
     return tokenizer_system(tokenizer, settings, images)
+
+
+RECIPE = Recipe(Settings, training_images, system, held_out_images)

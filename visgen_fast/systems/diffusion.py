@@ -18,8 +18,8 @@ from ..diffusion.plan import plan
 from ..diffusion.sampling import sample
 from ..training.system import System
 
-# The sample grids of a run show the first classes, so many images of each.
-_GRID_CLASSES, _GRID_COLUMNS, _GRID_SINGLE_CLASS = 10, 10, 40
+# The sample grids of a run show some classes, so many images of each; a single class, or captions, fill a grid.
+_GRID_CLASSES, _GRID_COLUMNS, _GRID_IMAGES = 10, 10, 40
 
 
 class GenerativeSystem(System):
@@ -35,10 +35,15 @@ class GenerativeSystem(System):
         """
 
     def draw(self, images: Images, *, seed: int, device: torch.device) -> tuple[Tensor, Sequence[str]]:
-        """Samples of the first classes."""
-        names = images.format.class_names[:_GRID_CLASSES]
-        count = _GRID_COLUMNS if len(names) > 1 else _GRID_SINGLE_CLASS
-        return draw_samples(self, range(len(names)), count, seed=seed, device=device), names
+        """Samples of some classes, or one of each of some captions."""
+        format = images.format
+        if format.captions:
+            drawn = draw_samples(self, format.some_labels(_GRID_IMAGES), 1, seed=seed, device=device)
+            return drawn.transpose(0, 1), ()
+        labels = format.some_labels(_GRID_CLASSES)
+        count = _GRID_COLUMNS if len(labels) > 1 else _GRID_IMAGES
+        drawn = draw_samples(self, labels, count, seed=seed, device=device)
+        return drawn, [format.class_names[label] for label in labels]
 
 
 def draw_samples(
@@ -79,7 +84,7 @@ class DiffusionSystem(GenerativeSystem):
     """A class-conditional network `model(x_t, t, labels)` with a diffusion objective."""
 
     def __init__(
-        self, model: nn.Module, objective: DiffusionObjective, shape: tuple[int, int, int], sampler: SamplerSettings
+        self, model: nn.Module, objective: DiffusionObjective, shape: tuple[int, ...], sampler: SamplerSettings
     ) -> None:
         super().__init__()
         self.model, self.objective, self.shape, self.sampler = model, objective, shape, sampler
