@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from .. import ops
 from ..data.images import AT_A_TIME, Images
 from ..data.order import Batch
+from ..diffusion.guidance import ClassifierFree
 from ..diffusion.objective import DiffusionObjective
-from ..diffusion.solvers import sample
+from ..diffusion.plan import plan
+from ..diffusion.sampling import sample
 from ..training.system import System
 
 logger = logging.getLogger(__name__)
@@ -101,16 +103,14 @@ class DiffusionSystem(GenerativeSystem):
         null = self.objective.null_label
         if isinstance(null, int) and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < null:
             raise ValueError(f"labels must lie in [0, {null}), got {int(labels.min())} to {int(labels.max())}")
+        steps = self.sampler.steps if steps is None else steps
         return sample(
             self.model,
+            plan("euler", self.objective.schedule, self.objective.prediction, steps=steps),
             self.shape,
             labels,
             seeds,
-            schedule=self.objective.schedule,
-            prediction=self.objective.prediction,
-            steps=self.sampler.steps if steps is None else steps,
-            guidance=self._guidance(guidance),
-            null_label=null,
+            guidance=ClassifierFree(self._guidance(guidance), null),
         )
 
     def _guidance(self, asked: float | None) -> float:
