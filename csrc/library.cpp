@@ -52,6 +52,14 @@ VISGEN_SCHEMAS(m) {
       "Tensor x, Tensor surprisal, float scale, float inverse_temperature, SymInt group_size, bool spherical) -> "
       "Tensor grad_x");
   m.def("binary_decode(Tensor codes, SymInt bits, float scale, ScalarType dtype) -> Tensor");
+
+  // solve: table is float64 [rows, 32], steps int64 with a row for as many consecutive elements as they divide x into,
+  // weights float64 [rows or 1, samples or 1, outputs]; slots that the row names are overwritten, and x without out
+  m.def(
+      "solver_step_(Tensor(a!) x, Tensor output, Tensor? output_1, Tensor? output_2, Tensor table, Tensor? steps, "
+      "SymInt step, Tensor(b!)? slot_0, Tensor(c!)? slot_1, Tensor(d!)? slot_2, Tensor(e!)? slot_3, Tensor? weights, "
+      "Tensor? seeds, Tensor? noise, SymInt stream, Tensor? variance, Tensor? limit, Tensor(f!)? out) -> ()");
+  m.def("output_products(Tensor? x, Tensor output, Tensor? output_1, Tensor? output_2) -> Tensor");
 }
 
 // The CUDA version that the CUDA library beside this one was built with, as 1000·major + 10·minor; 0 where there is

@@ -148,7 +148,8 @@ def test_a_recipe_of_one_s_own_is_trained_and_sampled_by_its_path(tmp_path):
     out = tmp_path / "out"
     assert cli.main(["train", str(tmp_path / "mine.py"), f"--out={out}", *TINY, "--ink=4"]) == 0
     assert json.loads((out / "settings.json").read_text())["settings"]["ink"] == 4
-    assert cli.main(["sample", str(out), "--labels=1", f"--out={tmp_path / 'x.png'}", "--device=cpu"]) == 0
+    sample = ["sample", str(out), "--labels=1", f"--out={tmp_path / 'x.png'}", "--device=cpu"]
+    assert cli.main([*sample, f"--recipe={tmp_path / 'mine.py'}"]) == 0
 
 
 def test_a_folder_of_images_is_trained_on_with_loading_processes(tmp_path):
@@ -221,7 +222,7 @@ def test_a_mistake_is_answered_in_one_sentence(arguments, said, capsys, tmp_path
         ([f"--seed={2**63}"], f"--seed must lie in [-2**63, 2**63), got {2**63}"),
         (["--device=abacus"], "--device abacus"),
         (["--out=x.docx"], "--out must be the name of a .png file, got x.docx"),
-        (["--out=/proc/x.png"], "/proc/x.png: "),
+        (["--out=/proc/x.png"], "/proc/x.png cannot be written: "),
     ],
 )
 def test_a_mistake_in_sampling_is_answered_in_one_sentence(run, options, said, capsys):

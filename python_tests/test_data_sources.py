@@ -1,16 +1,22 @@
 """The data sets: digits, IDX files, folders of images."""
 
+import errno
 import gzip
 import logging
+import os
 import struct
+import tracemalloc
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from visgen_fast.data.folder import ImageFolder, decode
+from visgen_fast.data.folder import ImageFolder
 from visgen_fast.data.idx import fashion_mnist, read_idx
+from visgen_fast.data.image_file import decode
 from visgen_fast.data.images import digits
 from visgen_fast.data.order import ImagesByPosition, MicroBatches, load
 from visgen_fast.errors import UserError
@@ -206,3 +212,122 @@ def test_a_photograph_is_turned_upright(tmp_path):
     photograph.save(tmp_path / "photograph.png", exif=exif)
     pixels = decode(tmp_path / "photograph.png", 4)
     assert int(pixels[0, 0, 0]) == 0 and int(pixels[0, -1, 0]) == 255
+
+
+def test_linked_folders_are_followed_and_each_is_read_once(tmp_path, caplog):
+    save_image(tmp_path / "elsewhere" / "deep" / "1.png")
+    save_image(tmp_path / "data" / "cat" / "2.png")
+    (tmp_path / "data" / "cat" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "cat" / "zz_again").symlink_to(tmp_path / "elsewhere" / "deep")
+    (tmp_path / "data" / "cat" / "zz_up").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "dog").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "ring").symlink_to(tmp_path / "data")
+    with caplog.at_level(logging.WARNING):
+        data = ImageFolder(tmp_path / "data", 8)
+    folder = tmp_path / "data"
+    names = ("cat/2.png", "cat/linked/deep/1.png", "dog/deep/1.png")
+    assert data.paths == [str(folder / name) for name in names] and data.labels.tolist() == [0, 0, 1]
+    for name in ("cat/zz_again", "cat/zz_up", "ring"):
+        assert f"skipped {folder / name}: it is a link to a folder that is read already" in caplog.messages
+    assert data.skipped == 3
+
+
+def test_links_that_lead_nowhere_or_in_a_ring_are_named(tmp_path, caplog):
+    save_image(tmp_path / "1.png")
+    (tmp_path / "broken.png").symlink_to("nowhere")
+    (tmp_path / "ring.png").symlink_to("ring.png")
+    with caplog.at_level(logging.WARNING):
+        assert len(ImageFolder(tmp_path, 8)) == 1
+    assert f"skipped {tmp_path / 'broken.png'}: No such file or directory" in caplog.messages
+    assert f"skipped {tmp_path / 'ring.png'}: Too many levels of symbolic links" in caplog.messages
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, caplog, monkeypatch):
+    save_image(tmp_path / "cat" / "1.png")
+    save_image(tmp_path / "cat" / "closed" / "2.png")
+    save_image(tmp_path / "dog" / "3.png")
+    closed = {str(tmp_path / "cat" / "closed"), str(tmp_path / "dog")}
+
+    def refusing(original):
+        def call(path, *arguments):
+            if str(path) in closed:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return original(path, *arguments)
+
+        return call
+
+    # The administrator, as whom tests may run, may read everything.
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+    with caplog.at_level(logging.WARNING):
+        data = ImageFolder(tmp_path, 8)
+    assert data.paths == [str(tmp_path / "cat" / "1.png")] and data.skipped == 2
+    for path in closed:
+        assert f"skipped {path}: Permission denied" in caplog.messages
+
+
+def test_pipes_sockets_and_devices_among_the_images_hang_nothing(tmp_path, caplog):
+    save_image(tmp_path / "1.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    with caplog.at_level(logging.WARNING):
+        data = ImageFolder(tmp_path, 8)
+    assert len(data) == 1 and data.skipped == 2
+    assert any(f"{tmp_path / 'pipe.png'} is not a regular file" in message for message in caplog.messages)
+    # One that takes an image's place later is passed over likewise.
+    save_image(tmp_path / "2.png")
+    data = ImageFolder(tmp_path, 8)
+    (tmp_path / "1.png").unlink()
+    os.mkfifo(tmp_path / "1.png")
+    _, _, complaints = data.read([0])
+    assert len(complaints) == 1 and "not a regular file" in complaints[0]
+
+
+def test_a_flood_of_files_that_are_no_images_is_counted_but_not_all_named(tmp_path, caplog):
+    save_image(tmp_path / "1.png")
+    for number in range(300):
+        (tmp_path / f"{number}.txt").touch()
+    with caplog.at_level(logging.WARNING):
+        data = ImageFolder(tmp_path, 8)
+    assert data.skipped == 300 and 90 < len(caplog.messages) < 110
+    assert "skipped 300 files" in caplog.messages[-1]
+
+
+def gzipped(header: bytes, mebibytes: int) -> bytes:
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    content = [packer.compress(header), *(packer.compress(bytes(1 << 20)) for _ in range(mebibytes)), packer.flush()]
+    return b"".join(content)
+
+
+def test_an_idx_file_that_unpacks_to_more_than_its_header_promises_is_not_unpacked(tmp_path):
+    path = tmp_path / "bomb.gz"
+    path.write_bytes(gzipped(bytes((0, 0, 8, 1, 0, 0, 0, 9)), 300))
+    tracemalloc.start()
+    with pytest.raises(UserError, match="bomb.gz holds more values where its header promises 9"):
+        read_idx(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 << 20
+
+
+@pytest.mark.parametrize(
+    "sizes", [(1,) * 100, (1,) * 9, (2**31, 2), (2**32 - 1,) * 3, (0, 2**32 - 1, 2**32 - 1), (0, 2**32 - 1)]
+)
+def test_an_idx_file_that_promises_too_much_is_refused_before_anything_is_allocated(tmp_path, sizes):
+    path = tmp_path / "some-file"
+    path.write_bytes(bytes((0, 0, 8, len(sizes))) + struct.pack(f">{len(sizes)}I", *sizes) + b"x")
+    with pytest.raises(UserError, match=f"some-file promises an array of {len(sizes)} dimensions.*at most 8"):
+        read_idx(path)
+
+
+def test_an_idx_file_that_is_no_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(UserError, match=f"{path} is not a regular file"):
+            read_idx(path)
+
+
+def test_idx_images_without_pixels_are_refused(tmp_path):
+    write_fashion_mnist(tmp_path, np.zeros((2, 0, 0)), np.array([0, 1]), zipped=False)
+    with pytest.raises(UserError, match="don't belong together"):
+        fashion_mnist(tmp_path)

@@ -23,7 +23,6 @@ from visgen_fast.diffusion import (
     TimeSampling,
     UniformTimes,
     drop_labels,
-    guided,
 )
 
 SEEDS = ops.derive_seeds(11, torch.arange(4096))
@@ -80,42 +79,6 @@ def test_labels_are_dropped_as_often_as_asked_and_otherwise_kept(probability: fl
 def test_a_probability_outside_the_unit_interval_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"probability must lie in \[0, 1\], got 1.5"):
         drop_labels(torch.zeros(2, dtype=torch.int64), SEEDS[:2], 1.5, 10)
-
-
-class Recorder:
-    """A linear network in x, t and label that counts its calls."""
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-
-    def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        self.batches.append(len(x_t))
-        return self.answer(x_t, t, labels)
-
-    @staticmethod
-    def answer(x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        return x_t * (1 + labels[:, None]) + t[:, None]
-
-
-@given(scale=st.floats(0, 10).filter(lambda scale: scale != 1))
-def test_guidance_forms_agree_and_take_one_doubled_call(scale: float) -> None:
-    model, x_t, t, labels = Recorder(), torch.tensor([[1.0], [-2.0]]), torch.tensor([0.2, 0.7]), torch.tensor([3, 5])
-    result = guided(model, x_t, t, labels, scale=scale, null_label=10)
-    assert model.batches == [4]
-    conditional, unconditional = model(x_t, t, labels), model(x_t, t, torch.tensor([10, 10]))
-    w = scale - 1
-    torch.testing.assert_close(result, (1 + w) * conditional - w * unconditional, rtol=1e-5, atol=1e-4)
-
-
-def test_guidance_one_is_one_call_of_the_conditional_network() -> None:
-    model, x_t, t, labels = Recorder(), torch.ones(2, 1), torch.ones(2), torch.tensor([3, 5])
-    result = guided(model, x_t, t, labels, scale=1.0)
-    assert model.batches == [2] and torch.equal(result, Recorder()(x_t, t, labels))
-
-
-def test_guidance_without_a_null_label_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="null_label must be given for a guidance scale other than 1, got scale 2"):
-        guided(Recorder(), torch.ones(1, 1), torch.ones(1), torch.ones(1, dtype=torch.int64), scale=2.0)
 
 
 @pytest.mark.parametrize("schedule", [RectifiedFlow(), CosineVP()], ids=repr)
@@ -183,9 +146,13 @@ def test_pixels_are_trained_on_as_their_values_in_minus_one_to_one() -> None:
 @pytest.mark.parametrize("prediction", list(PREDICTIONS.values()))
 def test_the_objective_compiles_without_graph_breaks_to_the_same_loss(prediction: Prediction) -> None:
     objective = DiffusionObjective(CosineVP(), prediction, LogitNormalTimes(), label_drop=0.5, null_label=10)
-    compiled = torch.compile(partial(objective, Recorder.answer), fullgraph=True, backend="aot_eager")
+
+    def network(x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        return x_t * (1 + labels[:, None]) + t[:, None]
+
+    compiled = torch.compile(partial(objective, network), fullgraph=True, backend="aot_eager")
     x, labels, seeds = torch.linspace(-1, 1, 32).view(8, 4), torch.arange(8), SEEDS[:8]
-    torch.testing.assert_close(compiled(x, labels, seeds), objective(Recorder.answer, x, labels, seeds))
+    torch.testing.assert_close(compiled(x, labels, seeds), objective(network, x, labels, seeds))
 
 
 def test_an_objective_that_cannot_be_is_refused_by_name() -> None:

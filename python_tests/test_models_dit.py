@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from visgen_fast import ops
-from visgen_fast.diffusion import DiffusionObjective, LogitNormalTimes, RectifiedFlow, sample
+from visgen_fast.diffusion import ClassifierFree, DiffusionObjective, LogitNormalTimes, RectifiedFlow, plan, sample
 from visgen_fast.models import DiT
 from visgen_fast.models.layers.attention import Attention
 from visgen_fast.models.layers.embeddings import sincos_positions
@@ -197,14 +197,11 @@ def test_sampled_images_are_the_same_in_any_batch() -> None:
     def draw(index: slice) -> Tensor:
         return sample(
             model,
+            plan("euler", RectifiedFlow(), "velocity", steps=4),
             (1, 8, 8),
             labels[index],
             seeds[index],
-            schedule=RectifiedFlow(),
-            prediction="velocity",
-            steps=4,
-            guidance=2.0,
-            null_label=model.null_label,
+            guidance=ClassifierFree(2.0, model.null_label),
         )
 
     together = draw(slice(0, 6))
@@ -227,12 +224,10 @@ def test_learns_to_tell_two_classes_apart() -> None:
         optimizer.step()
     drawn = sample(
         model.eval(),
+        plan("euler", RectifiedFlow(), "velocity", steps=20),
         (1, 4, 4),
         torch.tensor([0, 1, 0, 1]),
         ops.derive_seeds(9, torch.arange(4)),
-        schedule=RectifiedFlow(),
-        prediction="velocity",
-        steps=20,
     )
     assert (drawn.mean((1, 2, 3)) - torch.tensor([-1.0, 1.0, -1.0, 1.0])).abs().max() < 0.3
 

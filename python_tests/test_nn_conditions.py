@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from visgen_fast import ops
-from visgen_fast.diffusion import drop_labels, guided
+from visgen_fast.diffusion import drop_labels
 from visgen_fast.nn.conditions import Condition, apply_to_parts, concatenate, drop, null_like
 
 
@@ -112,16 +112,8 @@ def test_every_part_is_moved_or_cut_by_one_function() -> None:
     assert apply_to_parts(None, torch.neg) is None
 
 
-def test_guidance_and_dropping_take_any_condition() -> None:
-    def model(x_t: Tensor, t: Tensor, some: Condition) -> Tensor:
-        assert some.pooled is not None
-        return x_t * some.pooled.mean(1)[:, None] + mean_of_tokens(some).sum(1)[:, None]
-
+def test_dropping_takes_any_condition() -> None:
     whole, null = condition(3), condition(1, length=2, masked=False, seed=5)
-    x_t, t = torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), torch.rand(3)
-    result = guided(model, x_t, t, whole, scale=3.0, null_label=null)
-    plain, absent = model(x_t, t, whole), model(x_t, t, null_like(whole, null))
-    torch.testing.assert_close(result, absent + 3 * (plain - absent))
     seeds = ops.derive_seeds(0, torch.arange(3))
     assert torch.equal(drop_labels(whole, seeds, 0.0, null).pooled, whole.pooled)
     assert torch.equal(drop_labels(whole, seeds, 1.0, null).pooled, null.pooled.expand(3, -1))

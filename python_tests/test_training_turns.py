@@ -172,6 +172,8 @@ def test_each_player_s_gradient_is_clipped_on_its_own(tmp_path):
         (lambda g: [Player("a", list(g.generator.parameters()), g)] * 2, "names of their own, got a, a"),
         (lambda g: [Player("a", list(g.generator.parameters()), g, every=2)], "one player must act in every step"),
         (lambda g: [Player("a", [], g)], "the player a has no weights"),
+        (lambda g: [*g.players(), Player("a", [], g, every=0)], "every must be at least 1 .* got 0 and 0 for a"),
+        (lambda g: [*g.players(), Player("a", [], g, start=-1)], "start at least 0, got 1 and -1 for a"),
         (lambda g: [Player(n, list(g.critic.parameters()), g) for n in "ab"], "player b also belong to a"),
         (lambda g: [Player("a", list(g.features.parameters()), g)], "player a need no gradient"),
         (lambda g: [Player("a", list(g.generator.parameters()), g)], "adversary.0.weight requires .* no player"),

@@ -4,13 +4,19 @@ A user's mistake is answered with one sentence on standard error and exit code 2
 and shows its traceback. Modules are imported where they are needed, so that help is there at once.
 """
 
+import errno
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 
+from .commands.info import version
+from .commands.terminal import complain, standard_streams
 from .errors import UserError
 
 _EXTRA = {"accelerate", "safetensors", "tyro", "rich", "PIL", "matplotlib", "tensorboard", "sklearn"}
+# Of a write, which does not know its file's name.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 COMMANDS = ("train", "sample", "evaluate", "recipes", "info", "bench", "demo")  # each a file of commands/
 _HELP = """\
@@ -26,6 +32,7 @@ commands:
   info                show versions, device and compiled libraries
   bench [FAMILY]      measure the operations (in a checkout of the repository)
   demo                train a small model on images that are at hand, in two minutes on two CPU cores
+  --version           show the version alone
 
 examples:
   visgen-fast train rectified-flow --out runs/digits
@@ -40,31 +47,35 @@ visgen-fast COMMAND --help says more; visgen-fast train RECIPE --help lists a re
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0, or 2 after a mistake of the user's."""
+    """Runs one command; returns the exit code: 0, 2 after a mistake of the user's, or 141 where nobody reads on."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(arguments)
+        with standard_streams():
+            return _run(arguments)
     except UserError as error:
-        print(f"visgen-fast: {error}", file=sys.stderr)
-        return 2
+        complain(error)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in _EXTRA:
             raise
-        print(f"visgen-fast: this needs {error.name}: pip install 'visgen_fast[train]'", file=sys.stderr)
-        return 2
+        complain(f"this needs {error.name}: pip install 'visgen_fast[train]'")
+    except BrokenPipeError:
+        return 128 + signal.SIGPIPE  # as a shell reports of programs that this signal ends
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in _DISK_ERRORS:
             raise
-        print(f"visgen-fast: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
+        complain(error.strerror if error.filename is None else f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         print("\nvisgen-fast: interrupted; --resume continues a training run from its last checkpoint", file=sys.stderr)
         return 130
+    return 2
 
 
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_HELP, end="")
+        return 0
+    if arguments == ["--version"]:
+        print(f"visgen-fast {version()}")
         return 0
     command, *rest = arguments
     if command not in COMMANDS:

@@ -20,16 +20,17 @@ struct Loop {
 template <class... Parameters>
 struct Loops : Loop<Parameters>... {};
 
-#define VISGEN_FAMILIES(FAMILY)                                                                     \
-  FAMILY(noise, Loops<struct NoiseParameters>)                                                      \
-  FAMILY(diffuse, Loops<struct DiffuseParameters, struct DiffuseBackwardParameters>)                \
-  FAMILY(search, SearchKernels)                                                                     \
-  FAMILY(quantize, Loops<struct Embedding, struct QuantizeBackwardParameters>)                      \
-  FAMILY(codebook, Loops<struct RealRows, struct ChunkSums, struct EdgeSums>)                       \
-  FAMILY(finite_scalar, Loops<struct FiniteScalarParameters, struct FiniteScalarBackwardParameters, \
-                              struct FiniteScalarDecodeParameters>)                                 \
-  FAMILY(binary_quantize,                                                                           \
-         Loops<struct BinaryParameters, struct BinaryBackwardParameters, struct BinaryDecodeParameters>)
+#define VISGEN_FAMILIES(FAMILY)                                                                          \
+  FAMILY(noise, Loops<struct NoiseParameters>)                                                           \
+  FAMILY(diffuse, Loops<struct DiffuseParameters, struct DiffuseBackwardParameters>)                     \
+  FAMILY(search, SearchKernels)                                                                          \
+  FAMILY(quantize, Loops<struct Embedding, struct QuantizeBackwardParameters>)                           \
+  FAMILY(codebook, Loops<struct RealRows, struct ChunkSums, struct EdgeSums>)                            \
+  FAMILY(finite_scalar, Loops<struct FiniteScalarParameters, struct FiniteScalarBackwardParameters,      \
+                              struct FiniteScalarDecodeParameters>)                                      \
+  FAMILY(binary_quantize,                                                                                \
+         Loops<struct BinaryParameters, struct BinaryBackwardParameters, struct BinaryDecodeParameters>) \
+  FAMILY(solve, Loops<struct StepParameters, struct ProductsParameters>)
 
 struct FilterKernels {  // of one filter and arithmetic type; null where the instruction set has no such filter
   using Pack = struct Deviation (*)(const struct PackedCodebook&, int64_t first_block, int64_t last_block);

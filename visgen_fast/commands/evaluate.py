@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
-from ..errors import UserError
+from ..errors import UserError, writing
+from ..untrusted import MOST_BEAM
 from .options import device_named, parse
+
+if TYPE_CHECKING:
+    from ..training.settings import TrainingSettings
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -30,6 +35,10 @@ class EvaluateOptions:
     """How many of the held-out images to measure, the first ones."""
     out: Path | None = None
     """Folder for the results; by default that of the checkpoint given."""
+    data: Path | None = None
+    """Folder where the images lie now, if that isn't where the run found them."""
+    recipe: Path | None = None
+    """The Python file of your own recipe that the checkpoint was made by; it is run."""
     device: str = "auto"
     """Where to compute, as torch names it, for example cpu or cuda:1."""
 
@@ -45,11 +54,11 @@ def measure(options: EvaluateOptions) -> None:
     from ..tokenizers import Tokenizer
     from ..training import checkpoint
 
-    if options.pictures < 2 or (options.beam is not None and options.beam < 1):
-        raise UserError("--pictures must be at least 2 and --beam at least 1")
+    if options.pictures < 2 or (options.beam is not None and not 1 <= options.beam <= MOST_BEAM):
+        raise UserError(f"--pictures must be at least 2, and --beam at least 1 and at most {MOST_BEAM}")
     device = device_named(options.device)
     saved = checkpoint.read(options.checkpoint)
-    recipe, settings, system = trained(saved)
+    recipe, settings, system = trained(saved, options.recipe)
     if not isinstance(system, TokenizerSystem) or recipe.held_out is None:
         raise UserError(f"the recipe {saved.state['recipe']} trains no tokenizer with held-out images to measure it on")
     tokenizer = system.tokenizer.to(device)
@@ -60,11 +69,29 @@ def measure(options: EvaluateOptions) -> None:
         quantizer.beam = options.beam
     channels = saved.images.channels
     embed = None if options.features is None else trained_classifier(options.features, channels).to(device).embedding
-    held_out = recipe.held_out(settings)
+    held_out = recipe.held_out(_with_data(settings, options.data))
+    if held_out.format.shape != saved.images.shape:
+        raise UserError(
+            f"the tokenizer is for images of shape {saved.images.shape}, but the held-out ones have shape "
+            f"{held_out.format.shape}"
+        )
     if embed is not None and len(held_out) < 2:
         raise UserError("--features compares sets of at least 2 held-out images, but the run has 1")
     chunks = in_chunks(held_out, device, most=options.pictures)
-    found = evaluate_tokenizer(tokenizer, (shown for shown, _ in chunks), embed=embed)
+    try:
+        found = evaluate_tokenizer(tokenizer, (shown for shown, _ in chunks), embed=embed)
+    except ValueError as error:
+        raise UserError(f"the tokenizer in {saved.path} cannot be measured: {error}") from error
     out = options.out or options.checkpoint
-    write(found, out, {"recipe": saved.state["recipe"], "step": saved.state["step"], "beam": options.beam})
+    with writing(out):
+        write(found, out, {"recipe": saved.state["recipe"], "step": saved.state["step"], "beam": options.beam})
     print(f"{as_text(found)}\nwritten to {out}")
+
+
+def _with_data(settings: TrainingSettings, data: Path | None) -> TrainingSettings:
+    """The settings with the images' folder at `data`, where that is given."""
+    if data is None:
+        return settings
+    if not hasattr(settings, "data"):
+        raise UserError("--data is for recipes whose images lie in a folder, and this run's recipe has none")
+    return replace(settings, data=str(data))  # type: ignore[call-arg]  # which it has

@@ -10,8 +10,17 @@ if TYPE_CHECKING:
     import torch
 
 
-def info(arguments: list[str]) -> int:
+def version() -> str:
+    """The version of the package."""
     import importlib.metadata
+
+    try:
+        return importlib.metadata.version("visgen_fast")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed, used from a checkout"
+
+
+def info(arguments: list[str]) -> int:
     import platform
 
     import torch
@@ -19,14 +28,10 @@ def info(arguments: list[str]) -> int:
     no_options(arguments, "info", "Show versions, device and compiled libraries.")
     from visgen_fast import ops  # noqa: F401  loads the compiled libraries
 
-    try:
-        version = importlib.metadata.version("visgen_fast")
-    except importlib.metadata.PackageNotFoundError:
-        version = "not installed, used from a checkout"
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     libraries = [path for path in sorted(torch.ops.loaded_libraries) if "visgen_fast" in path]
     rows = {
-        "visgen_fast": version,
+        "visgen_fast": version(),
         "python": platform.python_version(),
         "torch": f"{torch.__version__} (CUDA {torch.version.cuda or 'none'})",
         "device": "cpu" if accelerator is None else _device_name(accelerator),

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import re
+import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import UserError
@@ -13,6 +17,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_PLAIN = {
+    r"^Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)": r"\1 must be a whole number, got \2",
+    r"^Error parsing (\S+): could not convert string to float: (.*)": r"\1 must be a number, got \2",
+    r"^Error parsing (\S+): no type matching \{None\}\|(\S+) .* from \[(.*)\]": r"\1 must be \2 or None, got \3",
+    r"^invalid choice (.*) for argument '(.*)'\. Expected one of \((.*)\)": r"\2 must be one of \3, got \1",
+    r"^Missing value for argument '(.*)'.*": r"\1 needs a value",
+    r"^Missing from [^:]*: (.*) \(required\)$": r"missing: \1",
+}
+
 
 def parse(cls: type[T], arguments: list[str], program: str) -> T:
     """`cls` from its options; tyro's help exits with code 0, its complaints become one sentence."""
@@ -20,23 +33,41 @@ def parse(cls: type[T], arguments: list[str], program: str) -> T:
 
     complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(complaint), _unwrapped(arguments):
             return tyro.cli(cls, args=arguments, prog=program, config=(tyro.conf.OmitArgPrefixes,))
     except SystemExit as error:
         if not error.code:
             raise
-        raise UserError(f"{first_sentence(complaint.getvalue())} (see {program} --help)") from None
+        raise UserError(f"{_first_sentence(complaint.getvalue())} (see {program} --help)") from None
 
 
-def first_sentence(box: str) -> str:
-    """The text of the first section of one of tyro's boxes."""
-    lines = []
+@contextlib.contextmanager
+def _unwrapped(arguments: list[str]) -> Iterator[None]:
+    """Has tyro write a complaint's sentence on one line, however long; help keeps the terminal's width."""
+    columns = os.environ.get("COLUMNS")
+    if not set(arguments) & {"-h", "--help"}:
+        os.environ["COLUMNS"] = "1000000"
+    try:
+        yield
+    finally:
+        os.environ.pop("COLUMNS", None)
+        if columns is not None:
+            os.environ["COLUMNS"] = columns
+
+
+def _first_sentence(box: str) -> str:
+    """The first section of one of tyro's boxes, drawn in Unicode or in ASCII, in plain English."""
+    lines: list[str] = []
     for line in box.splitlines()[1:]:
-        text = line.strip("│╭╮╰╯ ")
-        if not text.strip("─"):
+        text = line.removeprefix("│").removesuffix("│").strip()
+        if text.strip("─╰╯-"):
+            lines.append(text)
+        elif lines:
             break
-        lines.append(text)
-    return " ".join(lines).rstrip(".")
+    sentence = " ".join(lines).rstrip(".")
+    for pattern, plain in _PLAIN.items():
+        sentence = re.sub(pattern, plain, sentence)
+    return sentence
 
 
 def no_options(arguments: list[str], command: str, description: str) -> None:
@@ -49,11 +80,18 @@ def no_options(arguments: list[str], command: str, description: str) -> None:
 
 
 def device_named(name: str) -> torch.device:
+    """The device that torch calls `name`, or the best one; `UserError` unless it computes on this machine."""
     import torch
 
+    best = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        return best or torch.device("cpu")
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name} is not to be had here: {str(error).splitlines()[0]}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            number = torch.ones((), device=name)
+        number.item()  # which "meta" hasn't
+        return number.device
+    except (RuntimeError, AssertionError, ImportError) as error:
+        available = "cpu is" if best is None else f"{best.type} and cpu are"
+        raise UserError(f"--device {name} is not available on this machine, but {available}") from error

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import tyro
 
-from ..errors import UserError
+from ..errors import UserError, writing
+from ..untrusted import MOST_PIXELS, MOST_SAMPLING_STEPS
 from .options import device_named, parse
 
 # Of a set of captions, rows that are drawn where none is asked for; classes that a complaint names.
-_CAPTIONS, _CLASSES_NAMED = 10, 30
+_CAPTIONS, _CLASSES_NAMED, _CLASSES_COMPARED = 10, 30, 5000
+_MOST_GUIDANCE = 1000
 
 
 def sample(arguments: list[str]) -> int:
@@ -39,6 +41,8 @@ class SampleOptions:
     """Another seed draws other images."""
     out: Path = Path("samples.png")
     """The PNG file to write."""
+    recipe: Path | None = None
+    """The Python file of your own recipe that the checkpoint was made by; it is run."""
     device: str = "auto"
     """Where to compute, as torch names it, for example cpu or cuda:1."""
 
@@ -52,6 +56,10 @@ def draw(options: SampleOptions) -> None:
 
     if options.count_per_class < 1 or (options.steps is not None and options.steps < 1):
         raise UserError("--count-per-class and --steps must be at least 1")
+    if options.steps is not None and options.steps > MOST_SAMPLING_STEPS:
+        raise UserError(f"--steps must be at most {MOST_SAMPLING_STEPS}, got {options.steps}")
+    if options.guidance is not None and not abs(options.guidance) <= _MOST_GUIDANCE:
+        raise UserError(f"--guidance must lie in [-{_MOST_GUIDANCE}, {_MOST_GUIDANCE}], got {options.guidance}")
     if not -(2**63) <= options.seed < 2**63:
         raise UserError(f"--seed must lie in [-2**63, 2**63), got {options.seed}")
     if options.out.suffix.lower() != ".png":
@@ -61,29 +69,44 @@ def draw(options: SampleOptions) -> None:
     images = saved.images
     most = _CAPTIONS if images.captions else len(images.class_names)
     labels = [_label(name, images.class_names) for name in options.labels] or images.some_labels(most)
-    _, _, system = trained(saved)
+    if options.count_per_class * len(labels) * images.height * images.width > MOST_PIXELS:
+        raise UserError(
+            f"{options.count_per_class} images of {len(labels)} classes make a figure of more than {MOST_PIXELS} "
+            "pixels: give a lower --count-per-class, or fewer --labels"
+        )
+    _, _, system = trained(saved, options.recipe)
     if not isinstance(system, GenerativeSystem):
         raise UserError(
             f"the recipe {saved.state['recipe']} trains no model that draws images: its run shows {system.figure}.png"
         )
-    drawn = draw_samples(
-        system.to(device),
-        labels,
-        options.count_per_class,
-        seed=options.seed,
-        device=device,
-        steps=options.steps,
-        guidance=options.guidance,
-    )
+    try:
+        drawn = draw_samples(
+            system.to(device),
+            labels,
+            options.count_per_class,
+            seed=options.seed,
+            device=device,
+            steps=options.steps,
+            guidance=options.guidance,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if not drawn.isfinite().all():
+        raise UserError(f"the model in {saved.path} draws no finite numbers; its weights may be damaged")
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    image_grid(drawn, [images.class_names[label] for label in labels]).save(options.out)
+    with writing(options.out):
+        image_grid(drawn, [images.class_names[label] for label in labels]).save(options.out)
     print(f"images: {options.out}")
 
 
 def _label(name: str, class_names: Sequence[str]) -> int:
     if name in class_names:
         return class_names.index(name)
-    if name.isdecimal() and int(name) < len(class_names):
+    # No number of classes has more digits than these.
+    if name.isdecimal() and len(name) < 10 and int(name) < len(class_names):
         return int(name)
-    near = class_names if len(class_names) <= _CLASSES_NAMED else get_close_matches(name, class_names, 5, 0.0)
+    near = class_names
+    if len(class_names) > _CLASSES_NAMED:
+        compared = [other[:100] for other in class_names[:_CLASSES_COMPARED]]
+        near = get_close_matches(name[:100], compared, 5, 0.0)
     raise UserError(f"there is no class {name!r}; there are {', '.join(near)}{'' if near is class_names else ', …'}")

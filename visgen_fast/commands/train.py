@@ -71,6 +71,7 @@ def _train_recipe(recipe: Recipe[Any], settings: TrainingSettings, out: Path, re
     from ..training.loop import Trainer
     from ..training.run import Run
 
+    _require_apart(out, settings)
     run = Run(out, settings, identity={"recipe": recipe.name}, resume=resume)
     images = recipe.pictures(settings)
     held_out = None if recipe.held_out is None else recipe.held_out(settings)
@@ -85,3 +86,13 @@ def _train_recipe(recipe: Recipe[Any], settings: TrainingSettings, out: Path, re
     for measure, value in trainer.measured.items():
         say(f"{measure.replace('_', ' ') + ':':<17}{value:.4g}")
     say(f"{'images:':<17}{out / system.figure}.png\n{'losses:':<17}{out / 'loss.png'}")
+
+
+def _require_apart(out: Path, settings: TrainingSettings) -> None:
+    """Raises `UserError` where the run would write its figures among the images that it trains on."""
+    data = getattr(settings, "data", "") if getattr(settings, "dataset", "folder") == "folder" else ""
+    if data and out.resolve().is_relative_to(Path(data).resolve()):
+        raise UserError(
+            f"--out must not lie inside the folder of the images, whose part the run's figures would be: got {out} "
+            f"inside {data}"
+        )

@@ -5,27 +5,27 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import UserError
+from .image_file import complaints, decode
 from .images import ImageFormat
 
 logger = logging.getLogger(__name__)
+_MOST_NAMED = 100
 
 
 class ImageFolder:
     """The images of a folder as RGB, resized and centre-cropped to `size`×`size` when they are read.
 
     Each sub-folder that has readable images, at any depth, is a class, and files beside these sub-folders are odd
-    ones out; without such sub-folders, all images are of one class. Names that begin with a dot are ignored. Files
-    that aren't images and sub-folders without any are named in the log, skipped and counted. A file whose header is
+    ones out; without such sub-folders, all images are of one class. Names that begin with a dot are ignored, links are
+    followed, but to a folder only once. Files that aren't images and folders without any, or that may not be read, are
+    skipped and counted, and the first hundred are named in the log. A file whose header is
     sound but whose content turns out damaged when it is read stands back for the next one, always the same, so that the
     order of the data stays a function of the position. Raises `UserError` if no image is left.
     """
@@ -34,8 +34,8 @@ class ImageFolder:
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder")
         classes, complaints = _find_images(folder)
-        for path, complaint in sorted(complaints.items()):
-            logger.warning("skipped %s: %s", path, complaint)
+        for path, why in sorted(complaints.items())[:_MOST_NAMED]:
+            logger.warning("skipped %s: %s", path, why)
         self.skipped = len(complaints)
         if not classes:
             raise UserError(f"{folder} has no readable images ({self.skipped} other files and sub-folders)")
@@ -68,49 +68,58 @@ class ImageFolder:
         raise UserError(f"none of the images in {self.folder} can be decoded any more")
 
 
-def decode(path: str | os.PathLike[str], size: int) -> Tensor:
-    """A file's image as uint8 [3, size, size]: upright, on white where transparent, resized and centre-cropped."""
-    with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file)
-        if image.mode.startswith("I;16"):
-            # Pillow would clip 16-bit values at 255 instead of scaling them.
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = ImageOps.fit(image.convert("RGB"), (size, size), method=Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
-
-
 def _find_images(folder: Path) -> tuple[dict[str, list[Path]], dict[Path, str]]:
     """The readable images of every class by its name, sorted, and what is wrong with everything else."""
-    entries = _visible(folder, folder.iterdir())
-    beside = [entry for entry in entries if not entry.is_dir()]
-    files = {entry: _visible(entry, entry.rglob("*")) for entry in entries if entry.is_dir()}
-    files = {sub_folder: [path for path in paths if not path.is_dir()] for sub_folder, paths in files.items()}
-    candidates = [*beside, *itertools.chain.from_iterable(files.values())]
-    with ThreadPoolExecutor() as threads:
-        judged = zip(candidates, threads.map(_complaint, candidates), strict=True)
-        complaints = {path: complaint for path, complaint in judged if complaint}
-    readable = {name: [path for path in paths if path not in complaints] for name, paths in files.items()}
-    complaints |= {sub_folder: "it has no readable images" for sub_folder, paths in readable.items() if not paths}
+    wrong: dict[Path, str] = {}
+    sub_folders, beside = _list(folder)
+    files: dict[Path, list[Path]] = {}
+    for sub_folder in sub_folders:
+        files[sub_folder], found = _files_below(sub_folder, {_identity(folder)})
+        wrong |= found
+    wrong |= complaints([*beside, *itertools.chain.from_iterable(files.values())])
+    readable = {name: [path for path in paths if path not in wrong] for name, paths in files.items()}
+    empty = {sub_folder: "it has no readable images" for sub_folder, paths in readable.items() if not paths}
+    wrong = empty | wrong
     classes = {sub_folder.name: paths for sub_folder, paths in readable.items() if paths}
     if classes:
-        complaints |= dict.fromkeys(beside, "it lies beside the folders of the classes, in none of them")
-        return classes, complaints
-    images = [path for path in beside if path not in complaints]
-    return ({folder.name: images} if images else {}), complaints
+        wrong |= dict.fromkeys(beside, "it lies beside the folders of the classes, in none of them")
+        return classes, wrong
+    images = [path for path in beside if path not in wrong]
+    return ({folder.name: images} if images else {}), wrong
 
 
-def _visible(folder: Path, paths: Iterable[Path]) -> list[Path]:
-    """Those of the paths below `folder` that no name on the way hides with a leading dot, sorted."""
-    return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+def _files_below(folder: Path, seen: set[tuple[int, int]]) -> tuple[list[Path], dict[Path, str]]:
+    """The files in a folder at any depth, sorted, links followed, and what is wrong with the folders in it.
+
+    `seen` are the folders that are not to be read again; a link that leads to one of them would never end.
+    """
+    files: list[Path] = []
+    wrong: dict[Path, str] = {}
+    folders = [folder]
+    while folders:
+        current = folders.pop()
+        try:
+            identity, (inside, found) = _identity(current), _list(current)
+        except OSError as error:
+            wrong[current] = error.strerror or str(error)
+            continue
+        if identity in seen:
+            wrong[current] = "it is a link to a folder that is read already"
+            continue
+        seen.add(identity)
+        folders += reversed(inside)
+        files += found
+    return sorted(files), wrong
 
 
-def _complaint(path: Path) -> str | None:
-    """Why this file cannot be a training image, judged by its header; None if it can."""
-    try:
-        with Image.open(path) as image:
-            return "it has no pixels" if 0 in image.size else None
-    except Exception as error:  # Pillow's parsers raise errors of many types on files that are no images.
-        return str(error)
+def _list(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The folders and the files in a folder, sorted, without those that a leading dot hides."""
+    paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    are_folders = {path: os.path.isdir(path) for path in paths}
+    return [path for path in paths if are_folders[path]], [path for path in paths if not are_folders[path]]
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """What a folder is, by whatever name it is reached."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import gzip
 import math
+import struct
 import zlib
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 import torch
 
 from ..errors import UserError
+from ..untrusted import MOST_IDX_DIMENSIONS, MOST_IDX_VALUES, open_file
 from .images import ImagesInMemory
 
 # Where the Debian package dataset-fashion-mnist puts its files.
@@ -27,21 +30,41 @@ _UNSIGNED_BYTE = 8
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The array of unsigned bytes in an IDX file, gzipped or not; raises `UserError` if it isn't one."""
+    """The array of unsigned bytes in an IDX file, gzipped or not; raises `UserError` if it isn't one.
+
+    No more is unpacked than the header promises, which is at most `untrusted.MOST_IDX_VALUES`.
+    """
     try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
+        with open_file(path) as raw:
+            zipped = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            with cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if zipped else raw as file:
+                shape = _read_shape(file, path)
+                promised = math.prod(shape)
+                content = file.read(promised + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    dimensions = content[3] if len(content) >= 4 else 0
-    if content[:3] != bytes((0, 0, _UNSIGNED_BYTE)) or not dimensions or len(content) < 4 + 4 * dimensions:
+    if len(content) != promised:
+        holds = "more" if len(content) > promised else str(len(content))
+        raise UserError(f"{path} holds {holds} values where its header promises {promised}")
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _read_shape(file: BinaryIO, path: Path) -> tuple[int, ...]:
+    """The sizes that an IDX file's header promises."""
+    magic = file.read(4)
+    dimensions = magic[3] if len(magic) == 4 else 0
+    sizes = file.read(4 * dimensions)
+    if magic[:3] != bytes((0, 0, _UNSIGNED_BYTE)) or not dimensions or len(sizes) != 4 * dimensions:
         raise UserError(f"{path} is not an IDX file of unsigned bytes")
-    shape = [int(size) for size in np.frombuffer(content, ">u4", dimensions, offset=4)]
-    values = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
-    if len(values) != math.prod(shape):
-        raise UserError(f"{path} holds {len(values)} values where its header promises {math.prod(shape)}")
-    return values.reshape(shape)
+    shape = struct.unpack(f">{dimensions}I", sizes)
+    # A size of 0 must not hide others that are too large for an array.
+    if dimensions > MOST_IDX_DIMENSIONS or math.prod(size or 1 for size in shape) > MOST_IDX_VALUES:
+        raise UserError(
+            f"{path} promises an array of {dimensions} dimensions and {math.prod(shape)} values; at most "
+            f"{MOST_IDX_DIMENSIONS} dimensions and {MOST_IDX_VALUES} values are read"
+        )
+    return shape
 
 
 def fashion_mnist(folder: Path | None = None, *, part: str = "train") -> ImagesInMemory:
@@ -53,7 +76,8 @@ def fashion_mnist(folder: Path | None = None, *, part: str = "train") -> ImagesI
     folder = folder or FASHION_MNIST_FOLDER
     pixels = read_idx(_find(folder, f"{part}-images-idx3-ubyte"))
     labels = read_idx(_find(folder, f"{part}-labels-idx1-ubyte"))
-    if pixels.ndim != 3 or pixels.shape[1] != pixels.shape[2] or labels.shape != pixels.shape[:1]:
+    squares = pixels.ndim == 3 and pixels.shape[1] == pixels.shape[2] > 0
+    if not squares or labels.shape != pixels.shape[:1]:
         raise UserError(
             f"the IDX files in {folder} don't belong together: images {pixels.shape}, labels {labels.shape}"
         )

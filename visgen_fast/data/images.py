@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..untrusted import MOST_CHANNELS, MOST_CHARACTERS_OF_A_CLASS, MOST_CLASSES, MOST_FRAMES, MOST_IMAGE_SIDE
+
 # Images that are drawn or measured in one go.
 AT_A_TIME = 100
 _HELD_OUT_EVERY = 10
@@ -52,17 +54,28 @@ class ImageFormat:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> ImageFormat:
-        """The format that `to_json` described; KeyError, TypeError or ValueError where it describes none."""
+        """The format that `to_json` described, within the bounds of `untrusted`.
+
+        KeyError, TypeError or ValueError where it describes none.
+        """
         values = {name: content[name] for name in cls.__dataclass_fields__}
-        sizes = (
-            values["height"],
-            values["width"],
-            values["channels"],
-            1 if values["frames"] is None else values["frames"],
-        )
-        if not all(type(size) is int and size > 0 for size in sizes):
-            raise ValueError(f"sizes must be positive integers, got {sizes}")
+        _require_format(values)
         return cls(**{**values, "class_names": tuple(values["class_names"])})
+
+
+def _require_format(values: dict[str, Any]) -> None:
+    """Raises TypeError or ValueError unless these are values of an `ImageFormat`, within bounds."""
+    sizes = {"height": MOST_IMAGE_SIDE, "width": MOST_IMAGE_SIDE, "channels": MOST_CHANNELS, "frames": MOST_FRAMES}
+    for name, most in sizes.items():
+        if name == "frames" and values[name] is None:
+            continue
+        if type(values[name]) is not int or not 1 <= values[name] <= most:
+            raise ValueError(f"{name} must be a whole number from 1 to {most}")
+    names = values["class_names"]
+    if type(names) is not list or not all(type(name) is str for name in names) or type(values["captions"]) is not bool:
+        raise TypeError("class_names must be texts, and captions True or False")
+    if not 1 <= len(names) <= MOST_CLASSES or max(map(len, names)) > MOST_CHARACTERS_OF_A_CLASS:
+        raise ValueError(f"there must be 1 to {MOST_CLASSES} classes, of at most {MOST_CHARACTERS_OF_A_CLASS} letters")
 
 
 class Images(Protocol):

@@ -3,8 +3,9 @@
 Time runs from data, t = 0, to noise, t = 1. λ = ln(α²/σ²) is the logarithm of the signal-to-noise ratio.
 """
 
-from .guidance import drop_labels, guided
+from .guidance import ClassifierFree, Guidance, Unguided, drop_labels
 from .objective import DiffusionObjective
+from .plan import Plan, plan
 from .predictions import (
     PREDICTIONS,
     Prediction,
@@ -16,19 +17,27 @@ from .predictions import (
     to_noise,
     to_x,
 )
+from .sampling import sample
 from .schedules import CosineVP, RectifiedFlow, Schedule
-from .solvers import euler_table, execute, sample, step_times
+from .solvers import SAMPLERS
+from .spacings import SPACINGS
 from .times import LogitNormalTimes, TimeSampling, UniformTimes
 
 __all__ = [
     "PREDICTIONS",
+    "SAMPLERS",
+    "SPACINGS",
+    "ClassifierFree",
     "CosineVP",
     "DiffusionObjective",
+    "Guidance",
     "LogitNormalTimes",
+    "Plan",
     "Prediction",
     "RectifiedFlow",
     "Schedule",
     "TimeSampling",
+    "Unguided",
     "UniformTimes",
     "as_prediction",
     "check_samplable",
@@ -36,11 +45,8 @@ __all__ = [
     "convert",
     "drop_labels",
     "edm",
-    "euler_table",
-    "execute",
-    "guided",
+    "plan",
     "sample",
-    "step_times",
     "to_noise",
     "to_x",
 ]

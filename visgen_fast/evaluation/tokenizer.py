@@ -52,7 +52,8 @@ def evaluate_tokenizer(
     `embed` gives the features [B, F] of images for the distances between sets of them. Without `prefixes` there are
     no `invalid_codes`, for which every prefix of the codes is decoded.
 
-    ValueError for a tokenizer in training mode, in which quantizers learn and drop depths, or without any image.
+    ValueError for a tokenizer in training mode, in which quantizers learn and drop depths, without any image, or
+    for reconstructions that are not finite.
     """
     if tokenizer.training:
         raise ValueError("tokenizer must be in evaluation mode")
@@ -63,6 +64,8 @@ def evaluate_tokenizer(
     for images in batches:
         reconstructions = tokenizer(images).images
         errors.append(pixel_errors(reconstructions, images).cpu())
+        if not errors[-1].isfinite().all():
+            raise ValueError("its reconstructions are not finite numbers")
         if prefixes:
             by_prefix.append(prefix_errors(tokenizer, images))  # type: ignore[arg-type]  # it has what that needs
         if embed is not None:

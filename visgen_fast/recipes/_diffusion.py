@@ -8,6 +8,7 @@ from typing import Annotated
 from ..data.images import ImageFormat
 from ..models.dit import DiT
 from ..training.bounds import AtLeast, Between
+from ..untrusted import MOST_SAMPLING_STEPS
 from ._images import ImageSettings
 
 
@@ -17,9 +18,9 @@ class DiffusionSettings(ImageSettings):
 
     label_drop: Annotated[float, Between(0, 1)] = 0.1
     """Share of the images trained on without their label, which guidance needs."""
-    sampling_steps: Annotated[int, AtLeast(1)] = 50
+    sampling_steps: Annotated[int, AtLeast(1), Between(1, MOST_SAMPLING_STEPS)] = 50
     """Steps of the solver from noise to image."""
-    guidance: float = 2.0
+    guidance: Annotated[float, Between(-1000, 1000)] = 2.0
     """Weight of classifier-free guidance when images are drawn; 1 is none."""
 
 

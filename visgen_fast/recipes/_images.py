@@ -10,8 +10,9 @@ from typing import Annotated
 from ..data.datasets import DATASETS, FOLDER
 from ..data.images import Images, held_out_part, training_part
 from ..errors import UserError
-from ..training.bounds import AtLeast
+from ..training.bounds import AtLeast, Between
 from ..training.settings import TrainingSettings
+from ..untrusted import MOST_IMAGE_SIDE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class ImageSettings(TrainingSettings):
     """digits, fashion-mnist, photographs, emoji, or a folder of images, which may have one sub-folder a class."""
     data: str = ""
     """Where the files of that data set lie, if that isn't the usual place."""
-    size: Annotated[int | None, AtLeast(1)] = None
+    size: Annotated[int | None, AtLeast(1), Between(1, MOST_IMAGE_SIDE)] = None
     """Pixels a side that images are resized and cropped to; by default the data set's own."""
 
     def __post_init__(self) -> None:

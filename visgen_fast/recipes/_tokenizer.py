@@ -47,6 +47,9 @@ class LossSettings(ImageSettings):
     ema_decay: float = 0.99
 
     def __post_init__(self) -> None:
+        # As for the data: a run means the same from every working directory.
+        if isinstance(self.features, str) and self.features:
+            object.__setattr__(self, "features", str(Path(self.features).absolute()))
         super().__post_init__()
         if self.adversarial and self.mixed_precision == "fp16":
             raise ValueError(

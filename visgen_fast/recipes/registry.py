@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..untrusted import escaped
 from .own import import_file
 
 if TYPE_CHECKING:
@@ -29,6 +30,22 @@ def _has(tree: ast.Module) -> bool:
 
 def _first_line(docstring: str | None) -> str:
     return (docstring or "").strip().partition("\n")[0]
+
+
+def trained_recipe(name: str, file: Path | None = None) -> Recipe[Any]:
+    """The recipe that a checkpoint names: a built-in one, or the user's own in `file`.
+
+    What a checkpoint names is never run unless it comes with the package, for a checkpoint may be anybody's. Raises
+    `UserError` where it names another and `file` is None, or `file` is given for a built-in one.
+    """
+    if file is None and name not in recipe_names():
+        raise UserError(
+            f"the checkpoint was made by a recipe that does not come with visgen-fast, {escaped(name, 200)}: "
+            "give its file as --recipe, if you trust it"
+        )
+    if file is not None and name in recipe_names():
+        raise UserError(f"the checkpoint was made by the recipe {name}, which needs no --recipe, got {file}")
+    return load_recipe(name if file is None else str(file))
 
 
 def load_recipe(name: str) -> Recipe[Any]:

@@ -14,6 +14,7 @@ from ..nn.residual_quantizer import ResidualQuantizer
 from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import GridTokenizer
 from ..training.bounds import AtLeast, Between
+from ..untrusted import MOST_BEAM, MOST_QUANTIZER_DEPTH
 from ._images import training_images
 from ._tokenizer import CodebookSettings, TokenizerSettings, held_out_images, networks, tokenizer_system
 from .recipe import Recipe
@@ -23,7 +24,7 @@ from .recipe import Recipe
 class Settings(CodebookSettings, TokenizerSettings):
     """A residual-quantized variational autoencoder."""
 
-    depth: Annotated[int, AtLeast(1)] = 4
+    depth: Annotated[int, AtLeast(1), Between(1, MOST_QUANTIZER_DEPTH)] = 4
     """Codes at each position, one depth after another."""
     shared: bool = True
     """One codebook for all depths; --no-shared gives each its own."""
@@ -39,7 +40,7 @@ class Settings(CodebookSettings, TokenizerSettings):
     """Rounds that number of depths up to a multiple."""
     zero_code: bool = False
     """Keep one code at zero, so that no depth can make a latent's error larger."""
-    beam: Annotated[int, AtLeast(1)] = 1
+    beam: Annotated[int, AtLeast(1), Between(1, MOST_BEAM)] = 1
     """Prefixes kept by the beam search that chooses codes after training; 1 takes the nearest code at each depth."""
 
 

@@ -17,25 +17,33 @@ from ..training import checkpoint
 from ..training.checkpoint import Checkpoint
 from ..training.settings import TrainingSettings, settings_from
 from ..training.system import System
+from .budget import require_fit
 from .recipe import Recipe
-from .registry import load_recipe
+from .registry import trained_recipe
 
 
-def load_system(path: str | os.PathLike[str]) -> System:
+def load_system(path: str | os.PathLike[str], *, recipe: str | os.PathLike[str] | None = None) -> System:
     """The trained system of the run or of the checkpoint at `path`, with the averaged weights, in evaluation mode.
 
-    Its networks are its attributes: `model` of a diffusion system, `tokenizer` of a tokenizer's. Raises `UserError`
-    where there is no checkpoint that can be read.
+    Its networks are its attributes: `model` of a diffusion system, `tokenizer` of a tokenizer's. `recipe` is the Python
+    file of a recipe of one's own; a checkpoint that names one runs nothing. Raises `UserError` where there is no
+    checkpoint that can be read.
     """
-    _, _, system = trained(checkpoint.read(Path(path)))
+    _, _, system = trained(checkpoint.read(Path(path)), None if recipe is None else Path(recipe))
     return system
 
 
-def trained(saved: Checkpoint) -> tuple[Recipe[Any], TrainingSettings, System]:
-    """A checkpoint's recipe, its settings, and its system with the averaged weights, in evaluation mode."""
-    recipe = load_recipe(saved.value("recipe", str))
+def trained(saved: Checkpoint, file: Path | None = None) -> tuple[Recipe[Any], TrainingSettings, System]:
+    """A checkpoint's recipe, its settings, and its system with the averaged weights, in evaluation mode.
+
+    `file` is that of a recipe of the user's own. Whoever wrote the checkpoint, it decides neither what code runs nor
+    how much memory is taken beyond that of its weights.
+    """
+    recipe = trained_recipe(saved.value("recipe", str), file)
     settings = settings_from(recipe.settings, saved.state["settings"])
-    system = build(recipe, settings, saved.images, saved)
+    images = saved.images
+    require_fit(lambda: build(recipe, settings, images, saved), saved.all_tensors())
+    system = build(recipe, settings, images, saved)
     saved.load_averaged(system)
     return recipe, settings, system.eval()
 

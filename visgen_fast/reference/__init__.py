@@ -6,6 +6,7 @@ from .diffuse import add_noise, diffuse
 from .finite_scalar import finite_scalar_decode, finite_scalar_quantize
 from .noise import Purpose, derive_seeds, gaussian, uniform
 from .quantize import decode_codes, nearest_code, residual_quantize
+from .solve import denoised_quantile, output_products, solver_step
 
 __all__ = [
     "Purpose",
@@ -14,6 +15,7 @@ __all__ = [
     "binary_spherical_quantize",
     "codebook_statistics",
     "decode_codes",
+    "denoised_quantile",
     "derive_seeds",
     "diffuse",
     "finite_scalar_decode",
@@ -21,6 +23,8 @@ __all__ = [
     "gaussian",
     "lookup_free_quantize",
     "nearest_code",
+    "output_products",
     "residual_quantize",
+    "solver_step",
     "uniform",
 ]

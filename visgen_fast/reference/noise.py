@@ -36,6 +36,7 @@ class Purpose(IntEnum):
     LABEL = 6
     DROPOUT = 7
     CODEBOOK = 8
+    SAMPLER = 9
 
     def stream(self, step: int = 0) -> int:
         """The stream of this purpose at `step` (0 to 2³² − 1)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +13,13 @@ from torch import Tensor, nn
 from .. import ops
 from ..data.images import AT_A_TIME, Images
 from ..data.order import Batch
+from ..diffusion.guidance import ClassifierFree
 from ..diffusion.objective import DiffusionObjective
-from ..diffusion.solvers import sample
+from ..diffusion.plan import plan
+from ..diffusion.sampling import sample
 from ..training.system import System
+
+logger = logging.getLogger(__name__)
 
 # The sample grids of a run show some classes, so many images of each; a single class, or captions, fill a grid.
 _GRID_CLASSES, _GRID_COLUMNS, _GRID_IMAGES = 10, 10, 40
@@ -29,7 +34,7 @@ class GenerativeSystem(System):
     ) -> Tensor:
         """Images of classes `labels` int64[B], drawn from `seeds` int64[B]: float [B, C, H, W] in [−1, 1].
 
-        `steps` and `guidance` default to the system's own.
+        `steps` and `guidance` default to the system's own. ValueError for labels that are no classes.
         """
 
     def draw(self, images: Images, *, seed: int, device: torch.device) -> tuple[Tensor, Sequence[str]]:
@@ -86,6 +91,7 @@ class DiffusionSystem(GenerativeSystem):
     ) -> None:
         super().__init__()
         self.model, self.objective, self.shape, self.sampler = model, objective, shape, sampler
+        self._told = False
 
     def forward(self, batch: Batch) -> Tensor:
         return self.objective(self.model, batch.images, batch.labels, batch.seeds)
@@ -94,14 +100,35 @@ class DiffusionSystem(GenerativeSystem):
     def sample(
         self, labels: Tensor, seeds: Tensor, *, steps: int | None = None, guidance: float | None = None
     ) -> Tensor:
+        null = self.objective.null_label
+        if isinstance(null, int) and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < null:
+            raise ValueError(f"labels must lie in [0, {null}), got {int(labels.min())} to {int(labels.max())}")
+        steps = self.sampler.steps if steps is None else steps
         return sample(
             self.model,
+            plan("euler", self.objective.schedule, self.objective.prediction, steps=steps),
             self.shape,
             labels,
             seeds,
-            schedule=self.objective.schedule,
-            prediction=self.objective.prediction,
-            steps=self.sampler.steps if steps is None else steps,
-            guidance=self.sampler.guidance if guidance is None else guidance,
-            null_label=self.objective.null_label,
+            guidance=ClassifierFree(self._guidance(guidance), null),
         )
+
+    def _guidance(self, asked: float | None) -> float:
+        """The weight of guidance to draw with: the one asked for, or the system's own.
+
+        A network that always saw the label, or never did, has nothing to be guided by: it draws as it was trained.
+        """
+        wanted = self.sampler.guidance if asked is None else asked
+        only = {0.0: 1.0, 1.0: 0.0}.get(self.objective.label_drop, wanted)
+        if wanted != only and asked is not None:
+            raise ValueError(
+                f"guidance must be {only:g} for a model that was trained with label_drop {self.objective.label_drop:g}"
+                f", got {asked}"
+            )
+        if wanted != only and not self._told:
+            self._told = True
+            logger.warning(
+                "images are drawn with guidance %g, not %g, because label_drop was %g",
+                *(only, wanted, self.objective.label_drop),
+            )
+        return only

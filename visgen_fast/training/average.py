@@ -26,7 +26,9 @@ class MovingAverage(Generic[S]):
         self.decay = decay
         # What is frozen is in memory once, wherever in an averaged module it stands.
         frozen = [system.get_submodule(name) for name in system.frozen]
-        memo: dict[int, Any] = {id(module): module for module in frozen}
+        memo: dict[int, Any] = {
+            id(part): part for module in frozen for part in (*module.modules(), *module.parameters(), *module.buffers())
+        }
         # All at once, so that weights which two modules share stay one.
         copies = copy.deepcopy({name: system.get_submodule(name) for name in system.averaged}, memo)
         self.weights = _container({name: module.eval().requires_grad_(False) for name, module in copies.items()})

@@ -34,14 +34,13 @@ from torch import Tensor, nn
 
 from ..data.images import ImageFormat
 from ..errors import UserError
+from ..untrusted import MOST_STATE_BYTES, open_file, read_file
 from . import optimizer_state
 
 FORMAT = "visgen_fast checkpoint 2"
 PARTS = ("weights", "average", "optimizer")
 _STATE = "state.json"
 _FROZEN = "frozen"
-# Of state.json, which holds class names and settings.
-_MOST_STATE = 1 << 26
 _TYPES: dict[str, type] = {"step": int, "settings": dict, "images": dict, "sha256": dict, "frozen": dict, "ranks": int}
 _NAME = re.compile(r"step-\d{8,}")
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -91,6 +90,10 @@ class Checkpoint:
                 if found:
                     return found
         return {}
+
+    def all_tensors(self) -> dict[str, Tensor]:
+        """The tensors of all modules, by their names in the system."""
+        return {**self.tensors("weights"), **self.frozen()}
 
     def load_averaged(self, system: nn.Module) -> None:
         """Copies the averaged weights into `system`, and the trained ones of what has no average."""
@@ -234,11 +237,11 @@ def _read_state(path: Path) -> dict[str, Any]:
     """The content of a checkpoint's state.json; FileNotFoundError without one, `UserError` if it isn't one of ours."""
     file = path / _STATE
     try:
-        if file.exists() and not (file.is_file() and file.stat().st_size <= _MOST_STATE):
-            raise _Damage(f"{_STATE} is not a file of at most {_MOST_STATE} bytes")
-        state = json.loads(file.read_text(encoding="utf-8"))
+        state = json.loads(read_file(file, MOST_STATE_BYTES).decode("utf-8"))
     except FileNotFoundError:
         raise
+    except UserError as error:
+        raise _Damage(f"{_STATE} is not a file of at most {MOST_STATE_BYTES} bytes") from error
     except (OSError, ValueError, RecursionError) as error:
         raise _Damage(f"{_STATE} cannot be read ({error})") from error
     written = state.get("format") if isinstance(state, dict) else None
@@ -258,7 +261,7 @@ def _load(path: Path, sha256: object) -> dict[str, Tensor]:
         if _sha256(path) != sha256:
             raise _Damage(f"{path.name} is not what was written")
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, UserError) as error:
         raise _Damage(f"{path.name} cannot be read ({error})") from error
 
 
@@ -297,7 +300,7 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_file(path) as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..untrusted import MOST_CHARACTERS_OF_A_NAME, escaped
 from .losses import read_losses
 
 _GAP = 4
@@ -24,7 +25,7 @@ def image_grid(images: Tensor, names: Sequence[str] = ()) -> Image.Image:
     """A grid [rows, columns, C, H, W] of images in [−1, 1] as one RGB grid on grey.
 
     Small images are enlarged by a whole factor, without smoothing, until they can be seen. `names`, one a row, are
-    written at the left. A single row is broken into rows of ten. C is 1 (grey) or 3 (RGB).
+    written at the left, long ones cut. A single row is broken into rows of ten. C is 1 (grey) or 3 (RGB).
     """
     if len(images) == 1 and images.shape[1] % 10 == 0:
         images, names = images.unflatten(1, (-1, 10))[0], ()
@@ -32,6 +33,7 @@ def image_grid(images: Tensor, names: Sequence[str] = ()) -> Image.Image:
     scale = max(1, round(_LEAST_SIDE / height))
     pixels = ((images.float().cpu() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 1, 3, 4, 2).numpy()
     pixels = np.broadcast_to(pixels, (*pixels.shape[:-1], 3)).repeat(scale, 2).repeat(scale, 3)
+    names = [escaped(name, MOST_CHARACTERS_OF_A_NAME) for name in names]
     font = ImageFont.load_default(_LETTER_HEIGHT)
     margin = max((int(font.getlength(name)) + 2 * _GAP for name in names), default=0)
     step_x, step_y = width * scale + _GAP, height * scale + _GAP

@@ -30,8 +30,8 @@ _ENGINES = (
 def accelerator_for(settings: TrainingSettings) -> Accelerator:
     """What runs the network where and in the number format that the settings say; `UserError` if that can't be had.
 
-    The environment decides which ranks there are and nothing else: what it says of the mathematics is answered with a
-    warning and has no effect.
+    The environment decides which ranks there are and on which devices: what it says of the mathematics is answered with
+    a warning and has no effect.
     """
     try:
         with _settings_alone(settings):

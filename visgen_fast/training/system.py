@@ -61,7 +61,7 @@ class System(nn.Module, ABC):
     def players(self) -> Sequence[Player]:
         """Who learns in a step, in the order of their turns; by default one, all weights that require a gradient.
 
-        Every weight that requires a gradient belongs to one player, and the first acts in every step or others do.
+        Every weight that requires a gradient belongs to one player, and one of them acts in every step.
         """
         return (Player("system", _trainable(self.parameters()), self.forward),)
 
@@ -121,6 +121,9 @@ def players_of(system: System) -> Sequence[Player]:
         raise ValueError("one player must act in every step: with every = 1 and start = 0")
     owners: dict[nn.Parameter, str] = {}
     for player in players:
+        if player.every < 1 or player.start < 0:
+            got = f"{player.every} and {player.start} for {player.name}"
+            raise ValueError(f"every must be at least 1 and start at least 0, got {got}")
         if not player.parameters:
             raise ValueError(f"the player {player.name} has no weights to train")
         for parameter in player.parameters:

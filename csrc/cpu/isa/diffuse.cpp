@@ -9,6 +9,7 @@
 #include <initializer_list>
 
 #include "../kernels.h"
+#include "sums.h"
 #include "tile.h"
 
 namespace visgen::VISGEN_ISA {
@@ -34,29 +35,6 @@ void combine(Real a, const Real* __restrict x, Real b, const Real* __restrict z,
 template <class Real>
 void add_scaled(Real e, const Real* __restrict x, Real* __restrict out, int64_t count) {
   for (int64_t i = 0; i < count; ++i) out[i] += e * x[i];
-}
-
-// Products and sums in double: a gradient of coefficients adds up whole pictures, of either sign.
-template <class Real>
-double dot(const Real* x, const Real* y, int64_t count) {
-  constexpr int kDoubles = kVectorBytes / 8;
-  typedef double DoubleVector __attribute__((vector_size(kVectorBytes)));
-  typedef Real RealVector __attribute__((vector_size(kDoubles * sizeof(Real))));
-  DoubleVector sum[2] = {};
-  int64_t i = 0;
-  for (; i + 2 * kDoubles <= count; i += 2 * kDoubles) {
-    RealVector left[2], right[2];
-    memcpy(left, x + i, sizeof(left));
-    memcpy(right, y + i, sizeof(right));
-    for (int j = 0; j < 2; ++j) {
-      sum[j] += __builtin_convertvector(left[j], DoubleVector) * __builtin_convertvector(right[j], DoubleVector);
-    }
-  }
-  sum[0] += sum[1];
-  double total = 0;
-  for (int lane = 0; lane < kDoubles; ++lane) total += sum[0][lane];
-  for (; i < count; ++i) total += static_cast<double>(x[i]) * y[i];
-  return total;
 }
 
 // Calls body(row of coefficients, offset in the tile, length) for the rows that a tile meets.

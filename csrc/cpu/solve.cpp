@@ -1,0 +1,63 @@
+// The family `solve` on the CPU.
+#include "../ops/solve_call.h"
+
+#include "device.h"
+
+namespace visgen {
+namespace {
+
+// What kernels could only answer with NaN.
+void check_rows(const StepParameters& p, int64_t rows) {
+  constexpr TableColumns at;
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t step = p.steps ? p.steps[i] : p.step;
+    check(0 <= step && step < p.table_rows, "step must lie in [0, ", p.table_rows, "), the rows of table, got ", step);
+    const double* row = p.table + step * kTableColumns;
+    const bool noisy = row[at.next + at.of_noise] != 0 || (row[at.slot_a] >= 0 && row[at.write_a + at.of_noise] != 0) ||
+                       (row[at.slot_b] >= 0 && row[at.write_b + at.of_noise] != 0);
+    check(!noisy || p.noise.data || p.seeds, "row ", step, " of table adds noise: seeds or noise must be given");
+    for (const int column : {at.slot_a, at.slot_b}) {
+      const int slot = static_cast<int>(row[column]);
+      check(slot < kMostSlots && (slot < 0 || p.slots[slot].data), "row ", step, " of table writes slot ", slot,
+            ", which is not given");
+    }
+    for (int k = 0; k < kMostSlots; ++k) {
+      const bool read = row[at.next + at.of_slots + k] != 0 ||
+                        (row[at.slot_a] >= 0 && row[at.write_a + at.of_slots + k] != 0) ||
+                        (row[at.slot_b] >= 0 && row[at.write_b + at.of_slots + k] != 0);
+      check(!read || p.slots[k].data, "row ", step, " of table reads slot ", k, ", which is not given");
+    }
+  }
+}
+
+struct Solve {
+  static void run(StepParameters p, const Tensor&) {
+    check_rows(p, p.steps ? p.shape.samples * (p.shape.elements / p.row_size) : 1);
+    p.partition = Partition::within_rows(p.shape.samples, p.shape.elements, p.row_size, kUnit);
+    run_units(p);
+  }
+
+  static void run(ProductsParameters p, const Tensor& products) {
+    p.partition = Partition(p.shape.samples, p.shape.elements, p.shape.elements, kUnit);
+    const Tensor sums = partial_products(p, products);
+    run_units(p);
+    const int size = (p.count + 1) * (p.count + 1);
+    double* out = products.mutable_data_ptr<double>();
+    for (int64_t sample = 0; sample < p.shape.samples; ++sample) {
+      double* total = out + sample * size;
+      for (int64_t unit = 0; unit < p.partition.units_per_sample; ++unit) {
+        const double* part = p.partial_sums + (sample * p.partition.units_per_sample + unit) * size;
+        for (int i = 0; i < size; ++i) total[i] += part[i];
+      }
+      for (int i = 0; i <= p.count; ++i) {
+        for (int j = i + 1; j <= p.count; ++j) total[i * (p.count + 1) + j] = total[j * (p.count + 1) + i];
+      }
+    }
+  }
+};
+
+}  // namespace
+
+VISGEN_REGISTER(CPU, m) { SolveOperations<Solve>::add_to(m); }
+
+}  // namespace visgen

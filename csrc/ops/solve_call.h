@@ -1,0 +1,112 @@
+// Calls of the family `solve`.
+#pragma once
+
+#include "../common/registration.h"
+#include "solve.h"
+#include "tensors.h"
+
+namespace visgen {
+
+template <class Device>
+struct SolveOperations {
+  // Writes the next state to `out`, or over x, and what the row says over the slots.
+  static void solver_step_(const Tensor& x, const Tensor& output, const OptionalTensor& output_1,
+                           const OptionalTensor& output_2, const Tensor& table, const OptionalTensor& steps,
+                           int64_t step, const OptionalTensor& slot_0, const OptionalTensor& slot_1,
+                           const OptionalTensor& slot_2, const OptionalTensor& slot_3, const OptionalTensor& weights,
+                           const OptionalTensor& seeds, const OptionalTensor& noise, int64_t stream,
+                           const OptionalTensor& variance, const OptionalTensor& limit, const OptionalTensor& out) {
+    StepParameters p;
+    p.in_double = is_double(x);
+    floating_dtype_of(x.scalar_type(), "x");
+    check(output_1.has_value() || !output_2, "outputs must be given in their order");
+    check((slot_0 || !slot_1) && (slot_1 || !slot_2) && (slot_2 || !slot_3), "slots must be given in their order");
+    Batch batch(x);
+    batch.add(x, p.x, "x");
+    batch.add(output, p.outputs[0], "output 0");
+    batch.add(output_1, p.outputs[1], "output 1");
+    batch.add(output_2, p.outputs[2], "output 2");
+    const OptionalTensor* slots[] = {&slot_0, &slot_1, &slot_2, &slot_3};
+    constexpr const char* names[] = {"slot 0", "slot 1", "slot 2", "slot 3"};
+    for (int k = 0; k < kMostSlots; ++k) {
+      batch.add(*slots[k], p.slots[k], names[k]);
+      if (*slots[k]) floating_dtype_of((*slots[k])->scalar_type(), names[k]);
+    }
+    batch.add(noise, p.noise, "noise");
+    batch.add(variance, p.variance, "variance");
+    batch.add(out ? *out : x, p.next, "out");
+    floating_dtype_of((out ? *out : x).scalar_type(), "out");
+    p.output_count = 1 + output_1.has_value() + output_2.has_value();
+    set_rows(p, x, table, steps, step);
+    if (weights) set_weights(p, x, *weights);
+    p.seeds = seeds_of(seeds, x);
+    p.stream = static_cast<uint64_t>(stream);
+    p.limit = data_of(limit, x, {x.size(0)}, real_of(x), "limit");
+    p.shape = batch.merge();
+    if (x.numel() > 0) Device::run(p, x);
+  }
+
+  // Per sample, the sums of the products of (1, x, outputs): float64 [samples, n, n].
+  static Tensor output_products(const OptionalTensor& x, const Tensor& output, const OptionalTensor& output_1,
+                                const OptionalTensor& output_2) {
+    ProductsParameters p;
+    Batch batch(output);
+    for (const OptionalTensor& signal : {x, OptionalTensor(output), output_1, output_2}) {
+      if (!signal) continue;
+      p.in_double = p.in_double || is_double(*signal);
+      batch.add(signal, p.signals[p.count++], "every output, and x,");
+    }
+    p.shape = batch.merge();
+    Tensor products = torch::stable::new_zeros(output, {output.size(0), p.count + 1, p.count + 1}, ScalarType::Double);
+    if (output.numel() > 0) Device::run(p, products);
+    return products;
+  }
+
+  static void add_to(Library& m) {
+    m.impl("solver_step_", TORCH_BOX(&solver_step_));
+    m.impl("output_products", TORCH_BOX(&output_products));
+  }
+
+ private:
+  static void set_rows(StepParameters& p, const Tensor& x, const Tensor& table, const OptionalTensor& steps,
+                       int64_t step) {
+    check(table.dim() == 2, "table must be [rows, ", kTableColumns, "]");
+    p.table_rows = table.size(0);
+    p.table = data_of<const double>(table, x, {p.table_rows, kTableColumns}, ScalarType::Double, "table");
+    const int64_t samples = x.size(0), elements = samples > 0 ? x.numel() / samples : 0;
+    p.row_size = elements;
+    p.step = step;
+    if (!steps) {
+      check(0 <= step && step < p.table_rows, "step must lie in [0, ", p.table_rows, "), the rows of table, got ",
+            step);
+      return;
+    }
+    check(steps->dim() == 1, "steps must be [rows]");
+    const int64_t rows = steps->size(0);
+    p.steps = data_of<const int64_t>(*steps, x, {rows}, ScalarType::Long, "steps");
+    if (x.numel() == 0) return;
+    check(rows > 0 && rows % samples == 0 && elements % (rows / samples) == 0, "steps must have a multiple of ",
+          samples, " numbers that divides the elements of x, got ", rows);
+    p.row_size = elements / (rows / samples);
+  }
+
+  static void set_weights(StepParameters& p, const Tensor& x, const Tensor& weights) {
+    check(weights.dim() == 3, "weights must be [rows or 1, samples or 1, outputs]");
+    p.weight_rows = weights.size(0), p.weight_samples = weights.size(1);
+    check((p.weight_rows == 1 || p.weight_rows == p.table_rows) &&
+              (p.weight_samples == 1 || p.weight_samples == x.size(0)),
+          "weights must be [1 or ", p.table_rows, ", 1 or ", x.size(0), ", ", p.output_count, "], got [", p.weight_rows,
+          ", ", p.weight_samples, ", ", weights.size(2), "]");
+    p.weights = data_of<const double>(weights, x, {p.weight_rows, p.weight_samples, p.output_count}, ScalarType::Double,
+                                      "weights");
+  }
+};
+
+// Where the products of each unit are summed up before they are added up in the units' order.
+inline Tensor partial_products(ProductsParameters& p, const Tensor& like) {
+  Tensor sums = empty_on(like, {p.partition.units(), (p.count + 1) * (p.count + 1)}, ScalarType::Double);
+  p.partial_sums = sums.mutable_data_ptr<double>();
+  return sums;
+}
+
+}  // namespace visgen

@@ -1,0 +1,133 @@
+"""Sampling: one loop executes any plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from visgen_fast import ops
+
+from ..nn.conditions import AnyCondition, apply_to_parts
+from .guidance import Call, Guidance, Unguided
+from .plan import Plan
+
+Callback = Callable[[int, float, Tensor, Tensor], None]
+
+
+@torch.no_grad()
+def sample(
+    model: Callable[..., Tensor],
+    plan: Plan,
+    shape: Sequence[int],
+    labels: AnyCondition,
+    seeds: Tensor,
+    *,
+    guidance: Guidance | None = None,
+    initial: tuple[Tensor, float] | None = None,
+    known: tuple[Tensor, Tensor] | None = None,
+    callback: Callback | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Draw images by a plan, from noise to data; or take images along it where its times rise.
+
+    An image depends on its seed and its condition alone, never on the batch it is drawn in.
+
+    Args:
+        model: model(x, t [B], labels) → [B, *shape], predicting what the plan is for (put it into eval mode first).
+        plan: see `plan`.
+        shape: of one image.
+        labels: int64 [B], or any condition (`nn.conditions`).
+        seeds: int64 [B]. They and the condition are moved to `device` (default: where the seeds are).
+        guidance: how several network outputs become one; none by default.
+        initial: (images [B, *shape], strength): begins with these images, noised, at the first step whose time is at
+            most `strength`, in [0, 1]; 1 is the plan's beginning. With a plan whose times rise, the images themselves
+            begin it.
+        known: (images, mask), both broadcastable to [B, *shape]: where the mask is 1 the result is the images'.
+        callback: called with (step, t, x, denoised) at the first network call of each step.
+        dtype: of what the network is given; the state itself is float32, and float64 for a float64 dtype.
+
+    Returns:
+        [B, *shape] in the state's dtype.
+
+    Raises:
+        ValueError: labels and seeds of different lengths, images of another shape, a strength outside [0, 1].
+    """
+    if isinstance(labels, Tensor) and labels.shape != seeds.shape:
+        raise ValueError(f"labels and seeds must both have shape [B], got {list(labels.shape)} and {list(seeds.shape)}")
+    device = torch.device(seeds.device if device is None else device)
+    labels, seeds = apply_to_parts(labels, lambda part: part.to(device)), seeds.to(device)
+    run = _Run(plan, seeds, (len(seeds), *shape), torch.float64 if dtype == torch.float64 else torch.float32)
+    x, first_row = run.begin(initial)
+    slots = tuple(x.new_empty(x.shape) for _ in range(plan.slots))
+    guiding = (guidance or Unguided()).begin()
+    for row in range(first_row, plan.calls):
+        start = plan.ends[plan.step_of_row[row]].time
+        t = torch.full((len(seeds),), plan.times[row].item(), dtype=x.dtype, device=device)
+        guided = guiding.evaluate(Call(model, x.to(dtype), t, labels, row, start, plan))
+        step_options = {"weights": guided.weights, "limit": guided.limit}
+        if callback is not None and run.begins_step(row):
+            callback(plan.step_of_row[row], start, x.clone(), run.denoised(x, guided.outputs, row, step_options))
+        ops.solver_step_(x, guided.outputs, run.table, row, slots=slots, seeds=seeds, stream=run.stream, **step_options)
+        if known is not None and run.ends_step(row):
+            x = run.with_known(x, known, row)
+    return x
+
+
+class _Run:
+    """What the rows of one call of `sample` share."""
+
+    stream = ops.Purpose.SAMPLER.stream()
+
+    def __init__(self, plan: Plan, seeds: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.plan, self.seeds, self.shape, self.dtype = plan, seeds, shape, dtype
+        self.table = plan.table.to(seeds.device)
+        self.noise = ops.gaussian(seeds, shape[1:], stream=ops.Purpose.INITIAL_STATE.stream(), dtype=dtype)
+
+    def begin(self, initial: tuple[Tensor, float] | None) -> tuple[Tensor, int]:
+        """The first state and the row that reads it."""
+        signal, noise = self.plan.initial
+        if initial is None:
+            return self.noise * noise, 0
+        images, strength = initial
+        if tuple(images.shape) != self.shape:
+            raise ValueError(f"the initial images must have shape {list(self.shape)}, got {list(images.shape)}")
+        if not 0 <= strength <= 1:
+            raise ValueError(f"the strength of the initial images must lie in [0, 1], got {strength}")
+        images = images.to(self.noise)
+        if self.plan.ends[0].time < self.plan.ends[-1].time:
+            return images * (signal / self.plan.ends[0].alpha), 0
+        step = next((i for i, level in enumerate(self.plan.ends[:-1]) if level.time <= strength), self.plan.steps)
+        if step == self.plan.steps:
+            return images.clone(), self.plan.calls
+        row = self.plan.step_of_row.index(step)
+        return self._at(images, row), row
+
+    def begins_step(self, row: int) -> bool:
+        return row == 0 or self.plan.step_of_row[row - 1] != self.plan.step_of_row[row]
+
+    def ends_step(self, row: int) -> bool:
+        return row + 1 == self.plan.calls or self.plan.step_of_row[row + 1] != self.plan.step_of_row[row]
+
+    def denoised(self, x: Tensor, outputs: Sequence[Tensor], row: int, options: dict) -> Tensor:
+        """x̂ at this row."""
+        alone = self.table[row : row + 1].clone()
+        alone[:, 6:] = 0
+        alone[:, 6:8] = -1
+        alone[:, 9] = 1
+        return ops.solver_step(x, outputs, alone, 0, **options)[0]
+
+    def with_known(self, x: Tensor, known: tuple[Tensor, Tensor], row: int) -> Tensor:
+        """The state after `row` with the known part of the images, at the noise level that the state has there."""
+        images, mask = (part.to(x).expand_as(x) for part in known)
+        if row + 1 < self.plan.calls:
+            images = self._at(images, row + 1)
+        return mask * images + (1 - mask) * x
+
+    def _at(self, images: Tensor, row: int) -> Tensor:
+        """The images, noised with the noise of the first state, as the network reads them at `row`."""
+        level = self.plan.ends[self.plan.step_of_row[row]]
+        scale = self.plan.input_scale(level)
+        return scale * (level.alpha * images + level.sigma * self.noise)
