@@ -34,7 +34,8 @@ def lookup_free_quantize(
 
     Args:
         x: [..., D], up to 8 dimensions, D ≤ 62; float32, bfloat16, float16 or float64.
-        scale, inverse_temperature: the codes' magnitude, 2^−q at depth q of residual LFQ; and τ.
+        scale: the codes' magnitude; 2^−q at depth q of residual LFQ.
+        inverse_temperature: τ.
         group_size: how many consecutive bits share a distribution in `batch_entropy`, up to 20, the last group taking
             what is left; None: all D bits, so that nothing is approximated. Time and memory grow with 2^group_size.
         entropy: False spares the entropies, which are None then.

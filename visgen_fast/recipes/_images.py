@@ -27,6 +27,7 @@ class ImageSettings(TrainingSettings):
     """Pixels a side that images are resized and cropped to; by default the data set's own."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         dataset, data = self.dataset, self.data
         if dataset not in DATASETS or (dataset == FOLDER and not data):
             if data:
@@ -36,7 +37,6 @@ class ImageSettings(TrainingSettings):
         object.__setattr__(self, "dataset", dataset)
         object.__setattr__(self, "data", str(Path(data).absolute()) if data else "")
         object.__setattr__(self, "size", DATASETS[dataset].size if self.size is None else self.size)
-        super().__post_init__()
 
     @cached_property
     def images(self) -> Images:

@@ -50,7 +50,7 @@ def check_fields(settings: object) -> None:
         value = getattr(settings, name)
         if not _is(value, hint):
             raise TypeError(f"{name} must be of type {_described(hint)}, got {value!r}")
-        for bound in bounds:
+        for bound in bounds if value is not None else ():
             if not all(bound.holds(number) for number in (value if isinstance(value, tuple) else (value,))):
                 raise ValueError(f"{name} must {bound}, got {value}")
 
