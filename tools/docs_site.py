@@ -73,7 +73,7 @@ def _settings_table(module: str, name: str) -> str:
     rows = ["| option | default | |", "|---|---|---|"]
     settings = _package()[f"{module.partition('.')[2]}.{name}"]
     for field, attribute in settings.members.items():
-        if not attribute.is_attribute or field.isupper():
+        if not attribute.is_attribute or field.isupper() or "property" in attribute.labels:
             continue  # what is in capitals is of the class, not of a run
         # A class that only changes a default leaves the meaning to the class that it derives from.
         said = [c.members[field].docstring for c in (settings, *settings.mro()) if field in c.members]

@@ -6,9 +6,10 @@ import shlex
 
 from .train import train
 
+# With what their presets leave, both show what they are in about 150 seconds of one core's work.
 _TRAINING = {
-    "fashion-mnist": "--patch-size 4 --steps 700 --batch-size 64 --learning-rate 2e-3 --warmup-steps 50 "
-    "--lr-schedule cosine --width 128 --depth 4 --ema-decay 0.99",
+    "fashion-mnist": "--size 20 --patch-size 4 --width 128 --depth 4 --steps 1000 --batch-size 64 --learning-rate 2e-3 "
+    "--warmup-steps 50 --lr-schedule cosine --ema-decay 0.99",
     "digits": "--size 16 --patch-size 4 --ema-decay 0.995",
 }
 
