@@ -63,16 +63,27 @@ def test_every_operation_of_tensors_is_here():
     assert {case.operation for case in OPERATIONS} == {case.operation for case in CASES}
 
 
+class Operation(nn.Module):
+    """The operation of a case, as a function of those of its tensors that a batch lengthens."""
+
+    def __init__(self, case) -> None:
+        super().__init__()
+        self.operation, self.arguments = case.operation, case.arguments(torch.float32, CPU)
+        self.names = [name for name in OF_A_BATCH if isinstance(self.arguments.get(name), Tensor)]
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(self.arguments[name] for name in self.names)
+
+    def forward(self, *tensors):
+        given = {**self.arguments, **dict(zip(self.names, tensors, strict=True))}
+        return getattr(ops, self.operation)(**given)
+
+
 @each_way
 @pytest.mark.parametrize("case", OPERATIONS, ids=str)
 def test_operations_leave_the_batch_open(case, how):
-    arguments = case.arguments(torch.float32, CPU)
-    names = [name for name in OF_A_BATCH if isinstance(arguments.get(name), Tensor)]
-
-    def function(*tensors):
-        return getattr(ops, case.operation)(**{**arguments, **dict(zip(names, tensors, strict=True))})
-
-    check(function, tuple(arguments[name] for name in names), how)
+    module = Operation(case)
+    check(module, module.tensors(), how)
 
 
 QUANTIZERS = {

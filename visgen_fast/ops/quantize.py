@@ -21,7 +21,8 @@ def nearest_code(x: Tensor, codebook: Tensor, *, metric: str = "l2") -> Tensor:
     """The nearest code of each vector; the exact one, see `residual_quantize`.
 
     Args:
-        x, codebook: [..., D] and [K, D] of any floating-point types.
+        x: [..., D] of any floating-point type.
+        codebook: [K, D] of any floating-point type.
         metric: "l2", the least distance; "cosine", the largest cosine similarity (a zero code's is 0); or "dot", the
             largest inner product.
 
