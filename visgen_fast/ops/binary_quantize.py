@@ -88,7 +88,7 @@ def binary_decode(codes: Tensor, bits: int, *, scale: float = 1.0, dtype: torch.
     check_codes(codes, dtype)
     if runs_reference(codes):
         return reference.binary_decode(codes, bits, scale=scale, dtype=dtype)
-    return run("binary_decode", codes.contiguous(), bits, scale, dtype)
+    return torch.ops.visgen_fast.binary_decode(codes.contiguous(), bits, scale, dtype)
 
 
 def checked_binary(

@@ -66,7 +66,9 @@ def finite_scalar_decode(
     check_codes(codes, dtype)
     if runs_reference(codes):
         return reference.finite_scalar_decode(codes, levels, bound=bound, dtype=dtype)
-    return run("finite_scalar_decode", codes.contiguous(), levels, check.one_of(bound, "bound", _BOUNDS), dtype)
+    return torch.ops.visgen_fast.finite_scalar_decode(
+        codes.contiguous(), levels, check.one_of(bound, "bound", _BOUNDS), dtype
+    )
 
 
 def checked_levels(levels: Sequence[int], bound: str) -> list[int]:

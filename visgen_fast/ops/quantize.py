@@ -36,7 +36,7 @@ def nearest_code(x: Tensor, codebook: Tensor, *, metric: str = "l2") -> Tensor:
     if runs_reference(x, codebook):
         return reference.nearest_code(x, codebook, metric=metric)
     x, codebook = x.detach(), codebook.detach()
-    return run("nearest_code", as_rows(x), as_codebooks(codebook, x), number).view(x.shape[:-1])
+    return torch.ops.visgen_fast.nearest_code(as_rows(x), as_codebooks(codebook, x), number).view(x.shape[:-1])
 
 
 def residual_quantize(
