@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import binary_quantize, diffuse, finite_scalar, noise, quantize, residual_quantizer
+from . import binary_quantize, diffuse, finite_scalar, noise, quantize, residual_quantizer, solve
 
 FAMILIES: dict[str, ModuleType] = {
     "noise": noise,
@@ -13,4 +13,5 @@ FAMILIES: dict[str, ModuleType] = {
     "residual_quantizer": residual_quantizer,
     "finite_scalar": finite_scalar,
     "binary_quantize": binary_quantize,
+    "solve": solve,
 }

@@ -104,8 +104,8 @@ def differentiable(
     def fake(*arguments: Any) -> Tensor | tuple[Tensor, ...]:
         values = dict(zip(told, arguments, strict=True))
         wanted = zip(inputs, values.get("needs", [True]), strict=True)
-        nothing = {"size": 0, "dtype": torch.float32, "device": values[inputs[0]].device}
-        found = [torch.empty_like(values[name]) if want else torch.empty(**nothing) for name, want in wanted]
+        like = values[inputs[0]]
+        found = [torch.empty_like(values[name]) if want else like.new_empty(0).float() for name, want in wanted]
         return tuple(found) if len(inputs) > 1 else found[0]
 
     for name in operations:

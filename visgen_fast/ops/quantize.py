@@ -69,17 +69,18 @@ def residual_quantize(
             "none": nothing.
 
     Returns:
-        quantized: [..., D], type of x; its gradient reaches x alone. codes: int64 [..., Q].
+        quantized: [..., D], type of x; its gradient reaches x alone.
+        codes: int64 [..., Q].
         commitment: [..., Q] float32 (float64 for float64 x), the mean over D of (r_q − e_q)², which differentiates into
             x alone; weighed by β it is VQ-VAE's commitment loss, and its mean over depths RQ-VAE's.
         codebook_error: the same numbers, which differentiate into the codebooks alone.
 
     A code is exact: its distance in float64 to the float32 residual is the least up to D·2⁻⁵⁰·(‖r‖ + ‖e‖)²; of codes at
     equal distances it is the first. Codes with NaN or infinity are never chosen. At its active depths a vector with NaN
-    or infinity has the codes 0, and then NaN everywhere else. The metric "cosine" needs float64 codes, and rotations
-    float64 vectors and codes, whose lengths lie between 1e-150 and 1e150 (float32 may have any). Denormal numbers must
-    not be flushed to zero: `torch.set_flush_denormal(True)` may choose other codes among them. Memory beyond the
-    results: O(vectors·(D + Q)) and a copy of the codebooks. TypeError or ValueError for an argument that does not fit.
+    or infinity has the codes 0, and then NaN everywhere else. The metric "cosine" needs float64 codes whose lengths lie
+    between 1e-150 and 1e150 (float32 codes may have any). Denormal numbers must not be flushed to zero:
+    `torch.set_flush_denormal(True)` may choose other codes among them. Memory beyond the results: O(vectors·(D + Q))
+    and a copy of the codebooks. TypeError or ValueError for an argument that does not fit.
 
     Source: van den Oord et al., "Neural discrete representation learning", 2017; Lee et al., "Autoregressive image
     generation using residual quantization", 2022, equation 2.

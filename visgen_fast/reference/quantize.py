@@ -90,10 +90,10 @@ def rotate(source: Tensor, target: Tensor) -> Tensor:
 
     R and λ are constants to the gradient, which is thus turned by Rᵀ and scaled by λ (Fifty et al., "Restructuring
     vector quantization with the rotation trick", 2024, section 4.2). A source of length 0 has no direction: the
-    gradient goes straight through. In float64, where the lengths of float32 vectors neither overflow nor vanish.
+    gradient goes straight through. In float64, of vectors brought to lengths around 1.
     """
     exact = source.double()
-    s, t = exact.detach(), target.detach().double()
+    (s, s_exponent), (t, t_exponent) = _to_unit_scale(exact.detach()), _to_unit_scale(target.detach().double())
     s_norm, t_norm = s.norm(dim=-1, keepdim=True), t.norm(dim=-1, keepdim=True)
     s_unit, t_unit = _divided(s, s_norm), _divided(t, t_norm)
     w = _divided(s_unit + t_unit, (s_unit + t_unit).norm(dim=-1, keepdim=True))
@@ -102,7 +102,21 @@ def rotate(source: Tensor, target: Tensor) -> Tensor:
         return (exact * direction).sum(-1, keepdim=True)
 
     rotated = exact - 2 * along(w) * w + 2 * along(s_unit) * t_unit
-    return torch.where(s_norm == 0, exact, _divided(t_norm, s_norm) * rotated).to(source.dtype)
+    ratio = _times_power_of_two(_divided(t_norm, s_norm), t_exponent - s_exponent)
+    return torch.where(s_norm == 0, exact, ratio * rotated).to(source.dtype)
+
+
+def _to_unit_scale(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Each vector divided by a power of two, so that its squares neither overflow nor vanish, and the exponent."""
+    largest = torch.nn.functional.pad(vectors.abs(), (0, 1)).amax(-1, keepdim=True)  # 0 without dimensions
+    exponent = torch.frexp(largest).exponent
+    return _times_power_of_two(vectors, -exponent), exponent
+
+
+def _times_power_of_two(value: Tensor, exponent: Tensor) -> Tensor:
+    """In two steps, since the power itself may be none of float64's numbers."""
+    one, half = torch.ones_like(exponent, dtype=value.dtype), exponent // 2
+    return value * torch.ldexp(one, half) * torch.ldexp(one, exponent - half)
 
 
 def decode_codes(codes: Tensor, codebooks: Tensor) -> Tensor:
