@@ -178,7 +178,7 @@ def test_a_class_of_images_in_a_recipe_s_file_is_found_by_loading_processes(tmp_
     finished = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
     assert finished.returncode == 0, finished.stderr
     assert (tmp_path / "run" / "samples.png").exists()
-    assert load_system(tmp_path / "run").shape == (1, 8, 4)
+    assert load_system(tmp_path / "run", recipe=tmp_path / "mine.py").shape == (1, 8, 4)
 
 
 def test_images_need_not_be_square_but_where_the_network_says_so():
@@ -209,11 +209,12 @@ def test_of_captions_some_are_drawn_one_image_each(tmp_path, capsys):
     with Image.open(tmp_path / "run" / "samples.png") as grid:
         assert grid.size == (4 + 10 * 28, 4 + 4 * 52)
     drawn = tmp_path / "drawn.png"
-    assert cli.main(["sample", str(tmp_path / "run"), "--count-per-class=2", f"--out={drawn}", "--device=cpu"]) == 0
+    command = ["sample", str(tmp_path / "run"), f"--recipe={tmp_path / 'mine.py'}"]
+    assert cli.main([*command, "--count-per-class=2", f"--out={drawn}", "--device=cpu"]) == 0
     with Image.open(drawn) as grid:
         assert grid.height == 4 + 10 * 52
     capsys.readouterr()
-    assert "there is no class '19x'; there are 19" in mistake(capsys, "sample", str(tmp_path / "run"), "--labels=19x")
+    assert "there is no class '19x'; there are 19" in mistake(capsys, *command, "--labels=19x")
 
 
 def test_the_demo_trains_on_what_is_at_hand(tmp_path, monkeypatch, capsys):
