@@ -43,7 +43,10 @@ def trained(saved: Checkpoint, file: Path | None = None) -> tuple[Recipe[Any], T
     settings = settings_from(recipe.settings, saved.state["settings"])
     images = saved.images
     require_fit(lambda: build(recipe, settings, images, saved), saved.all_tensors())
-    system = build(recipe, settings, images, saved)
+    try:
+        system = build(recipe, settings, images, saved)
+    except RuntimeError as error:  # of torch, about sizes
+        raise saved.damaged(f"no network can be built with its settings ({error})") from error
     saved.load_averaged(system)
     return recipe, settings, system.eval()
 
@@ -65,6 +68,8 @@ def build(
         return recipe.system(settings, images)
     except ValueError as error:
         raise UserError(str(error)) from error
+    except ArithmeticError as error:
+        raise UserError(f"no network can be built with these settings: {error}") from error
 
 
 def averaged_weights(path: Path, modules: Sequence[str], argument: str) -> dict[str, Tensor]:
