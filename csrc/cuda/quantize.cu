@@ -101,8 +101,9 @@ __device__ __forceinline__ void rotate_back(int64_t dimensions, Load load, Add a
     Real s[kSpan], t[kSpan], g[kSpan];
     load(begin, s, t, g);
     for (int i = 0; i < kSpan; ++i) {
-      largest_source = fmax(largest_source, s[i] < 0 ? -s[i] : s[i]);
-      largest_target = fmax(largest_target, t[i] < 0 ? -t[i] : t[i]);
+      const double source = s[i] < 0 ? -s[i] : s[i], target = t[i] < 0 ? -t[i] : t[i];
+      largest_source = source > largest_source ? source : largest_source;
+      largest_target = target > largest_target ? target : largest_target;
     }
   });
   const double source_scale = cuda::squarable(warp_max(largest_source));
