@@ -197,6 +197,30 @@ def test_the_known_part_is_kept_and_the_network_sees_it_at_its_noise_level() -> 
     assert torch.equal(result, torch.tensor([[0.5, 0.0]]).expand(8, 2))
 
 
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+def test_known_and_initial_images_have_the_noise_that_churn_raises_the_state_to(sampler: str) -> None:
+    images, seen = torch.full((8, 2), 0.5), []
+    steps = plan(sampler, RectifiedFlow(), "edm", times=[0.8, 0.6, 0.4, 0.2, 0.0], churn=1.2)
+    assert max(steps.times.tolist()) > 0.8
+
+    def network(x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        seen.append((t[0].double(), x_t.clone()))
+        return torch.zeros_like(x_t)
+
+    sample(network, steps, (2,), LABELS, SEEDS, initial=(images, 0.7), known=(images, torch.ones(8, 2)))
+    noise = ops.gaussian(SEEDS, (2,), stream=ops.Purpose.INITIAL_STATE.stream())
+    assert len(seen) == {"euler": 3, "heun": 5}[sampler]
+    for t, x in seen[:: 1 if sampler == "euler" else 2]:
+        expected = PREDICTIONS["edm"].scale_input((1 - t) * images + t * noise, 1 - t, t)
+        torch.testing.assert_close(x, expected.float(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_plan_whose_noise_has_a_learned_variance_is_refused() -> None:
+    learned = plan("ddpm", RectifiedFlow(), "x", steps=3, variance="learned_range")
+    with pytest.raises(ValueError, match="sample reads no variance from the network, .* plan for ddpm needs"):
+        sample(lambda x_t, t, labels: x_t, learned, (2,), LABELS, SEEDS)
+
+
 def test_arguments_that_cannot_be_sampled_with_are_refused_by_name() -> None:
     def network(x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         return x_t

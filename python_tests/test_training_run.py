@@ -1,10 +1,12 @@
 """The folder of a run: one trainer at a time, frozen networks once, permissions, and disks that refuse."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,21 @@ def test_a_second_trainer_in_the_same_folder_is_refused_until_the_first_is_gone_
         first.communicate()
     assert cli.main(["train", "rectified-flow", f"--out={tmp_path}", *TINY]) == 0
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
+
+
+def test_a_process_that_loads_images_for_a_training_holds_no_lock_after_it(tmp_path):
+    run = run_of(tmp_path)
+    run.begin()
+    loader = multiprocessing.get_context("fork").Process(target=time.sleep, args=(LONG,))
+    loader.start()
+    try:
+        with pytest.raises(UserError, match=f"being trained in by process {os.getpid()}"):
+            run_of(tmp_path).begin()
+        run.close()
+        run_of(tmp_path).begin()
+    finally:
+        loader.kill()
+        loader.join()
 
 
 def test_a_trainer_that_looked_before_another_had_written_is_refused(tmp_path):

@@ -20,7 +20,7 @@ from visgen_fast.training import checkpoint
 from visgen_fast.training.loop import Trainer
 from visgen_fast.training.run import Run
 from visgen_fast.training.settings import TrainingSettings, learning_rate
-from visgen_fast.training.system import Player, players_of
+from visgen_fast.training.system import Player, System, players_of
 
 PLAIN = {"batch_size": 16, "learning_rate": 0.01, "warmup_steps": 0, "device": "cpu", "sample_every": 0}
 
@@ -243,6 +243,26 @@ def test_the_average_is_of_what_the_system_names_and_the_rest_exists_once(tmp_pa
 def test_what_is_frozen_stays_in_evaluation_mode_whatever_mode_the_system_is_put_into():
     game = Game().eval().train()
     assert game.generator.training and not any(module.training for module in game.features.modules())
+
+
+class Careless(Game):
+    """Names what is frozen, and leaves its network as it was made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features.train().requires_grad_(True)
+        self.adversary, self.critic = self.adversary.requires_grad_(False), self.critic.requires_grad_(False)
+
+    players = System.players
+
+
+def test_training_freezes_what_the_system_names_and_teaches_it_nothing(tmp_path):
+    game = Careless()
+    before = copy.deepcopy(game.features.state_dict())
+    trainer_of(game, tmp_path, steps=2).run()
+    assert not game.features.training
+    for name, tensor in game.features.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
 
 
 def test_a_frozen_network_inside_an_averaged_one_is_shared_and_tied_weights_stay_tied(tmp_path):

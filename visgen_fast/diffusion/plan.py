@@ -28,8 +28,9 @@ class Plan:
 
     table: float64 [rows, 32], a row for each network call, as `ops.solver_step` reads it. times: float64 [rows], what
     the network is told. slots: how many the table uses. step_of_row: which step each row belongs to; rows of one step
-    follow each other. ends: the levels of the steps, [steps + 1]. initial: (signal, noise), what image and noise are
-    multiplied by to make the first state. noisy: whether any row adds noise.
+    follow each other. levels: of the rows; after churn, above that where the step begins. ends: those of the steps,
+    [steps + 1]. initial: (signal, noise), what image and noise are multiplied by to make the first state. noisy:
+    whether any row adds noise.
     """
 
     sampler: str
@@ -39,6 +40,7 @@ class Plan:
     times: Tensor
     slots: int
     step_of_row: tuple[int, ...]
+    levels: tuple[Level, ...]
     ends: tuple[Level, ...]
     initial: tuple[float, float]
     noisy: bool
@@ -83,13 +85,16 @@ def plan(
 
     Raises:
         ValueError: an unknown name (those known are listed), an option that the sampler does not have, fewer than one
-            step, times that are not monotone in [0, 1], ε-prediction where no signal is left, noise in an inversion.
+            step, times that are not monotone in [0, 1] or begin without noise, ε-prediction where no signal is left,
+            noise in an inversion.
     """
     function, name = _named(sampler, SAMPLERS, "sampler")
     prediction = as_prediction(prediction)
     grid = _times(schedule, steps, times, spacing, shift)
     path = Path.through(schedule, grid)
     rising = bool(grid[-1] > grid[0])
+    if path.levels[0].sigma == 0:
+        raise ValueError(f"times must begin where there is noise to go by: a little above 0, got {grid.tolist()}")
     rows, step_of_row = _rows(path, function, name, options)
     if rising and any(np.iscomplexobj(row.next) for row in rows):  # the root of a negative variance
         raise ValueError(_NO_NOISE.format(name))
@@ -112,6 +117,7 @@ def plan(
         torch.tensor([row.at.time for row in rows], dtype=torch.float64),
         1 + max((slot for row in rows for slot in row.write), default=-1),
         tuple(step_of_row),
+        tuple(row.at for row in rows),
         path.levels,
         (scales[0] * first.alpha, scales[0] * first.sigma),
         noisy,

@@ -10,6 +10,7 @@ from torch import Tensor
 from visgen_fast import ops
 
 from ..nn.conditions import AnyCondition, apply_to_parts
+from ..reference.solve import L0, L1
 from .guidance import Call, Guidance, Unguided
 from .plan import Plan
 
@@ -53,10 +54,16 @@ def sample(
         [B, *shape] in the state's dtype.
 
     Raises:
-        ValueError: labels and seeds of different lengths, images of another shape, a strength outside [0, 1].
+        ValueError: labels and seeds of different lengths, images of another shape, a strength outside [0, 1], a plan
+            whose noise has a learned variance, which `ops.solver_step` executes.
     """
     if isinstance(labels, Tensor) and labels.shape != seeds.shape:
         raise ValueError(f"labels and seeds must both have shape [B], got {list(labels.shape)} and {list(seeds.shape)}")
+    if bool(plan.table[:, [L0, L1]].any()):
+        raise ValueError(
+            f"sample reads no variance from the network, which this plan for {plan.sampler} needs: "
+            "give its rows to ops.solver_step with variance="
+        )
     device = torch.device(seeds.device if device is None else device)
     labels, seeds = apply_to_parts(labels, lambda part: part.to(device)), seeds.to(device)
     run = _Run(plan, seeds, (len(seeds), *shape), torch.float64 if dtype == torch.float64 else torch.float32)
@@ -128,6 +135,6 @@ class _Run:
 
     def _at(self, images: Tensor, row: int) -> Tensor:
         """The images, noised with the noise of the first state, as the network reads them at `row`."""
-        level = self.plan.ends[self.plan.step_of_row[row]]
+        level = self.plan.levels[row]
         scale = self.plan.input_scale(level)
         return scale * (level.alpha * images + level.sigma * self.noise)

@@ -58,6 +58,7 @@ class Trainer:
     def __init__(self, system: System, images: Images, run: Run, *, held_out: Images | None = None) -> None:
         self.system, self.folder, self.settings = system, run, run.settings
         self.images, self.held_out = images, held_out
+        system.freeze()
         self.accelerator = accelerator_for(self.settings)
         self.average = MovingAverage(system, self.settings.ema_decay)
         self.average.weights.to(self.accelerator.device)

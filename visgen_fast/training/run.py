@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 _LOCK = ".lock"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+_held: set[int] = set()
 
 
 class Run:
@@ -75,6 +76,7 @@ class Run:
         with writing(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.out / _LOCK)
+            _held.add(self._lock)
         if self._found[-1:] != ([] if self._newest is None else [self._newest]):
             self.close()
             raise UserError(
@@ -108,8 +110,19 @@ class Run:
     def close(self) -> None:
         """Gives the folder back."""
         if self._lock is not None:
+            _held.discard(self._lock)
             os.close(self._lock)
             self._lock = None
+
+
+def _let_go() -> None:
+    """In a process that was forked from one that holds locks: those that load images may outlive the training."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _lock(path: Path) -> int:

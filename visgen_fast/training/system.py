@@ -47,7 +47,7 @@ class System(nn.Module, ABC):
 
     figure: the name of the run's figure; metric_names: of what `metrics` measures while the system trains; frozen: the
     names of sub-modules, "text.encoder" for one inside another, that come trained and stay as they are: always in
-    evaluation mode, never averaged, and once in a run's folder.
+    evaluation mode, without gradients, never averaged, and once in a run's folder.
     """
 
     figure: str = "samples"
@@ -79,6 +79,11 @@ class System(nn.Module, ABC):
         for name in self.frozen:
             self.get_submodule(name).eval()
         return self
+
+    def freeze(self) -> None:
+        """Puts the frozen sub-modules into evaluation mode, without gradients, as training needs them."""
+        for name in self.frozen:
+            self.get_submodule(name).eval().requires_grad_(False)
 
     @abstractmethod
     def draw(self, images: Images, *, seed: int, device: torch.device) -> tuple[Tensor, Sequence[str]]:
