@@ -3,7 +3,17 @@
 Time runs from data, t = 0, to noise, t = 1. λ = ln(α²/σ²) is the logarithm of the signal-to-noise ratio.
 """
 
-from .guidance import ClassifierFree, Guidance, Unguided, drop_labels
+from .adaptive_guidance import DynamicThresholding, Projected, ZeroStar
+from .guidance import (
+    Auto,
+    Classifier,
+    ClassifierFree,
+    Guidance,
+    PlusPlus,
+    TwoConditions,
+    Unguided,
+    drop_labels,
+)
 from .objective import DiffusionObjective
 from .plan import Plan, plan
 from .predictions import (
@@ -27,18 +37,25 @@ __all__ = [
     "PREDICTIONS",
     "SAMPLERS",
     "SPACINGS",
+    "Auto",
+    "Classifier",
     "ClassifierFree",
     "CosineVP",
     "DiffusionObjective",
+    "DynamicThresholding",
     "Guidance",
     "LogitNormalTimes",
     "Plan",
+    "PlusPlus",
     "Prediction",
+    "Projected",
     "RectifiedFlow",
     "Schedule",
     "TimeSampling",
+    "TwoConditions",
     "Unguided",
     "UniformTimes",
+    "ZeroStar",
     "as_prediction",
     "check_samplable",
     "coefficients",
