@@ -1,4 +1,4 @@
-"""Diffusion and flow models: schedules, predictions, time sampling, guidance, objective and sampling.
+"""Diffusion and flow models: schedules, predictions, time sampling, guidance, objective, sampling, likelihood.
 
 Time runs from data, t = 0, to noise, t = 1. λ = ln(α²/σ²) is the logarithm of the signal-to-noise ratio.
 """
@@ -14,6 +14,7 @@ from .guidance import (
     Unguided,
     drop_labels,
 )
+from .likelihood import elbo, likelihood
 from .objective import DiffusionObjective
 from .plan import Plan, plan
 from .predictions import (
@@ -62,6 +63,8 @@ __all__ = [
     "convert",
     "drop_labels",
     "edm",
+    "elbo",
+    "likelihood",
     "plan",
     "sample",
     "to_noise",
