@@ -312,6 +312,18 @@ def test_a_classifier_shifts_the_noise_by_its_gradient(schedule, kind) -> None:
         torch.testing.assert_close(after, before - 2.0 * sigma * gradient, rtol=1e-8, atol=1e-8)
 
 
+def test_the_callback_sees_what_the_step_makes_of_weights_that_change_by_row() -> None:
+    steps, seen = plan("heun", CosineVP(), "v", times=[0.9, 0.5, 0.2]), []
+    guidance = Classifier(2.0, lambda x, t, y: x.sin().sum((1, 2, 3)))
+    sample(
+        network, steps, (3, 4, 4), LABELS, LABELS, guidance=guidance, dtype=torch.float64,
+        callback=lambda step, t, x, denoised: seen.append((x, denoised)),
+    )  # fmt: skip
+    for (x, denoised), row in zip(seen, (0, 2), strict=True):
+        expected = as_images(combined(guidance, network, x, LABELS, row, steps), x, row, steps)
+        torch.testing.assert_close(denoised, expected, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("most", [math.inf, 1.5])
 def test_dynamic_thresholding_holds_the_guided_image_within_its_quantile(most: float) -> None:
     x, seen = images(0), []
