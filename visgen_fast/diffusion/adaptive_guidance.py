@@ -69,13 +69,16 @@ class Projected(Guidance):
             return Unguided().begin(run)
         outputs, gain = run.with_and_without(self.null_label, self.batched), run.numbers(self.scale) - 1
         u, v = run.plan.table[:, U], run.plan.table[:, V]
-        zero = torch.zeros_like(v)
-        # As sums of (x, c, other): x̂_c, the difference, and what the output must not contain: u·x, which x̂ has anyway.
-        whole = torch.stack((u, v, zero), -1).to(run.device)
-        apart = torch.stack((zero, zero, zero + 1) if self.momentum else (zero, v, -v), -1).to(run.device)
-        state = torch.stack((u, zero, zero), -1).to(run.device)
-        per_output = torch.where(v == 0, 0, 1 / torch.where(v == 0, 1, v)).to(run.device)
-        lengths, running = v.tolist(), None
+        zero, one = torch.zeros_like(v), torch.ones_like(v)
+        per_output = torch.where(v == 0, 0, 1 / torch.where(v == 0, 1, v))
+
+        def by_row(*sums: Tensor) -> tuple[Tensor, ...]:
+            return torch.stack(sums, -1).to(run.device).unbind()
+
+        # As sums of (x, c, other): x̂_c, the difference, and the part u·x of x̂, which is no output's.
+        whole, state = by_row(u, v, zero), by_row(u, zero, zero)
+        apart = by_row(zero, zero, one) if self.momentum else by_row(zero, v, -v)
+        inverse, lengths, running = per_output.to(run.device).unbind(), v.tolist(), None
 
         def evaluate(x: Tensor, t: Tensor, row: int) -> Guided:
             nonlocal running
@@ -87,7 +90,7 @@ class Projected(Guidance):
             products = ops.output_products((conditional, other), x)[:, 1:, 1:]
             along, short = self.split(products, whole[row], apart[row])
             total = whole[row] * (1 - gain * along)[:, None] + apart[row] * (gain * short)[:, None]
-            return Guided((x, conditional, other), ((total - state[row]) * per_output[row])[None])
+            return Guided((x, conditional, other), ((total - state[row]) * inverse[row])[None])
 
         return in_interval(run, self.interval, evaluate)
 

@@ -160,16 +160,10 @@ class ClassifierFree(Guidance):
 
     def factor(self, products: Tensor, weights: Tensor) -> Tensor:
         """φ·std(c)/std(guided) + 1 − φ, [B, 1], from the products of (1, c, u)."""
-        count = products[:, 0, 0]
-
-        def spread(w: Tensor) -> Tensor:
-            mean = (w * products[:, 0, 1:]).sum(1) / count
-            square = torch.einsum("bi,bij,bj->b", w, products[:, 1:, 1:], w)
-            return ((square - count * mean**2) / (count - 1)).clamp_min(0).sqrt()
-
-        alone = torch.zeros_like(weights)
-        alone[:, 0] = 1
-        return (self.rescale * spread(alone) / spread(weights) + 1 - self.rescale)[:, None]
+        sums = products[:, :1, 1:]
+        spread = products[:, 1:, 1:] - sums.mT * sums / products[:, :1, :1]
+        guided = (weights[:, None] @ spread @ weights[:, :, None])[:, 0]
+        return self.rescale * (spread[:, 0, :1] / guided).clamp_min(0).sqrt() + 1 - self.rescale
 
 
 @dataclass(frozen=True)
