@@ -37,10 +37,15 @@ DETERMINISTIC = {
     "dpm++2m": ({}, 1.9),
     "dpm++3m": ({"variant": "published"}, 1.9),
     "adams-bashforth": ({"order": 2}, 1.9),
-    "unipc-1": ({"order": 1, "lower_order_final": False}, 1.9),
-    "unipc-2": ({"order": 2, "lower_order_final": False}, 2.7),
-    "unipc-3": ({"order": 3, "lower_order_final": False}, 3.2),
-    "unipc-3 bh1": ({"order": 3, "lower_order_final": False, "variant": "bh1"}, 3.2),
+    "deis": ({"order": 2}, 1.9),
+    "deis 3": ({"order": 3}, 2.2),  # a first step of first order costs the third
+    "sa-solver": ({"eta": 0.0}, 1.9),
+    "sa-solver 3": ({"eta": 0.0, "corrector_order": 3, "lower_order_final": False}, 2.9),
+    "sa-solver 4": ({"eta": 0.0, "order": 3, "corrector_order": 4, "lower_order_final": False}, 3.7),
+    "unipc 1": ({"order": 1, "lower_order_final": False}, 1.9),
+    "unipc 2": ({"order": 2, "lower_order_final": False}, 2.7),
+    "unipc 3": ({"order": 3, "lower_order_final": False}, 3.2),
+    "unipc 3 bh1": ({"order": 3, "lower_order_final": False, "variant": "bh1"}, 3.2),
 }
 STOCHASTIC = {
     "ddpm": {},
@@ -54,6 +59,8 @@ STOCHASTIC = {
     "dpm++2m-sde": {},
     "dpm++2m-sde heun": {"variant": "heun"},
     "dpm++3m-sde": {},
+    "sa-solver": {},
+    "sa-solver everywhere": {"order": 3, "corrector_order": 4, "interval": (0.0, 1.0)},
     "consistency": {},
 }
 TCD_AND_ITS_ENDS = [("tcd", {"eta": 0.0}), ("ddim", {}), ("tcd", {"eta": 1.0}), ("consistency", {})]
@@ -83,7 +90,7 @@ def levels(schedule: Schedule, steps: int) -> Tensor:
 
 
 def drawn(name: str, schedule: Schedule, kind: str, steps: int, **options) -> Tensor:
-    made = plan(name.split("-1")[0].split("-2 ")[0], schedule, kind, times=levels(schedule, steps), **options)
+    made = plan(name, schedule, kind, times=levels(schedule, steps), **options)
     return sample(mixture(made), made, (1,), LABELS, SEEDS, dtype=torch.float64)
 
 
@@ -96,10 +103,9 @@ def exact() -> dict[type, Tensor]:
 @pytest.mark.parametrize(("schedule", "kind"), [(CosineVP(), "v"), (RectifiedFlow(), "velocity"), (CosineVP(), "edm")])
 def test_every_deterministic_sampler_has_its_order(name: str, schedule: Schedule, kind: str, exact) -> None:
     options, least = DETERMINISTIC[name]
-    sampler = "unipc" if name.startswith("unipc") else name
     # Over many starts: the error of a single one may change its sign between the two.
     coarse, fine = (
-        (drawn(sampler, schedule, kind, n, **options) - exact[type(schedule)]).square().mean().sqrt()
+        (drawn(name.split()[0], schedule, kind, n, **options) - exact[type(schedule)]).square().mean().sqrt()
         for n in (120, 240)
     )
     order = math.log2(coarse / fine)
@@ -205,6 +211,8 @@ def test_what_a_row_does_not_use_may_be_anything() -> None:
         (("heun", RectifiedFlow(), "v"), {"times": [0.0, 0.5]}, "times must begin where there is noise .*got .0.0, 0.5"),
         (("ddpm", CosineVP(), "v"), {"times": [0.1, 0.5, 0.9]}, "an inversion, whose times rise, must add no noise"),
         (("unipc", CosineVP(), "v"), {"order": 4}, r"order must lie in \[1, 3\], got 4"),
+        (("deis", CosineVP(), "v"), {"order": 4}, r"order must lie in \[1, 3\], got 4"),
+        (("sa-solver", CosineVP(), "v"), {"corrector_order": 5}, r"corrector_order must lie in \[1, 4\], got 5"),
         (("euler", CosineVP(), "v"), {"shift": 0.0}, "shift must be positive, got 0.0"),
     ],
 )

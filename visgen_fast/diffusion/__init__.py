@@ -1,9 +1,20 @@
-"""Diffusion and flow models: schedules, predictions, time sampling, guidance, objective and sampling.
+"""Diffusion and flow models: schedules, predictions, time sampling, guidance, objective, sampling, likelihood.
 
 Time runs from data, t = 0, to noise, t = 1. λ = ln(α²/σ²) is the logarithm of the signal-to-noise ratio.
 """
 
-from .guidance import ClassifierFree, Guidance, Unguided, drop_labels
+from .adaptive_guidance import DynamicThresholding, Projected, ZeroStar
+from .guidance import (
+    Auto,
+    Classifier,
+    ClassifierFree,
+    Guidance,
+    PlusPlus,
+    TwoConditions,
+    Unguided,
+    drop_labels,
+)
+from .likelihood import elbo, likelihood
 from .objective import DiffusionObjective
 from .plan import Plan, plan
 from .predictions import (
@@ -27,24 +38,33 @@ __all__ = [
     "PREDICTIONS",
     "SAMPLERS",
     "SPACINGS",
+    "Auto",
+    "Classifier",
     "ClassifierFree",
     "CosineVP",
     "DiffusionObjective",
+    "DynamicThresholding",
     "Guidance",
     "LogitNormalTimes",
     "Plan",
+    "PlusPlus",
     "Prediction",
+    "Projected",
     "RectifiedFlow",
     "Schedule",
     "TimeSampling",
+    "TwoConditions",
     "Unguided",
     "UniformTimes",
+    "ZeroStar",
     "as_prediction",
     "check_samplable",
     "coefficients",
     "convert",
     "drop_labels",
     "edm",
+    "elbo",
+    "likelihood",
     "plan",
     "sample",
     "to_noise",

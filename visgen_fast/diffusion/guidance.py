@@ -1,14 +1,16 @@
 """Guidance: how several outputs of networks become the one prediction that a sampler uses.
 
 A guidance gives the outputs and their weights; `ops.solver_step` combines them where it reads them. It may give a limit
-too, to which the denoised image is clamped before it is divided by it (dynamic thresholding).
+too, to which the denoised image is clamped before it is divided by it, and it may change the plan's table. What does
+not depend on the state is made once, when a run begins. Guidance whose weights depend on it is in `adaptive_guidance`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,24 +18,15 @@ from torch import Tensor
 from visgen_fast import ops
 
 from ..nn.conditions import AnyCondition, Null, concatenate, drop, null_like
+from ..reference.solve import NEXT, WRITE_A, WRITE_B, U, V
 from .plan import Plan
 
-
-@dataclass(frozen=True)
-class Call:
-    """A network call of a plan: what the network gets, the row of the table, and the time at which its step began."""
-
-    model: Callable[..., Tensor]
-    x: Tensor
-    t: Tensor
-    labels: AnyCondition
-    row: int
-    step_began: float
-    plan: Plan
+Network = Callable[..., Tensor]
+Outputs = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+Interval = tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Guided:
+class Guided(NamedTuple):
     """outputs: up to three [B, ...]. weights: [J], or [rows or 1, B or 1, J]; None is 1 for the first. limit: [B]."""
 
     outputs: tuple[Tensor, ...]
@@ -41,86 +34,298 @@ class Guided:
     limit: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Run:
+    """What a guidance is told when a run begins: the network model(x, t [B], condition), its plan and its condition.
+
+    batch: of the state. dtype: of what the network is given.
+    """
+
+    model: Network
+    plan: Plan
+    labels: AnyCondition
+    batch: int
+    dtype: torch.dtype
+    device: torch.device
+
+    def rows_within(self, interval: Interval | None) -> tuple[bool, ...]:
+        """For each row, whether its step begins in the interval: all stages of a step are in it, or none."""
+        if interval is None:
+            return (True,) * self.plan.calls
+        began = (self.plan.ends[step].time for step in self.plan.step_of_row)
+        return tuple(interval[0] <= time <= interval[1] for time in began)
+
+    def outputs(self, conditions: Sequence[AnyCondition], *, batched: bool = True) -> Outputs:
+        """A function (state, time []) → the network's output for each condition, in one call or in as many."""
+        count = len(conditions)
+        if not batched or count == 1:
+            return lambda x, t: tuple(self.model(x.to(self.dtype), t.expand(self.batch), one) for one in conditions)
+        together = concatenate(conditions)
+
+        def outputs(x: Tensor, t: Tensor) -> tuple[Tensor, ...]:
+            given = torch.cat([x.to(self.dtype)] * count)
+            return self.model(given, t.expand(count * self.batch), together).chunk(count)
+
+        return outputs
+
+    def unguided(self) -> Outputs:
+        """The conditional network alone."""
+        return self.outputs([self.labels])
+
+    def with_and_without(self, null_label: Null, batched: bool) -> Outputs:
+        """The conditional and the unconditional output."""
+        return self.outputs([self.labels, null_like(self.labels, null_label)], batched=batched)
+
+    def numbers(self, scale: float | Tensor) -> Tensor:
+        """A scale as float64 [] or [B]."""
+        numbers = torch.as_tensor(scale, dtype=torch.float64, device=self.device)
+        if numbers.shape not in ((), (self.batch,)):
+            raise ValueError(f"scale must be a number or [{self.batch}], got a tensor of shape {list(numbers.shape)}")
+        return numbers
+
+
+@dataclass(frozen=True)
+class Guiding:
+    """A guidance in a run. table: the plan's [rows, 32], or what the guidance makes of it, on the run's device.
+
+    evaluate: (state [B, ...], time [], row) → Guided. It may remember what it has seen, so it serves one run.
+    """
+
+    table: Tensor
+    evaluate: Callable[[Tensor, Tensor, int], Guided]
+
+
 class Guidance(ABC):
     """A way of guiding. It holds nothing of a run: what a run must remember lies in what `begin` returns."""
 
-    def begin(self) -> Guidance:
-        """The guidance of one run."""
-        return self
-
     @abstractmethod
-    def evaluate(self, call: Call) -> Guided:
-        """Calls the network, or the networks, once each."""
+    def begin(self, run: Run) -> Guiding:
+        """The guidance of one run."""
 
 
 @dataclass(frozen=True)
 class Unguided(Guidance):
     """The conditional network alone."""
 
-    def evaluate(self, call: Call) -> Guided:
-        return Guided((call.model(call.x, call.t, call.labels),))
+    def begin(self, run: Run) -> Guiding:
+        outputs = run.unguided()
+        return Guiding(run.plan.table.to(run.device), lambda x, t, row: Guided(outputs(x, t)))
 
 
 @dataclass(frozen=True)
 class ClassifierFree(Guidance):
     """Ho and Salimans, "Classifier-free diffusion guidance", 2022: u + scale·(c − u), one call at batch 2B.
 
-    scale: a number, or float [B]; 1 is the conditional network, in one call at batch B.
-    null_label: the condition's null (`nn.conditions`), needed for any other scale.
+    scale: a number, or float [B]; 1 is the conditional network and 0 the unconditional one, in one call at batch B.
+    null_label: the condition's null (`nn.conditions`), needed for any scale but 1.
     interval: (low, high) in t: guided only in steps that begin in it (Kynkäänniemi et al., "Applying guidance in a
         limited interval", 2024).
     rescale: φ: the guided output's standard deviation per sample, moved by this share to the conditional one's (Lin et
         al., "Common diffusion noise schedules and sample steps are flawed", 2023, section 3.4).
+    batched: False calls the network twice at batch B, which needs less memory.
     """
 
     scale: float | Tensor = 1.0
     null_label: Null = None
-    interval: tuple[float, float] | None = None
+    interval: Interval | None = None
     rescale: float = 0.0
+    batched: bool = True
 
     def __post_init__(self) -> None:
-        if self.null_label is None and not _is_one(self.scale):
-            raise ValueError(f"null_label must be given for a guidance scale other than 1, got scale {self.scale}")
-        if self.interval is not None and not 0 <= self.interval[0] <= self.interval[1] <= 1:
-            raise ValueError(f"interval must be (low, high) with 0 ≤ low ≤ high ≤ 1, got {self.interval}")
+        check_null(self.scale, self.null_label)
+        check_interval(self.interval)
 
     @classmethod
-    def from_weight(cls, weight: float | Tensor, null_label: Null, **options) -> ClassifierFree:  # noqa: ANN003
+    def from_weight(cls, weight: float | Tensor, null_label: Null, **options: Any) -> ClassifierFree:
         """The same in the convention (1 + w)·c − w·u: scale = 1 + w."""
         return cls(1 + weight, null_label, **options)
 
-    def evaluate(self, call: Call) -> Guided:
-        inside = self.interval is None or self.interval[0] <= call.step_began <= self.interval[1]
-        if _is_one(self.scale) or not inside:
-            return Unguided().evaluate(call)
-        conditional, unconditional = both_outputs(call, self.null_label)
-        scale = torch.as_tensor(self.scale, dtype=torch.float64, device=call.x.device)
-        weights = torch.stack((scale, 1 - scale), -1)
-        if self.rescale:
-            weights = self.rescaled(weights.expand(len(call.x), 2), (conditional, unconditional))
-        return Guided((conditional, unconditional), weights if weights.dim() == 1 else weights[None])
+    def begin(self, run: Run) -> Guiding:
+        if is_number(self.scale, 1):
+            return Unguided().begin(run)
+        if is_number(self.scale, 0) and not self.rescale:
+            outputs = run.outputs([null_like(run.labels, self.null_label)])
+            return constant_weights(run, outputs, None, self.interval)
+        outputs = run.with_and_without(self.null_label, self.batched)
+        scale = run.numbers(self.scale)
+        if not self.rescale:
+            return constant_weights(run, outputs, [scale, 1 - scale], self.interval)
+        pair = torch.stack((scale, 1 - scale), -1).expand(run.batch, 2)
 
-    def rescaled(self, weights: Tensor, outputs: tuple[Tensor, ...]) -> Tensor:
-        """The weights [B, 2] times φ·std(c)/std(guided) + 1 − φ."""
-        products = ops.output_products(outputs)  # of (1, c, u)
-        count = products[:, 0, 0]
+        def rescaled(x: Tensor, t: Tensor) -> Guided:
+            both = outputs(x, t)
+            return Guided(both, (pair * self.factor(ops.output_products(both), pair))[None])
 
-        def spread(w: Tensor) -> Tensor:
-            mean = (w * products[:, 0, 1:]).sum(1) / count
-            square = torch.einsum("bi,bij,bj->b", w, products[:, 1:, 1:], w)
-            return ((square - count * mean**2) / (count - 1)).clamp_min(0).sqrt()
+        return in_interval(run, self.interval, lambda x, t, row: rescaled(x, t))
 
-        alone = torch.zeros_like(weights)
-        alone[:, 0] = 1
-        factor = self.rescale * spread(alone) / spread(weights) + 1 - self.rescale
-        return weights * factor[:, None]
+    def factor(self, products: Tensor, weights: Tensor) -> Tensor:
+        """φ·std(c)/std(guided) + 1 − φ, [B, 1], from the products of (1, c, u)."""
+        sums = products[:, :1, 1:]
+        spread = products[:, 1:, 1:] - sums.mT * sums / products[:, :1, :1]
+        guided = (weights[:, None] @ spread @ weights[:, :, None])[:, 0]
+        return self.rescale * (spread[:, 0, :1] / guided).clamp_min(0).sqrt() + 1 - self.rescale
 
 
-def both_outputs(call: Call, null_label: Null) -> tuple[Tensor, Tensor]:
-    """The conditional and the unconditional output, from one network call at twice the batch."""
-    both = concatenate((call.labels, null_like(call.labels, null_label)))
-    conditional, unconditional = call.model(torch.cat((call.x, call.x)), torch.cat((call.t, call.t)), both).chunk(2)
-    return conditional, unconditional
+@dataclass(frozen=True)
+class PlusPlus(Guidance):
+    """Chung et al., "CFG++: manifold-constrained classifier-free guidance", 2024, for every sampler.
+
+    The denoised image is x̂ = x̂_u + scale·(x̂_c − x̂_u), and the noise that is kept is the unconditional network's. So the
+    sampler's formulas stand with x_t replaced by x_t + α·(x̂ − x̂_u), which a change of the table brings about.
+
+    scale: a number, or float [B], in [0, 1]. null_label, interval, batched: as of `ClassifierFree`.
+    """
+
+    scale: float | Tensor
+    null_label: Null
+    interval: Interval | None = None
+    batched: bool = True
+
+    def __post_init__(self) -> None:
+        check_interval(self.interval)
+        if not bool(((torch.as_tensor(self.scale) >= 0) & (torch.as_tensor(self.scale) <= 1)).all()):
+            raise ValueError(f"the scale of CFG++ must lie in [0, 1], got {self.scale}")
+
+    def begin(self, run: Run) -> Guiding:
+        scale = run.numbers(self.scale)
+        outputs = run.with_and_without(self.null_label, self.batched)
+        plain = constant_weights(run, outputs, [scale, 1 - scale], self.interval)
+        return Guiding(self.table(run).to(run.device), plain.evaluate)
+
+    def table(self, run: Run) -> Tensor:
+        """The plan's table with x replaced by x + a·(x̂ − u·x − v·o) in its rows within the interval; a is α as read."""
+        table = run.plan.table.clone()
+        signal = signal_as_read(run.plan) * torch.tensor(run.rows_within(self.interval), dtype=torch.float64)
+        for first in (NEXT, WRITE_A, WRITE_B):
+            moved = signal * table[:, first]
+            table[:, first + 1] += moved
+            table[:, first + 2] -= moved * table[:, V]
+            table[:, first] -= moved * table[:, U]
+        return table
+
+
+@dataclass(frozen=True)
+class Auto(Guidance):
+    """Karras et al., "Guiding a diffusion model with a bad version of itself", 2024: guide + scale·(model − guide).
+
+    scale: a number, or float [B]; 1 is the model alone. guide: a network called as the model is, with the same
+    condition; a smaller or less trained one. interval: as of `ClassifierFree`.
+    """
+
+    scale: float | Tensor
+    guide: Network
+    interval: Interval | None = None
+
+    def __post_init__(self) -> None:
+        check_interval(self.interval)
+
+    def begin(self, run: Run) -> Guiding:
+        if is_number(self.scale, 1):
+            return Unguided().begin(run)
+        scale, model = run.numbers(self.scale), run.unguided()
+
+        def outputs(x: Tensor, t: Tensor) -> tuple[Tensor, ...]:
+            return *model(x, t), self.guide(x.to(run.dtype), t.expand(run.batch), run.labels)
+
+        return constant_weights(run, outputs, [scale, 1 - scale], self.interval)
+
+
+@dataclass(frozen=True)
+class TwoConditions(Guidance):
+    """Brooks et al., "InstructPix2Pix", 2023, equation 3: u + first_scale·(f − u) + scale·(c − f).
+
+    f is the output for the first of two conditions, c that for both; one call at batch 3B.
+
+    scale, first_scale: numbers, or float [B]. null_label: the condition's null. first: a function from the condition to
+    the one of which the second part is replaced by its null. interval, batched: as of `ClassifierFree`.
+    """
+
+    scale: float | Tensor
+    first_scale: float | Tensor
+    null_label: Null
+    first: Callable[[AnyCondition], AnyCondition]
+    interval: Interval | None = None
+    batched: bool = True
+
+    def __post_init__(self) -> None:
+        check_interval(self.interval)
+
+    def begin(self, run: Run) -> Guiding:
+        conditions = [run.labels, self.first(run.labels), null_like(run.labels, self.null_label)]
+        scale, first_scale = run.numbers(self.scale), run.numbers(self.first_scale)
+        weights = [scale, first_scale - scale, 1 - first_scale]
+        return constant_weights(run, run.outputs(conditions, batched=self.batched), weights, self.interval)
+
+
+@dataclass(frozen=True)
+class Classifier(Guidance):
+    """Dhariwal and Nichol, "Diffusion models beat GANs on image synthesis", 2021: ε̂ − scale·σ·∇ log p(y | x_t).
+
+    scale: a number, or float [B]. log_probability: (x_t, t [B], condition) → [B], differentiable in x_t, which it is
+    given without the prediction's input scale. interval: as of `ClassifierFree`.
+    """
+
+    scale: float | Tensor
+    log_probability: Callable[[Tensor, Tensor, AnyCondition], Tensor]
+    interval: Interval | None = None
+
+    def __post_init__(self) -> None:
+        check_interval(self.interval)
+
+    def begin(self, run: Run) -> Guiding:
+        model, weights, scales = run.unguided(), self.weights(run), input_scales(run.plan).tolist()
+
+        def evaluate(x: Tensor, t: Tensor, row: int) -> Guided:
+            with torch.enable_grad():
+                x_t = (x.detach() / scales[row]).requires_grad_()
+                value = self.log_probability(x_t.to(run.dtype), t.expand(run.batch), run.labels)
+                (gradient,) = torch.autograd.grad(value.sum(), x_t)
+            return Guided((*model(x, t), gradient), weights)
+
+        return in_interval(run, self.interval, evaluate)
+
+    def weights(self, run: Run) -> Tensor:
+        """[rows, B or 1, 2]: the gradient moves x̂ by scale·σ²/α, hence the output by that over the row's v.
+
+        Where nothing of the image is left, a classifier says nothing, and where no noise is, there is nothing to move.
+        """
+        plan = run.plan
+        alpha, sigma, v = plan.schedule.alpha(plan.times), plan.schedule.sigma(plan.times), plan.table[:, V]
+        silent = (alpha == 0) | (v == 0)
+        moved = torch.where(silent, 0, sigma**2 / torch.where(silent, 1, alpha * v)).to(run.device)
+        moved = moved[:, None] * run.numbers(self.scale).reshape(1, -1)
+        return torch.stack((torch.ones_like(moved), moved), -1)
+
+
+def constant_weights(
+    run: Run, outputs: Outputs, weights: Sequence[Tensor] | None, interval: Interval | None
+) -> Guiding:
+    """The outputs with weights, each [] or [B], that are the same in all steps; the conditional one elsewhere."""
+    ready = None
+    if weights is not None:
+        ready = torch.stack(torch.broadcast_tensors(*weights), -1).reshape(1, -1, len(weights))
+    return in_interval(run, interval, lambda x, t, row: Guided(outputs(x, t), ready))
+
+
+def in_interval(run: Run, interval: Interval | None, evaluate: Callable[[Tensor, Tensor, int], Guided]) -> Guiding:
+    """`evaluate` in steps that begin in the interval, the conditional network alone in all others."""
+    table = run.plan.table.to(run.device)
+    if interval is None:
+        return Guiding(table, evaluate)
+    inside, alone = run.rows_within(interval), run.unguided()
+    return Guiding(table, lambda x, t, row: evaluate(x, t, row) if inside[row] else Guided(alone(x, t)))
+
+
+def input_scales(plan: Plan) -> Tensor:
+    """What x_t is multiplied by before the network reads it, float64 [rows]."""
+    alpha, sigma = plan.schedule.alpha(plan.times), plan.schedule.sigma(plan.times)
+    scale = plan.prediction.input_scale
+    return torch.ones_like(alpha) if scale is None else scale(alpha, sigma)
+
+
+def signal_as_read(plan: Plan) -> Tensor:
+    """α of each row, float64 [rows], of the state as the network reads it."""
+    return plan.schedule.alpha(plan.times) * input_scales(plan)
 
 
 def drop_labels(labels: AnyCondition, seeds: Tensor, probability: float, null_label: Null) -> AnyCondition:
@@ -134,5 +339,15 @@ def drop_labels(labels: AnyCondition, seeds: Tensor, probability: float, null_la
     return drop(labels, drawn <= probability, null_label)
 
 
-def _is_one(scale: float | Tensor) -> bool:
-    return not isinstance(scale, Tensor) and scale == 1
+def is_number(scale: float | Tensor, value: float) -> bool:
+    return not isinstance(scale, Tensor) and scale == value
+
+
+def check_null(scale: float | Tensor, null_label: Null) -> None:
+    if null_label is None and not is_number(scale, 1):
+        raise ValueError(f"null_label must be given for a guidance scale other than 1, got scale {scale}")
+
+
+def check_interval(interval: Interval | None) -> None:
+    if interval is not None and not 0 <= interval[0] <= interval[1] <= 1:
+        raise ValueError(f"interval must be (low, high) with 0 ≤ low ≤ high ≤ 1, got {interval}")

@@ -10,8 +10,8 @@ from torch import Tensor
 from visgen_fast import ops
 
 from ..nn.conditions import AnyCondition, apply_to_parts
-from ..reference.solve import L0, L1
-from .guidance import Call, Guidance, Unguided
+from ..reference.solve import L0, L1, NEXT, SLOT_A, SLOT_B
+from .guidance import Guidance, Run, Unguided
 from .plan import Plan
 
 Callback = Callable[[int, float, Tensor, Tensor], None]
@@ -66,14 +66,14 @@ def sample(
         )
     device = torch.device(seeds.device if device is None else device)
     labels, seeds = apply_to_parts(labels, lambda part: part.to(device)), seeds.to(device)
-    run = _Run(plan, seeds, (len(seeds), *shape), torch.float64 if dtype == torch.float64 else torch.float32)
+    guiding = (guidance or Unguided()).begin(Run(model, plan, labels, len(seeds), dtype, device))
+    run = _Images(plan, guiding.table, seeds, (len(seeds), *shape), _state_dtype(dtype))
     x, first_row = run.begin(initial)
     slots = tuple(x.new_empty(x.shape) for _ in range(plan.slots))
-    guiding = (guidance or Unguided()).begin()
+    times = plan.times.to(device, x.dtype).unbind()
     for row in range(first_row, plan.calls):
         start = plan.ends[plan.step_of_row[row]].time
-        t = torch.full((len(seeds),), plan.times[row].item(), dtype=x.dtype, device=device)
-        guided = guiding.evaluate(Call(model, x.to(dtype), t, labels, row, start, plan))
+        guided = guiding.evaluate(x, times[row], row)
         step_options = {"weights": guided.weights, "limit": guided.limit}
         if callback is not None and run.begins_step(row):
             callback(plan.step_of_row[row], start, x.clone(), run.denoised(x, guided.outputs, row, step_options))
@@ -83,14 +83,17 @@ def sample(
     return x
 
 
-class _Run:
-    """What the rows of one call of `sample` share."""
+def _state_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class _Images:
+    """The states of one call of `sample`: the first, those where a part is known, and the denoised images."""
 
     stream = ops.Purpose.SAMPLER.stream()
 
-    def __init__(self, plan: Plan, seeds: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        self.plan, self.seeds, self.shape, self.dtype = plan, seeds, shape, dtype
-        self.table = plan.table.to(seeds.device)
+    def __init__(self, plan: Plan, table: Tensor, seeds: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.plan, self.table, self.shape = plan, table, shape
         self.noise = ops.gaussian(seeds, shape[1:], stream=ops.Purpose.INITIAL_STATE.stream(), dtype=dtype)
 
     def begin(self, initial: tuple[Tensor, float] | None) -> tuple[Tensor, int]:
@@ -120,11 +123,11 @@ class _Run:
 
     def denoised(self, x: Tensor, outputs: Sequence[Tensor], row: int, options: dict) -> Tensor:
         """x̂ at this row."""
-        alone = self.table[row : row + 1].clone()
-        alone[:, 6:] = 0
-        alone[:, 6:8] = -1
-        alone[:, 9] = 1
-        return ops.solver_step(x, outputs, alone, 0, **options)[0]
+        alone = self.table.clone()
+        alone[:, SLOT_A:] = 0
+        alone[:, [SLOT_A, SLOT_B]] = -1
+        alone[:, NEXT + 1] = 1
+        return ops.solver_step(x, outputs, alone, row, **options)[0]
 
     def with_known(self, x: Tensor, known: tuple[Tensor, Tensor], row: int) -> Tensor:
         """The state after `row` with the known part of the images, at the noise level that the state has there."""

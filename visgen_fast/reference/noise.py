@@ -37,6 +37,7 @@ class Purpose(IntEnum):
     DROPOUT = 7
     CODEBOOK = 8
     SAMPLER = 9
+    LIKELIHOOD = 10
 
     def stream(self, step: int = 0) -> int:
         """The stream of this purpose at `step` (0 to 2³² − 1)."""

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 
 from .consistency import consistency, tcd
 from .ddpm import ddpm
+from .deis import deis
 from .dpm_multi import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, dpmpp_3m_sde
 from .dpm_single import dpmpp_2s, dpmpp_sde
 from .euler import ddim, euler, euler_ancestral
 from .rows import Row
+from .sa_solver import sa_solver
 from .slopes import adams_bashforth, dpm2, heun, midpoint, rk4
 from .unipc import unipc
 
@@ -35,7 +37,9 @@ SAMPLERS: dict[str, Sampler] = {
     "dpm++2m-sde": dpmpp_2m_sde,
     "dpm++3m-sde": dpmpp_3m_sde,
     "unipc": unipc,
+    "deis": deis,
     "adams-bashforth": adams_bashforth,
+    "sa-solver": sa_solver,
     "consistency": consistency,
     "tcd": tcd,
 }

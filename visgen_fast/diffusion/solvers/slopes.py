@@ -11,11 +11,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..path import Level, Path
 from ..schedules import RectifiedFlow
 from .euler import churned, raised
+from .lagrange import lagrange_integrals
 from .rows import S0, S1, SLOTS, D, Row, Sum, X, first_order
 
 
@@ -121,17 +120,6 @@ class Coordinates:
 
     def steps(self) -> list[tuple[Point, Point]]:
         return [(self.at(start), self.at(end)) for start, end in self.path.steps()]
-
-
-def lagrange_integrals(nodes: list[float], low: float, high: float) -> list[float]:
-    """The integral from `low` to `high` of each Lagrange polynomial of the nodes."""
-    found = []
-    for j, node in enumerate(nodes):
-        others = [other for k, other in enumerate(nodes) if k != j]
-        polynomial = np.poly1d(np.poly(others) / np.prod([node - other for other in others]) if others else [1.0])
-        whole = polynomial.integ()
-        found.append(float(whole(high) - whole(low)))
-    return found
 
 
 def _two_stage(a: Point, c: Point, middle: Point | None) -> Iterator[Row]:

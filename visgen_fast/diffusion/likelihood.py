@@ -1,0 +1,181 @@
+"""How probable images are to a model: along the probability-flow ODE, or by the bound that training optimizes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from visgen_fast import ops
+
+from ..nn.conditions import AnyCondition
+from .embedded_pair import integrate
+from .predictions import Prediction, as_prediction, check_samplable, to_noise
+from .schedules import Schedule
+
+_FIRST_NOISE = 2  # of the bound; below it lie the directions of the trace, and the places of the levels
+
+
+@torch.no_grad()
+def likelihood(
+    model: Callable[..., Tensor],
+    x: Tensor,
+    labels: AnyCondition,
+    seeds: Tensor,
+    *,
+    schedule: Schedule,
+    prediction: Prediction | str,
+    tolerance: float = 1e-5,
+    start: float = 1e-5,
+) -> Tensor:
+    """The logarithm of the density of x under the model: what its probability-flow ODE makes of the noise's density.
+
+    The divergence along the way is estimated by e·∂f/∂x·e with e of ±1 from the seeds: unbiased, so averages over seeds
+    converge to the exact value. For pixels, which are discrete, add uniform noise as wide as a step between two values;
+    in 256 steps over [−1, 1], bits per dimension are 7 − result/(dimensions·ln 2).
+
+    Args:
+        model: model(x_t, t [B], labels) → prediction, differentiable in x_t (in eval mode).
+        x: [B, …] data, float32 or float64: of this type are what the model gets. The rest is float64.
+        labels: int64 [B], or any condition. seeds: int64 [B].
+        schedule, prediction: of the model.
+        tolerance: absolute and relative, of state and result, at each step of the solver. Steps are chosen for each
+            sample alone, so that its result depends on its batch by rounding only.
+        start: the time in the place of 0, where some slopes are infinite; x there is x·α.
+
+    Returns:
+        float64 [B], nats; NaN where the model gives NaN.
+
+    Raises:
+        ValueError: ε-prediction where no signal is left, times or a tolerance that cannot be.
+
+    Source: Song et al., "Score-based generative modeling through stochastic differential equations", 2021, section 4.3
+    and appendix D.2.
+    """
+    prediction = as_prediction(prediction)
+    check_samplable(schedule, prediction)
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be positive, got {tolerance}")
+    if not 0 <= start < 1:
+        raise ValueError(f"start must lie in [0, 1), got {start}")
+    sign = (ops.uniform(seeds, x.shape[1:], stream=ops.Purpose.LIKELIHOOD.stream()) > 0.5).double() * 2 - 1
+    dimensions = x[0].numel()
+
+    def slope(t: Tensor, state: Tensor) -> Tensor:
+        """Of x_t, flat, and of the logarithm of its density, against the way."""
+        of_state, of_output, scale = _flow(schedule, prediction, t)
+        with torch.enable_grad():
+            x_t = state[:, :-1].view(x.shape).detach().requires_grad_()
+            output = model((_per_sample(scale, x) * x_t).to(x.dtype), t.to(x.dtype), labels).double()
+            (along,) = torch.autograd.grad(output, x_t, sign)
+        rise = of_state[:, None] * state[:, :-1] + of_output[:, None] * output.detach().flatten(1)
+        divergence = of_state * dimensions + of_output * (along * sign).flatten(1).sum(1)
+        return torch.cat((rise, divergence[:, None]), 1)
+
+    ends = torch.tensor([start, 1.0], dtype=torch.float64)
+    alpha, sigma = schedule.alpha(ends)[0].item(), schedule.sigma(ends)[1].item()
+    begun = torch.cat((alpha * x.double().flatten(1), x.new_zeros(len(x), 1, dtype=torch.float64)), 1)
+    reached = integrate(slope, begun, start, 1.0, tolerance)
+    noise = -0.5 * (reached[:, :-1] / sigma).square().sum(1) - dimensions * math.log(sigma * math.sqrt(2 * math.pi))
+    return noise + reached[:, -1] + dimensions * math.log(alpha)
+
+
+@torch.no_grad()
+def elbo(
+    model: Callable[..., Tensor],
+    x: Tensor,
+    labels: AnyCondition,
+    seeds: Tensor,
+    *,
+    schedule: Schedule,
+    prediction: Prediction | str,
+    pixels: bool = True,
+    calls: int = 128,
+    span: tuple[float, float] = (1e-3, 0.999),
+) -> Tensor:
+    """The variational bound of −log₂ p(x), a dimension: it lies above, and touches for a perfect model.
+
+    Reconstruction from the level at the beginning of `span`; ½∫‖ε − ε̂‖² dλ over its levels; and the information on x
+    that is left at its end, against N(0, (α² + σ²)·I).
+
+    Args:
+        model, labels, seeds, schedule, prediction: as of `likelihood`; no gradient is needed.
+        x: [B, …]. With `pixels` its values are the 256 of uint8, as −1 + 2·k/255, and the result counts a probability;
+            otherwise they are continuous, and it counts a density.
+        calls: of the network, at as many levels of λ, evenly spaced, with an offset from the seed.
+        span: the first and the last time.
+
+    Returns:
+        float64 [B], bits per dimension, an unbiased estimate.
+
+    Raises:
+        ValueError: no call, or a span that is not two rising times in (0, 1].
+
+    Source: Kingma et al., "Variational diffusion models", 2021, equations 11 to 18.
+    """
+    prediction = as_prediction(prediction)
+    if calls < 1:
+        raise ValueError(f"calls must be at least 1, got {calls}")
+    if not 0 < span[0] < span[1] <= 1:
+        raise ValueError(f"span must be two rising times in (0, 1], got {span}")
+    exact, dimensions = x.double(), x[0].numel()
+    stream = ops.Purpose.LIKELIHOOD.stream
+    high, low = (schedule.log_snr(torch.tensor(time, dtype=torch.float64)).item() for time in span)
+    offset = ops.uniform(seeds, (1,), stream=stream(1), dtype=torch.float64).squeeze(1)
+    total = _reconstruction(exact, *_levels(schedule, span[0]), seeds, pixels)
+    total += _left(exact, *_levels(schedule, span[1]))
+    for call in range(calls):
+        t = schedule.time(low + (high - low) * (offset + call) / calls)
+        noise = ops.gaussian(seeds, x.shape[1:], stream=stream(_FIRST_NOISE + 1 + call), dtype=torch.float64)
+        alpha, sigma = (_per_sample(level(t), x) for level in (schedule.alpha, schedule.sigma))
+        x_t = alpha * exact + sigma * noise
+        output = model(prediction.scale_input(x_t, alpha, sigma).to(x.dtype), t.to(x.dtype), labels)
+        wrong = to_noise(output.double(), x_t, alpha, sigma, prediction) - noise
+        total += (high - low) / (2 * calls) * wrong.square().flatten(1).sum(1)
+    return total / (dimensions * math.log(2))
+
+
+def _flow(schedule: Schedule, prediction: Prediction, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(p, q, s) of dx_t/dt = α'·x̂ + σ'·ε̂ = p·x_t + q·output, at times [B], and what the network's input is times."""
+    with torch.enable_grad():
+        t = t.detach().requires_grad_()
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        (alpha_rise,), (sigma_rise,) = (torch.autograd.grad(level.sum(), t) for level in (alpha, sigma))
+    alpha, sigma = alpha.detach(), sigma.detach()
+    c, d = prediction.weights(alpha, sigma)
+    determinant = alpha * d - sigma * c
+    scale = torch.ones_like(alpha) if prediction.input_scale is None else prediction.input_scale(alpha, sigma)
+    of_state = (alpha_rise * d - sigma_rise * c) / determinant
+    return of_state, (sigma_rise * alpha - alpha_rise * sigma) / determinant, scale
+
+
+def _levels(schedule: Schedule, time: float) -> tuple[float, float]:
+    t = torch.tensor(time, dtype=torch.float64)
+    return schedule.alpha(t).item(), schedule.sigma(t).item()
+
+
+def _reconstruction(x: Tensor, alpha: float, sigma: float, seeds: Tensor, pixels: bool) -> Tensor:
+    """−log p(x | x_t) in nats, [B]: x_t/α is x and noise of σ/α, and a pixel has one of 256 values."""
+    ratio = sigma / alpha
+    noise = ops.gaussian(seeds, x.shape[1:], stream=ops.Purpose.LIKELIHOOD.stream(_FIRST_NOISE), dtype=torch.float64)
+    here = -0.5 * noise.square()
+    if not pixels:
+        return (math.log(ratio * math.sqrt(2 * math.pi)) - here).flatten(1).sum(1)
+    seen, all_values = x + ratio * noise, torch.full_like(x, -math.inf)
+    for value in range(256):
+        distance = (seen - (2 * value / 255 - 1)) / ratio
+        all_values = torch.logaddexp(all_values, -0.5 * distance.square())
+    return (all_values - here).flatten(1).sum(1)
+
+
+def _left(x: Tensor, alpha: float, sigma: float) -> Tensor:
+    """The divergence of N(α·x, σ²) from N(0, α² + σ²) in nats, [B]."""
+    whole = alpha**2 + sigma**2
+    each = ((alpha * x) ** 2 + sigma**2) / whole - 1 - math.log(sigma**2 / whole)
+    return 0.5 * each.flatten(1).sum(1)
+
+
+def _per_sample(level: Tensor, x: Tensor) -> Tensor:
+    return level.view(-1, *[1] * (x.dim() - 1))
