@@ -79,6 +79,12 @@ def test_arrays_are_what_the_kernels_take_them_for(library):
         RAW.diffuse(x, torch.ones(2, 8)[:, ::2], SEEDS.expand(2).contiguous(), None, None, 0, torch.float32)
 
 
+def test_too_little_memory_is_said_in_a_sentence(library):
+    codes = torch.zeros(1, 0, dtype=torch.int64).expand(2**48, 0)
+    with refused(r"there is no memory for a tensor of shape \[281474976710656, 3\]"):
+        RAW.decode_codes(codes, torch.zeros(1, 4, 3))
+
+
 def test_what_has_no_elements_may_have_any_sizes_and_strides(library):
     """No product of them is formed that int64 does not hold; the sanitizers see to it."""
     huge = torch.zeros(1, 1, 0).expand(2**31, 2**31, 0)

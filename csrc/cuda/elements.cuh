@@ -8,19 +8,17 @@
 
 namespace visgen {
 
-// Calls call<what an element is stored as>(): here and nowhere else kernels look at an element type.
+// Calls call<what an element is stored as>(): here and nowhere else kernels look at an element type. Not for pixels.
 template <class Call>
 __device__ __forceinline__ void visit_floating(DType dtype, Call call) {
   switch (dtype) {
-    case DType::uint8:
-      return;
     case DType::float16:
       return call.template operator()<Half>();
     case DType::bfloat16:
       return call.template operator()<BFloat16>();
     case DType::float32:
       return call.template operator()<float>();
-    case DType::float64:
+    default:
       return call.template operator()<double>();
   }
 }

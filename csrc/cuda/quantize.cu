@@ -95,24 +95,26 @@ __device__ __forceinline__ void rotate_scaled(int64_t dimensions, double ratio, 
 // The same; float64 numbers whose squares it does not hold are scaled by powers of two.
 template <class Real, class Load, class Add>
 __device__ __forceinline__ void rotate_back(int64_t dimensions, Load load, Add add) {
-  if constexpr (sizeof(Real) == 4) return rotate_scaled<Real>(dimensions, 1, load, add);
-  double largest_source = 0, largest_target = 0;
-  for_each_tile(dimensions, [&](int64_t begin) {
-    Real s[kSpan], t[kSpan], g[kSpan];
-    load(begin, s, t, g);
-    for (int i = 0; i < kSpan; ++i) {
-      const double source = s[i] < 0 ? -s[i] : s[i], target = t[i] < 0 ? -t[i] : t[i];
-      largest_source = source > largest_source ? source : largest_source;
-      largest_target = target > largest_target ? target : largest_target;
-    }
-  });
-  const double source_scale = cuda::squarable(warp_max(largest_source));
-  const double target_scale = cuda::squarable(warp_max(largest_target));
-  const auto load_scaled = [&](int64_t begin, Real(&s)[kSpan], Real(&t)[kSpan], Real(&g)[kSpan]) {
-    load(begin, s, t, g);
-    for (int i = 0; i < kSpan; ++i) s[i] *= source_scale, t[i] *= target_scale;
-  };
-  rotate_scaled<Real>(dimensions, source_scale / target_scale, load_scaled, add);
+  if constexpr (sizeof(Real) == 4) {
+    rotate_scaled<Real>(dimensions, 1, load, add);
+  } else {
+    double largest_source = 0, largest_target = 0;
+    for_each_tile(dimensions, [&](int64_t begin) {
+      Real s[kSpan], t[kSpan], g[kSpan];
+      load(begin, s, t, g);
+      for (int i = 0; i < kSpan; ++i) {
+        largest_source = ::fmax(largest_source, ::fabs(s[i]));
+        largest_target = ::fmax(largest_target, ::fabs(t[i]));
+      }
+    });
+    const double source_scale = cuda::squarable(warp_max(largest_source));
+    const double target_scale = cuda::squarable(warp_max(largest_target));
+    const auto load_scaled = [&](int64_t begin, Real(&s)[kSpan], Real(&t)[kSpan], Real(&g)[kSpan]) {
+      load(begin, s, t, g);
+      for (int i = 0; i < kSpan; ++i) s[i] *= source_scale, t[i] *= target_scale;
+    };
+    rotate_scaled<Real>(dimensions, source_scale / target_scale, load_scaled, add);
+  }
 }
 
 template <class Real, bool wide>

@@ -43,7 +43,7 @@ struct BinaryQuantizeOperations {
     const ScalarType real = real_of(x);
     Tensor quantized = empty_like(x, x.scalar_type()), codes = empty_on(x, sizes_of_rows(x), ScalarType::Long);
     Tensor sample = empty_on(x, entropy ? sizes_of_rows(x) : Sizes{0}, real);
-    Tensor batch_entropy = torch::stable::new_zeros(x, entropy ? Sizes{} : Sizes{0}, real);
+    Tensor batch_entropy = zeros_on(x, entropy ? Sizes{} : Sizes{0}, real);
     Tensor surprisal = empty_on(x, {entropy ? p.groups : 0, int64_t{1} << p.group_bits}, real);
     p.codes = codes.mutable_data_ptr<int64_t>();
     Batch batch(x, Batch::kOneSample);
@@ -52,7 +52,7 @@ struct BinaryQuantizeOperations {
     set_rows(p, x, batch, entropy ? rows_in_table_unit(p, codes.numel()) : kRowsInUnit);
     OptionalTensor sums, terms;
     if (entropy) {
-      sums = torch::stable::new_zeros(x, {p.partition.units(), p.entries()}, ScalarType::Double);
+      sums = zeros_on(x, {p.partition.units(), p.entries()}, ScalarType::Double);
       terms = empty_on(x, {(p.entries() + kChunk - 1) / kChunk}, ScalarType::Double);
       p.sample_entropy = sample.mutable_data_ptr();
       p.batch_entropy = batch_entropy.mutable_data_ptr();

@@ -12,8 +12,8 @@ struct CodebookOperations {
     CodeSums p;
     set_rows_and_codes(p, x, codes, codebooks);
     p.summed = Summed::before;
-    Tensor counts = torch::stable::new_zeros(codebooks, {p.depth, p.codebooks.codes});
-    Tensor sums = torch::stable::new_zeros(codebooks, {p.depth, p.codebooks.codes, p.codebooks.dimensions});
+    Tensor counts = zeros_on(codebooks, {p.depth, p.codebooks.codes}, codebooks.scalar_type());
+    Tensor sums = zeros_on(codebooks, {p.depth, p.codebooks.codes, p.codebooks.dimensions}, codebooks.scalar_type());
     p.counts = counts.mutable_data_ptr();
     p.sums = sums.mutable_data_ptr();
     if (p.rows > 0) Device::run(p, x);

@@ -84,7 +84,7 @@ struct DiffuseOperations {
     Tensor grad_endpoint = gradient(needs[2], endpoint, p.grad_endpoint, "endpoint");
     Tensor grad_noise = gradient(needs[3], noise, p.grad_noise, "noise");
     Tensor grad_coefficients =
-        needs[1] ? torch::stable::new_zeros(coefficients, sizes_of(coefficients)) : nothing_on(x);
+        needs[1] ? zeros_on(coefficients, sizes_of(coefficients), coefficients.scalar_type()) : nothing_on(x);
     if (needs[1]) p.grad_coefficients = grad_coefficients.mutable_data_ptr();
     p.shape = batch.merge();
     if (x.numel() > 0) Device::run(p, x);

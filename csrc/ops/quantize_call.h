@@ -107,7 +107,8 @@ struct QuantizeOperations {
     sums.scale = -2.0 / static_cast<double>(x.size(1));
     sums.shared = codebooks.size(0) == 1;
     Tensor grad_x = needs[0] ? empty_on(x, sizes_of(x), x.scalar_type()) : nothing_on(x);
-    Tensor grad_codebooks = needs[1] ? torch::stable::new_zeros(codebooks, sizes_of(codebooks)) : nothing_on(x);
+    Tensor grad_codebooks =
+        needs[1] ? zeros_on(codebooks, sizes_of(codebooks), codebooks.scalar_type()) : nothing_on(x);
     p.grad_x = grad_x.mutable_data_ptr();
     sums.sums = grad_codebooks.mutable_data_ptr();
     if (needs[0] && p.rows > 0) Device::run(p, x);
@@ -146,7 +147,7 @@ struct QuantizeOperations {
     p.codebooks = {nullptr, size, grad.size(1), 0};
     p.codes = codes_of(codes, grad, p.rows);
     p.shared = codebooks == 1;
-    Tensor grad_codebooks = torch::stable::new_zeros(grad, {codebooks, size, grad.size(1)});
+    Tensor grad_codebooks = zeros_on(grad, {codebooks, size, grad.size(1)}, grad.scalar_type());
     p.sums = grad_codebooks.mutable_data_ptr();
     if (p.rows > 0) Device::run(p, grad);
     return grad_codebooks;

@@ -61,18 +61,40 @@ inline Sizes sizes_of(const Tensor& tensor) {
   return sizes;
 }
 
-// Uninitialised, with the sizes and memory layout of `like`.
-inline Tensor empty_like(const Tensor& like, ScalarType dtype) {
-  using torch::stable::detail::from;
-  std::array<StableIValue, 6> stack{from(like),         from(std::optional<ScalarType>(dtype)),
-                                    from(std::nullopt), from(std::nullopt),
-                                    from(std::nullopt), from(std::nullopt)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::empty_like", "", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
+inline std::string text_of(const Sizes& sizes) {
+  std::ostringstream text;
+  for (size_t d = 0; d < sizes.size(); ++d) text << (d ? ", " : "[") << sizes[d];
+  return text.str() + (sizes.empty() ? "[]" : "]");
 }
 
-inline Tensor empty_on(const Tensor& like, Sizes sizes, ScalarType dtype) {
-  return torch::stable::new_empty(like, sizes, dtype);
+// What `make` allocates. Torch's stable interface hides why it could not, and says so with a path and a line.
+template <class Make>
+Tensor allocated(const Sizes& sizes, Make make) {
+  try {
+    return make();
+  } catch (const std::exception&) {
+    throw std::runtime_error("there is no memory for a tensor of shape " + text_of(sizes));
+  }
+}
+
+// Uninitialised, with the sizes and memory layout of `like`.
+inline Tensor empty_like(const Tensor& like, ScalarType dtype) {
+  return allocated(sizes_of(like), [&] {
+    using torch::stable::detail::from;
+    std::array<StableIValue, 6> stack{from(like),         from(std::optional<ScalarType>(dtype)),
+                                      from(std::nullopt), from(std::nullopt),
+                                      from(std::nullopt), from(std::nullopt)};
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::empty_like", "", stack.data(), TORCH_ABI_VERSION));
+    return torch::stable::detail::to<Tensor>(stack[0]);
+  });
+}
+
+inline Tensor empty_on(const Tensor& like, const Sizes& sizes, ScalarType dtype) {
+  return allocated(sizes, [&] { return torch::stable::new_empty(like, sizes, dtype); });
+}
+
+inline Tensor zeros_on(const Tensor& like, const Sizes& sizes, ScalarType dtype) {
+  return allocated(sizes, [&] { return torch::stable::new_zeros(like, sizes, dtype); });
 }
 
 // Where nobody asks for a result.
@@ -80,14 +102,10 @@ inline Tensor nothing_on(const Tensor& like) { return empty_on(like, {0}, Scalar
 
 inline void check_array(const Tensor& tensor, const Tensor& like, const Sizes& sizes, ScalarType type,
                         const char* name) {
-  const auto sentence = [&] {
-    std::ostringstream shape;
-    for (size_t d = 0; d < sizes.size(); ++d) shape << (d ? ", " : "") << sizes[d];
-    return std::string(" must be contiguous ") + name_of(type) + " [" + shape.str() + "], on the device of the others";
-  };
   const bool fits = tensor.scalar_type() == type && tensor.is_contiguous() && sizes_of(tensor) == sizes &&
                     tensor.device() == like.device();
-  if (!fits) check(false, name, sentence());
+  if (fits) return;
+  check(false, name, " must be contiguous ", name_of(type), " ", text_of(sizes), ", on the device of the others");
 }
 
 // The data of a contiguous tensor of just these sizes and this type, on the device of `like`.

@@ -14,13 +14,15 @@ constexpr int kTableSize = 1024;  // codes of half a group, at most
 // What each row of x is multiplied with to become u.
 template <class Real>
 void find_factors(const BinaryRows& p, const Columns<Real>& x, double* factor) {
+  for (int t = 0; t < kRows; ++t) factor[t] = 1;
+  if (p.radius == 0) return;
   double squares[kRows] = {};
-  for (int j = 0; p.radius != 0 && j < p.columns; ++j) {
+  for (int j = 0; j < p.columns; ++j) {
     for (int t = 0; t < kRows; ++t) squares[t] += static_cast<double>(x.value[j][t]) * x.value[j][t];
   }
   for (int t = 0; t < kRows; ++t) {
     const double norm = __builtin_sqrt(squares[t]);
-    factor[t] = p.radius == 0 ? 1 : p.radius / (norm < 1e-12 ? 1e-12 : norm);
+    factor[t] = p.radius / (norm < 1e-12 ? 1e-12 : norm);
   }
 }
 
@@ -36,12 +38,11 @@ void to_sphere(const BinaryRows& p, const double* factor, Columns<Real>& x) {
 template <class Real>
 void find_logits(const BinaryRows& p, const Columns<Real>& x, const double* factor, Columns<Real>& logits,
                  Columns<Real>& rest) {
-  constexpr double kMost = 1000;  // keeps infinite logits from giving ∞·0
+  double product[kRows];
+  for (int t = 0; t < kRows; ++t) product[t] = factor[t] * p.logit_of_u;
   for (int j = 0; j < p.columns; ++j) {
     for (int t = 0; t < kRows; ++t) {
-      double exact = x.value[j][t] * (factor[t] * p.logit_of_u);
-      exact = exact > kMost ? kMost : exact;
-      exact = exact < -kMost ? -kMost : exact;
+      const double exact = x.value[j][t] * product[t];
       logits.value[j][t] = static_cast<Real>(exact);
       rest.value[j][t] = static_cast<Real>(exact - logits.value[j][t]);
     }
@@ -57,7 +58,11 @@ struct Bit {
 // Of a logit and the little that it lacks.
 template <class Real>
 Bit<Real> bit_of(Lane<Real> logit, Lane<Real> rest) {
-  const Lane<Real> magnitude = logit < Real(0) ? -logit : logit;
+  constexpr Real kMost = 1000;  // keeps infinite logits from giving ∞·0
+  Lane<Real> magnitude = logit < Real(0) ? -logit : logit;
+  rest = magnitude > kMost ? Lane<Real>{} : rest;
+  magnitude = magnitude > kMost ? Lane<Real>{} + kMost : magnitude;
+  logit = logit < Real(0) ? -magnitude : magnitude;
   const Lane<Real> decay = exponential(-magnitude);
   const Lane<Real> likely = Real(1) / (decay + Real(1)), unlikely = decay * likely;
   const Lane<Real> change = unlikely * likely * rest;  // of the probability that the bit is set

@@ -7,7 +7,7 @@
 
 #include "../embedding.h"
 #include "../kernels.h"
-#include "rows.h"
+#include "search/score.h"
 
 namespace visgen::VISGEN_ISA {
 namespace {
@@ -46,20 +46,21 @@ class Estimator {
   void rotate(const Real* g, const Real* s, const Real* t) {
     const int64_t count = p_.codebooks.dimensions;
     const double s_scale = scale_of(s), t_scale = scale_of(t);
-    const double s_norm = norm(s, s_scale), t_norm = norm(t, t_scale);
+    const double s_norm = __builtin_sqrt(dot(s, s_scale, s, s_scale));
+    const double t_norm = __builtin_sqrt(dot(t, t_scale, t, t_scale));
     if (s_norm == 0) return pass(g, 1);
     if (t_norm == 0 && s_norm > 0) return;  // NaN goes on
-    double w_square = 0, w_g = 0, t_g = 0;
+    double w_square = 0, w_g = 0;
     for (int64_t i = 0; i < count; ++i) {
-      const double t_unit = t[i] * t_scale / t_norm, w = s[i] * s_scale / s_norm + t_unit;
+      const double w = s[i] * s_scale / s_norm + t[i] * t_scale / t_norm;
       w_square += w * w;
       w_g += w * g[i];
-      t_g += t_unit * g[i];
     }
-    const double reflected = w_square > 0 ? 2 * w_g / w_square : 0, ratio = t_norm / s_norm * (s_scale / t_scale);
+    const double reflected = w_square > 0 ? 2 * w_g / w_square : 0, turned = 2 * dot(t, t_scale, g, 1) / t_norm;
+    const double ratio = t_norm / s_norm * (s_scale / t_scale);
     for (int64_t i = 0; i < count; ++i) {
       const double s_unit = s[i] * s_scale / s_norm, w = s_unit + t[i] * t_scale / t_norm;
-      grad_x_[i] += ratio * (g[i] - w * reflected + s_unit * 2 * t_g);
+      grad_x_[i] += ratio * (g[i] - w * reflected + s_unit * turned);
     }
   }
 
@@ -74,10 +75,12 @@ class Estimator {
     return squarable(largest);
   }
 
-  double norm(const Real* row, double scale) const {
-    double square = 0;
-    for (int64_t i = 0; i < p_.codebooks.dimensions; ++i) square += (row[i] * scale) * (row[i] * scale);
-    return __builtin_sqrt(square);
+  // Of the two rows times their scales, which float32 does not need.
+  double dot(const Real* left, double left_scale, const Real* right, double right_scale) const {
+    if constexpr (sizeof(Real) == 4) return -score<Metric::dot>(left, right, p_.codebooks.dimensions);
+    double sum = 0;
+    for (int64_t i = 0; i < p_.codebooks.dimensions; ++i) sum += (left[i] * left_scale) * (right[i] * right_scale);
+    return sum;
   }
 
   const QuantizeBackwardParameters& p_;
