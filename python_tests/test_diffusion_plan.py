@@ -208,7 +208,11 @@ def test_what_a_row_does_not_use_may_be_anything() -> None:
             {"times": [1.0, 0.0], "steps": 3},
             "either steps or times must be given, got both",
         ),
-        (("heun", RectifiedFlow(), "v"), {"times": [0.0, 0.5]}, "times must begin where there is noise .*got .0.0, 0.5"),
+        (
+            ("heun", RectifiedFlow(), "v"),
+            {"times": [0.0, 0.5]},
+            "times must begin where there is noise .*got .0.0, 0.5",
+        ),
         (("ddpm", CosineVP(), "v"), {"times": [0.1, 0.5, 0.9]}, "an inversion, whose times rise, must add no noise"),
         (("unipc", CosineVP(), "v"), {"order": 4}, r"order must lie in \[1, 3\], got 4"),
         (("deis", CosineVP(), "v"), {"order": 4}, r"order must lie in \[1, 3\], got 4"),
