@@ -31,7 +31,8 @@ from .table import as_markdown, ceilings_text
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MINUTES = 8
-# By name, as benchmarks.families needs the library that this report has yet to build; with promises about a GPU or not.
+# By name, as benchmarks.families needs the library that this report has yet to build. True: the family promises
+# something of a case on a GPU.
 _FAMILIES = {
     "noise": False,
     "diffuse": True,

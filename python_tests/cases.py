@@ -1,6 +1,7 @@
 """The table of cases: what each operation is called with, in the tests and in the benchmarks.
 
 Sizes are awkward on purpose: one element, primes, whole vectors and just beside them, rows that end inside a vector.
+Every operation has a case `primes` (or another of those that test_export.py names) whose batch can be of another size.
 """
 
 from __future__ import annotations

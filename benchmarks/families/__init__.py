@@ -1,4 +1,7 @@
-"""One file a family of operations: its cases, the ways people compute them today, and its promises."""
+"""One file a family of operations: its cases, the ways people compute them today, and its promises.
+
+The harness asks each for `cases(device)`, `workload(case, device)` and `PROMISES`.
+"""
 
 from __future__ import annotations
 

@@ -108,7 +108,8 @@ __device__ __forceinline__ void load_tile(const Operand& source, const SampleSha
   visit(source.dtype, [&]<class Stored>() { load_as<wide, Stored>(source, shape, sample, begin, out); });
 }
 
-// Elements past the end of the sample are dropped; an absent operand takes nothing.
+// Elements past the end of the sample are dropped, but not those of the next row: a kernel that works row by row takes
+// tiles of one element where they are not wide. An absent operand takes nothing.
 template <bool wide, class Real, int span>
 __device__ __forceinline__ void store_tile(const Operand& destination, const SampleShape& shape, int64_t sample,
                                            int64_t begin, const Real (&in)[span]) {

@@ -1,4 +1,5 @@
-// Sums over whole images, of either sign: products and sums are in double.
+// Sums over whole images or vectors, of either sign: products and sums are in double. (Rows of a matrix: rows.h, which
+// has its own.)
 #pragma once
 
 #include "simd.h"
