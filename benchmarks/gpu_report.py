@@ -40,6 +40,7 @@ _FAMILIES = {
     "residual_quantizer": False,
     "finite_scalar": False,
     "binary_quantize": False,
+    "solve": True,
 }
 _NEEDED = ("layouts on the GPU", "tests", *(f"benchmark {family}" for family in _FAMILIES))
 _CUDA_TESTS = "cuda and not host and not test_build and not test_benchmarks"
