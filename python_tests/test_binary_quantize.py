@@ -219,3 +219,11 @@ def test_the_definition_holds_for_any_float64():
     for size in (1e-8, 1e160, 1e300):
         for actual, exact in zip(reference.binary_spherical_quantize(size * direction), expected, strict=True):
             torch.testing.assert_close(actual, exact, rtol=1e-14, atol=0)
+
+
+def test_a_vector_of_zeros_has_second_derivatives_on_the_sphere() -> None:
+    x = torch.tensor([[0.0, 0.0, 0.0], [0.3, -0.2, 0.1]], dtype=torch.float64, requires_grad=True)
+    _, _, per_sample, batch = ops.binary_spherical_quantize(x, group_size=3)
+    (first,) = torch.autograd.grad(per_sample.sum() + batch, x, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), x)
+    assert first.isfinite().all() and second.isfinite().all()

@@ -39,7 +39,9 @@ def binary_spherical_quantize(
     largest = value.detach().abs().amax(-1, keepdim=True)
     # A power of two, so that no square overflows and nothing is rounded.
     unit = torch.ldexp(torch.ones_like(largest), -torch.frexp(largest).exponent.clamp_min(0))
-    on_sphere = scale * torch.nn.functional.normalize(unit * value, dim=-1)
+    scaled = unit * value
+    # The root of a square that is held above 0, so that derivatives of any order are numbers for a vector of zeros too.
+    on_sphere = scale * scaled / scaled.square().sum(-1, keepdim=True).clamp_min(1e-24).sqrt()
     corner = scale / math.sqrt(x.shape[-1])
     return _binary_quantize(on_sphere, corner, inverse_temperature, group_size, entropy, x.dtype)
 
