@@ -174,6 +174,7 @@ def test_a_folder_of_images_is_trained_on_with_loading_processes(tmp_path):
     ("arguments", "said"),
     [
         (["frobnicate"], "there is no command 'frobnicate'; there are train, sample, evaluate, recipes, info, bench"),
+        (["train", "digits"], "there is no recipe 'digits' (digits is a data set: --dataset digits); there are "),
         (["train", "frobnicate"], "there is no recipe 'frobnicate'; there are "),
         (["train", "--steps=3"], "the recipe comes first"),
         (["train", "rectified-flow", "--stepz=3"], "--stepz"),

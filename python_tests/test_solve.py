@@ -248,3 +248,38 @@ def test_gradients_asked_of_the_operation_in_place_are_refused() -> None:
         ops.solver_step_(X.clone(), X.clone().requires_grad_(), PLAIN, 0)
     with pytest.raises(TypeError, match="step must be an int or an int64 tensor, got float"):
         ops.solver_step_(X.clone(), X, PLAIN, 0.5)
+
+
+OWN = "x, or out, and the slots are written: each element must have memory of its own"
+
+
+@pytest.mark.parametrize(
+    ("x", "given", "said"),
+    [
+        (lambda m: m[:18].view(2, 3, 3), lambda m, x: {"outputs": x.mT}, "outputs, noise and variance must not share"),
+        (
+            lambda m: m[:18].view(2, 3, 3),
+            lambda m, x: {"outputs": m[4:22].view(2, 3, 3)},
+            "outputs, noise and variance",
+        ),
+        (lambda m: m[:9].view(1, 3, 3).expand(2, 3, 3), lambda m, x: {}, OWN),
+        (lambda m: m[:18].view(2, 3, 3), lambda m, x: {"out": m[4:22].view(2, 3, 3)}, "outputs, noise and variance"),
+        (lambda m: m[:18].view(2, 3, 3), lambda m, x: {"slots": (x,)}, OWN),
+    ],
+)
+def test_what_would_be_read_after_it_is_written_is_refused(x, given, said) -> None:
+    memory = torch.linspace(-1, 1, 60)
+    state = x(memory)
+    arguments = {"outputs": torch.ones(2, 3, 3), "slots": (torch.ones(2, 3, 3),), **given(memory, state)}
+    with pytest.raises(ValueError, match=said):
+        ops.solver_step_(state, arguments.pop("outputs"), table(1, 0, noisy=False), 0, **arguments)
+
+
+def test_memory_may_be_shared_where_nothing_is_read_after_it_is_written() -> None:
+    memory, rows = torch.linspace(-1, 1, 72).view(4, 2, 3, 3), table(1, 0, noisy=False)
+    expected, (kept,) = ops.solver_step(memory[0], memory[0], rows, 0, slots=(memory[1],))
+    step = ops.solver_step_(memory[0], memory[0], rows, 0, slots=(memory[1],), out=memory[3])
+    assert torch.equal(step, expected) and torch.equal(memory[1], kept)
+    halves = torch.linspace(-1, 1, 36).view(2, 6, 3)
+    expected, _ = ops.solver_step(halves[:, :3], halves[:, 3:], rows, 0, slots=(kept,))
+    assert torch.equal(ops.solver_step_(halves[:, :3], halves[:, 3:], rows, 0, slots=(kept,)), expected)

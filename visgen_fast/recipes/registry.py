@@ -53,6 +53,7 @@ def load_recipe(name: str) -> Recipe[Any]:
 
     Raises `UserError` where there is no such recipe, or the file defines none.
     """
+    from ..data.datasets import DATASETS, FOLDER
     from .recipe import Recipe
 
     if name in recipe_names():
@@ -60,9 +61,9 @@ def load_recipe(name: str) -> Recipe[Any]:
     else:
         path = Path(name)
         if path.suffix != ".py" or not path.is_file():
-            raise UserError(
-                f"there is no recipe {name!r}; there are {', '.join(recipe_names())}, and Python files of your own"
-            )
+            hint = f" ({name} is a data set: --dataset {name})" if name in DATASETS and name != FOLDER else ""
+            there = f"{', '.join(recipe_names())}, and Python files of your own"
+            raise UserError(f"there is no recipe {name!r}{hint}; there are {there}")
         module = import_file(path)
     recipe = getattr(module, "RECIPE", None)
     if not isinstance(recipe, Recipe):
