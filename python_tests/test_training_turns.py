@@ -166,6 +166,12 @@ def test_each_player_s_gradient_is_clipped_on_its_own(tmp_path):
     assert norms == pytest.approx([1e-3] * 3, rel=1e-3) and float(step.gradient_norm) > 3e-3
 
 
+def own_weight(game: Game) -> nn.Parameter:
+    """A weight of the system itself, which no average and no turn would know."""
+    game.scale = nn.Parameter(torch.ones(2))
+    return game.scale
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -176,6 +182,8 @@ def test_each_player_s_gradient_is_clipped_on_its_own(tmp_path):
         (lambda g: [*g.players(), Player("a", [], g, start=-1)], "start at least 0, got 1 and -1 for a"),
         (lambda g: [Player(n, list(g.critic.parameters()), g) for n in "ab"], "player b also belong to a"),
         (lambda g: [Player("a", list(g.features.parameters()), g)], "player a need no gradient"),
+        (lambda g: [*g.players(), Player("a", [nn.Parameter(torch.ones(2))], g)], "of the player a are in none of the"),
+        (lambda g: [*g.players(), Player("a", [own_weight(g)], g)], "of the player a are in none of the system's sub"),
         (lambda g: [Player("a", list(g.generator.parameters()), g)], "adversary.0.weight requires .* no player"),
     ],
 )

@@ -125,6 +125,7 @@ def players_of(system: System) -> Sequence[Player]:
     if not any(player.every == 1 and player.start == 0 for player in players):
         raise ValueError("one player must act in every step: with every = 1 and start = 0")
     owners: dict[nn.Parameter, str] = {}
+    within = {parameter for _, child in system.named_children() for parameter in child.parameters()}
     for player in players:
         if player.every < 1 or player.start < 0:
             got = f"{player.every} and {player.start} for {player.name}"
@@ -135,6 +136,8 @@ def players_of(system: System) -> Sequence[Player]:
             if parameter in owners or not parameter.requires_grad:
                 other = f"also belong to {owners[parameter]}" if parameter in owners else "need no gradient"
                 raise ValueError(f"weights of the player {player.name} {other}")
+            if parameter not in within:
+                raise ValueError(f"weights of the player {player.name} are in none of the system's sub-modules")
             owners[parameter] = player.name
     for name, parameter in system.named_parameters():
         if parameter.requires_grad and parameter not in owners:
