@@ -165,6 +165,17 @@ def test_rescaling_moves_the_spread_of_each_sample_towards_the_conditional_one_s
     torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_the_rescaling_of_a_flat_output_changes_nothing(level: float) -> None:
+    """That of a network whose last layer begins at 0, as DiT's does."""
+
+    def flat(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        return torch.full_like(x, level)
+
+    result = combined(ClassifierFree(3.0, 10, rescale=0.7), flat, torch.randn(2, 3, 4), LABELS)
+    torch.testing.assert_close(result, torch.full_like(result, level))
+
+
 def test_guidance_takes_any_condition() -> None:
     def model(x_t: Tensor, t: Tensor, some: Condition) -> Tensor:
         assert some.pooled is not None

@@ -159,11 +159,12 @@ class ClassifierFree(Guidance):
         return in_interval(run, self.interval, lambda x, t, row: rescaled(x, t))
 
     def factor(self, products: Tensor, weights: Tensor) -> Tensor:
-        """φ·std(c)/std(guided) + 1 − φ, [B, 1], from the products of (1, c, u)."""
+        """φ·std(c)/std(guided) + 1 − φ, [B, 1], from the products of (1, c, u); 1 where the guided output is flat."""
         sums = products[:, :1, 1:]
         spread = products[:, 1:, 1:] - sums.mT * sums / products[:, :1, :1]
         guided = (weights[:, None] @ spread @ weights[:, :, None])[:, 0]
-        return self.rescale * (spread[:, 0, :1] / guided).clamp_min(0).sqrt() + 1 - self.rescale
+        ratio = torch.where(guided > 0, spread[:, 0, :1] / guided, 1)
+        return self.rescale * ratio.clamp_min(0).sqrt() + 1 - self.rescale
 
 
 @dataclass(frozen=True)
