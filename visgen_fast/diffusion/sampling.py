@@ -34,7 +34,8 @@ def sample(
 ) -> Tensor:
     """Draw images by a plan, from noise to data; or take images along it where its times rise.
 
-    An image depends on its seed and its condition alone, never on the batch it is drawn in.
+    An image depends on its seed and its condition alone, never on the batch it is drawn in. The state is stepped in
+    place: a model that keeps the x it was given must copy it.
 
     Args:
         model: model(x, t [B], labels) → [B, *shape], predicting what the plan is for (put it into eval mode first).
