@@ -32,7 +32,7 @@ def solver_case(
     layout: str = "contiguous",
     noise: bool = True,
 ) -> Case:
-    """Guided by two outputs, with weights of each sample; `step`: one row, or one for each sample."""
+    """Guided by two outputs, with weights of each sample, or of all at row 1; `step`: a row, or one for each sample."""
 
     def arguments(dtype: torch.dtype, device: torch.device) -> Arguments:
         x, *others = (lay_out(random(shape, dtype, device, 42 + j), layout) for j in range(1 + outputs + slots))
@@ -42,7 +42,7 @@ def solver_case(
             "table": solver_table(device, slots=slots, noise=noise),
             "step": step if isinstance(step, int) else torch.tensor(step, device=device),
             "slots": others[outputs:],
-            "weights": random((1, shape[0], outputs), torch.float64, device, 50),
+            "weights": random((outputs,) if step == 1 else (1, shape[0], outputs), torch.float64, device, 50),
         }
         if noise and step == 0:
             given |= {"seeds": torch.arange(shape[0], device=device) * 7919 - 3, "stream": 5 << 32}

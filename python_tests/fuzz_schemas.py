@@ -19,6 +19,7 @@ from backends import BACKENDS, OPERATIONS, running_on
 from cases import CASES, Case
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from visgen_fast import ops
 
@@ -57,14 +58,13 @@ def recorded_calls() -> list[Call]:
 
 def _calls_of(case: Case, dtype: torch.dtype) -> list[Call]:
     arguments = case.arguments(dtype, torch.device("cpu"))
-    if any(isinstance(value, Tensor) and value.numel() > LARGEST for value in arguments.values()):
+    if any(isinstance(value, Tensor) and value.numel() > LARGEST for value in tree_leaves(arguments)):
         return []
     for name in case.differentiable:
         arguments[name] = arguments[name].detach().requires_grad_()
     with _Recorder() as recorder:
         result = getattr(ops, case.operation)(**arguments)
-        outputs = [result] if isinstance(result, Tensor) else [output for output in result if output is not None]
-        real = [output for output in outputs if output.requires_grad]
+        real = [output for output in tree_leaves(result) if output is not None and output.requires_grad]
         if real:
             inputs = [arguments[name] for name in case.differentiable]
             torch.autograd.grad(real, inputs, [torch.ones_like(output) for output in real])

@@ -15,7 +15,8 @@ from visgen_fast import nn as quantizers
 from visgen_fast import ops
 
 CPU = torch.device("cpu")
-OF_A_BATCH = ("x", "codes", "seeds", "index", "seed", "coefficients", "noise", "endpoint")
+OF_A_BATCH = ("x", "codes", "seeds", "index", "seed", "coefficients", "noise", "endpoint", "outputs")
+LISTS_OF_A_BATCH = ("outputs", "slots")
 WITH_A_BATCH = [case for case in CASES if case.label in ("primes", "seed_each", "picture")]
 OPERATIONS = list({case.operation: case for case in reversed(WITH_A_BATCH)}.values())
 
@@ -70,12 +71,19 @@ class Operation(nn.Module):
         super().__init__()
         self.operation, self.arguments = case.operation, case.arguments(torch.float32, CPU)
         self.names = [name for name in OF_A_BATCH if isinstance(self.arguments.get(name), Tensor)]
+        self.lists = [name for name in LISTS_OF_A_BATCH if isinstance(self.arguments.get(name), list)]
 
     def tensors(self) -> tuple[Tensor, ...]:
-        return tuple(self.arguments[name] for name in self.names)
+        alone = [self.arguments[name] for name in self.names]
+        return (*alone, *(tensor for name in self.lists for tensor in self.arguments[name]))
 
     def forward(self, *tensors):
-        given = {**self.arguments, **dict(zip(self.names, tensors, strict=True))}
+        given = {**self.arguments, **dict(zip(self.names, tensors, strict=False))}
+        first = len(self.names)
+        for name in self.lists:
+            count = len(self.arguments[name])
+            given[name] = list(tensors[first : first + count])
+            first += count
         return getattr(ops, self.operation)(**given)
 
 

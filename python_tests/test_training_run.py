@@ -72,12 +72,20 @@ def test_a_second_trainer_in_the_same_folder_is_refused_until_the_first_is_gone_
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
 
 
+def _tell_and_sleep(started) -> None:
+    started.set()
+    time.sleep(LONG)
+
+
 def test_a_process_that_loads_images_for_a_training_holds_no_lock_after_it(tmp_path):
     run = run_of(tmp_path)
     run.begin()
-    loader = multiprocessing.get_context("fork").Process(target=time.sleep, args=(LONG,))
+    fork = multiprocessing.get_context("fork")
+    started = fork.Event()
+    loader = fork.Process(target=_tell_and_sleep, args=(started,))
     loader.start()
     try:
+        assert started.wait(LONG)
         with pytest.raises(UserError, match=f"being trained in by process {os.getpid()}"):
             run_of(tmp_path).begin()
         run.close()

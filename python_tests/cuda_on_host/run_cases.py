@@ -14,6 +14,7 @@ import sys
 import torch
 from backends import running_on
 from cases import CASES, Case
+from torch.utils._pytree import tree_leaves
 
 import cuda_on_host
 from visgen_fast import ops
@@ -29,7 +30,7 @@ def results_of(case: Case, dtype: torch.dtype) -> list[torch.Tensor]:
     for name in case.differentiable:
         arguments[name] = arguments[name].detach().requires_grad_()
     result = getattr(ops, case.operation)(**arguments)
-    outputs = [result] if isinstance(result, torch.Tensor) else list(result)
+    outputs = tree_leaves(result)
     real = [output for output in outputs if output.requires_grad]
     if not real:
         return outputs

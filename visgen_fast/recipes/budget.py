@@ -5,6 +5,7 @@ The settings may ask for any width and depth; the weights beside them say how la
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -27,8 +28,10 @@ def require_fit(build: Callable[[], nn.Module], weights: Mapping[str, Tensor]) -
     """
     elements = 2 * sum(tensor.numel() for tensor in weights.values()) + MOST_ELEMENTS_BESIDE_WEIGHTS
     try:
-        with torch.device("meta"), _counted(elements, MOST_MODULES_PER_WEIGHT * (len(weights) + 10)):
-            build()
+        with warnings.catch_warnings(), torch.device("meta"):
+            warnings.simplefilter("ignore")  # of loading weights that other runs lend, into what holds nothing
+            with _counted(elements, MOST_MODULES_PER_WEIGHT * (len(weights) + 10)):
+                build()
     except _TooLarge as error:
         raise UserError("the checkpoint's settings describe a far larger network than its weights are of") from error
     except (ArithmeticError, RuntimeError, ValueError):

@@ -118,7 +118,8 @@ def _combined(coefficients: Tensor, operands: Sequence[Tensor]) -> Tensor:
 def _rows(table: Tensor, step: Tensor, x: Tensor) -> Tensor:
     """The rows [*step, 1, …, 32] that each element of x has, NaN where a step lies outside the table."""
     outside = (step < 0) | (step >= len(table))
-    row = table[step.clamp(0, len(table) - 1)].masked_fill(outside[..., None], torch.nan)
+    chosen = table.index_select(0, step.clamp(0, len(table) - 1).reshape(-1)).view(*step.shape, COLUMNS)
+    row = chosen.masked_fill(outside[..., None], torch.nan)
     return row.view(*step.shape, *[1] * (x.dim() - step.dim()), COLUMNS)
 
 
@@ -131,7 +132,8 @@ def _weights(
         return [*weights.to(dtype)]
     place = step.clamp(0, len(weights) - 1) if len(weights) > 1 else torch.zeros_like(step)
     if step.dim() == 0:
-        chosen = weights[place].view(-1, *[1] * (x.dim() - 1), len(outputs))  # [B or 1, …, J]
+        chosen = weights.index_select(0, place.view(1))[0]  # [B or 1, J]
+        chosen = chosen.view(-1, *[1] * (x.dim() - 1), len(outputs))
     else:
         sample = torch.arange(len(x), device=x.device).view(-1, *[1] * (step.dim() - 1))
         chosen = weights.expand(-1, len(x), -1)[place, sample]  # [*step, J]
