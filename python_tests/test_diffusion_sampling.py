@@ -197,6 +197,19 @@ def test_the_known_part_is_kept_and_the_network_sees_it_at_its_noise_level() -> 
     assert torch.equal(result, torch.tensor([[0.5, 0.0]]).expand(8, 2))
 
 
+@pytest.mark.parametrize("sampler", ["dpm++2m", "dpm++3m", "unipc", "deis", "adams-bashforth", "sa-solver"])
+def test_a_start_in_the_middle_has_no_history_but_its_own(sampler: str) -> None:
+    """As the plan of the times that are left: earlier denoised images, which it would read, were never made."""
+    images, model = torch.full((8, 3), 0.3, dtype=torch.float64), gaussian_model(CosineVP(), "v")
+    whole, rest = (plan(sampler, CosineVP(), "v", times=[t / 10 for t in range(first, -1, -1)]) for first in (10, 6))
+
+    def drawn(steps, strength: float) -> Tensor:
+        started = (images, strength)
+        return sample(model, steps, (3,), LABELS, SEEDS, initial=started, dtype=torch.float64)
+
+    assert torch.equal(drawn(whole, 0.6), drawn(rest, 1.0))
+
+
 @pytest.mark.parametrize("sampler", ["euler", "heun"])
 def test_known_and_initial_images_have_the_noise_that_churn_raises_the_state_to(sampler: str) -> None:
     images, seen = torch.full((8, 2), 0.5), []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ class Plan:
     ends: tuple[Level, ...]
     initial: tuple[float, float]
     noisy: bool
+    _along: Callable[[Path], Plan] = field(repr=False)  # the same sampler on another path
 
     @property
     def steps(self) -> int:
@@ -53,6 +54,10 @@ class Plan:
     def calls(self) -> int:
         """Network calls of a whole run."""
         return len(self.table)
+
+    def after(self, step: int) -> Plan:
+        """The plan of the steps that are left after `step` of them: a sampler with history begins anew there."""
+        return self if step == 0 else self._along(Path(self.schedule, self.ends[step:]))
 
     def input_scale(self, at: Level) -> float:
         """What x_t is multiplied by before the network reads it at this level."""
@@ -91,10 +96,16 @@ def plan(
     function, name = _named(sampler, SAMPLERS, "sampler")
     prediction = as_prediction(prediction)
     grid = _times(schedule, steps, times, spacing, shift)
-    path = Path.through(schedule, grid)
-    rising = bool(grid[-1] > grid[0])
+    return _plan_along(Path.through(schedule, grid), function, name, prediction, clamp, options)
+
+
+def _plan_along(
+    path: Path, function: Sampler, name: str, prediction: Prediction, clamp: float, options: dict[str, Any]
+) -> Plan:
+    times = [level.time for level in path.levels]
+    rising = times[-1] > times[0]
     if path.levels[0].sigma == 0:
-        raise ValueError(f"times must begin where there is noise to go by: a little above 0, got {grid.tolist()}")
+        raise ValueError(f"times must begin where there is noise to go by: a little above 0, got {times}")
     rows, step_of_row = _rows(path, function, name, options)
     if rising and any(np.iscomplexobj(row.next) for row in rows):  # the root of a negative variance
         raise ValueError(_NO_NOISE.format(name))
@@ -107,11 +118,11 @@ def plan(
     if rising and noisy:
         raise ValueError(_NO_NOISE.format(name))
     if not np.isfinite(table).all():
-        raise ValueError(f"{name} has no finite table for these times on {schedule}: {grid.tolist()}")
+        raise ValueError(f"{name} has no finite table for these times on {path.schedule}: {times}")
     first = rows[0].at
     return Plan(
         name,
-        schedule,
+        path.schedule,
         prediction,
         torch.from_numpy(table),
         torch.tensor([row.at.time for row in rows], dtype=torch.float64),
@@ -121,6 +132,7 @@ def plan(
         path.levels,
         (scales[0] * first.alpha, scales[0] * first.sigma),
         noisy,
+        lambda other: _plan_along(other, function, name, prediction, clamp, options),
     )
 
 

@@ -48,7 +48,7 @@ def sample(
             most `strength`, in [0, 1]; 1 is the plan's beginning. With a plan whose times rise, the images themselves
             begin it.
         known: (images, mask), both broadcastable to [B, *shape]: where the mask is 1 the result is the images'.
-        callback: called with (step, t, x, denoised) at the first network call of each step.
+        callback: called with (step, t, x, denoised) at the first network call of each step that is taken, from 0 on.
         dtype: of what the network is given; the state itself is float32, and float64 for a float64 dtype.
 
     Returns:
@@ -67,12 +67,18 @@ def sample(
         )
     device = torch.device(seeds.device if device is None else device)
     labels, seeds = apply_to_parts(labels, lambda part: part.to(device)), seeds.to(device)
+    shape = (len(seeds), *shape)
+    if initial is not None:
+        first = _first_step(plan, shape, *initial)
+        if first == plan.steps:
+            return initial[0].to(device, _state_dtype(dtype), copy=True)
+        plan = plan.after(first)
     guiding = (guidance or Unguided()).begin(Run(model, plan, labels, len(seeds), dtype, device))
-    run = _Images(plan, guiding.table, seeds, (len(seeds), *shape), _state_dtype(dtype))
-    x, first_row = run.begin(initial)
+    run = _Images(plan, guiding.table, seeds, shape, _state_dtype(dtype))
+    x = run.begin(None if initial is None else initial[0])
     slots = tuple(x.new_empty(x.shape) for _ in range(plan.slots))
     times = plan.times.to(device, x.dtype).unbind()
-    for row in range(first_row, plan.calls):
+    for row in range(plan.calls):
         start = plan.ends[plan.step_of_row[row]].time
         guided = guiding.evaluate(x, times[row], row)
         step_options = {"weights": guided.weights, "limit": guided.limit}
@@ -82,6 +88,21 @@ def sample(
         if known is not None and run.ends_step(row):
             x = run.with_known(x, known, row)
     return x
+
+
+def _first_step(plan: Plan, shape: tuple[int, ...], images: Tensor, strength: float) -> int:
+    """The step that begins with the initial images, or the number of steps where none of them does."""
+    if tuple(images.shape) != shape:
+        raise ValueError(f"the initial images must have shape {list(shape)}, got {list(images.shape)}")
+    if not 0 <= strength <= 1:
+        raise ValueError(f"the strength of the initial images must lie in [0, 1], got {strength}")
+    if _rises(plan):
+        return 0
+    return next((i for i, level in enumerate(plan.ends[:-1]) if level.time <= strength), plan.steps)
+
+
+def _rises(plan: Plan) -> bool:
+    return plan.ends[0].time < plan.ends[-1].time
 
 
 def _state_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -94,27 +115,16 @@ class _Images:
     stream = ops.Purpose.SAMPLER.stream()
 
     def __init__(self, plan: Plan, table: Tensor, seeds: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        self.plan, self.table, self.shape = plan, table, shape
+        self.plan, self.table = plan, table
         self.noise = ops.gaussian(seeds, shape[1:], stream=ops.Purpose.INITIAL_STATE.stream(), dtype=dtype)
 
-    def begin(self, initial: tuple[Tensor, float] | None) -> tuple[Tensor, int]:
-        """The first state and the row that reads it."""
+    def begin(self, images: Tensor | None) -> Tensor:
+        """The first state: noise, or the initial images with it, or these alone where the plan leads to noise."""
         signal, noise = self.plan.initial
-        if initial is None:
-            return self.noise * noise, 0
-        images, strength = initial
-        if tuple(images.shape) != self.shape:
-            raise ValueError(f"the initial images must have shape {list(self.shape)}, got {list(images.shape)}")
-        if not 0 <= strength <= 1:
-            raise ValueError(f"the strength of the initial images must lie in [0, 1], got {strength}")
+        if images is None:
+            return self.noise * noise
         images = images.to(self.noise)
-        if self.plan.ends[0].time < self.plan.ends[-1].time:
-            return images * (signal / self.plan.ends[0].alpha), 0
-        step = next((i for i, level in enumerate(self.plan.ends[:-1]) if level.time <= strength), self.plan.steps)
-        if step == self.plan.steps:
-            return images.clone(), self.plan.calls
-        row = self.plan.step_of_row.index(step)
-        return self._at(images, row), row
+        return images * (signal / self.plan.ends[0].alpha) if _rises(self.plan) else self._at(images, 0)
 
     def begins_step(self, row: int) -> bool:
         return row == 0 or self.plan.step_of_row[row - 1] != self.plan.step_of_row[row]
