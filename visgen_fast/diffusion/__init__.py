@@ -4,6 +4,8 @@ Time runs from data, t = 0, to noise, t = 1. λ = ln(α²/σ²) is the logarithm
 """
 
 from .adaptive_guidance import DynamicThresholding, Projected, ZeroStar
+from .densities import Cauchy, Density, HyperbolicSecant, Laplace, Normal
+from .derived_schedules import FromDensity, Interpolated, Shifted
 from .guidance import (
     Auto,
     Classifier,
@@ -14,6 +16,7 @@ from .guidance import (
     Unguided,
     drop_labels,
 )
+from .learned_schedule import LearnedVP
 from .likelihood import elbo, likelihood
 from .objective import DiffusionObjective
 from .plan import Plan, plan
@@ -29,9 +32,10 @@ from .predictions import (
     to_x,
 )
 from .sampling import sample
-from .schedules import CosineVP, RectifiedFlow, Schedule
+from .schedules import CosineVP, KarrasVE, RectifiedFlow, Schedule, SigmoidVP, VariancePreserving
 from .solvers import SAMPLERS
 from .spacings import SPACINGS
+from .table_schedules import DiscreteVP, Table
 from .times import LogitNormalTimes, TimeSampling, UniformTimes
 
 __all__ = [
@@ -39,23 +43,37 @@ __all__ = [
     "SAMPLERS",
     "SPACINGS",
     "Auto",
+    "Cauchy",
     "Classifier",
     "ClassifierFree",
     "CosineVP",
+    "Density",
     "DiffusionObjective",
+    "DiscreteVP",
     "DynamicThresholding",
+    "FromDensity",
     "Guidance",
+    "HyperbolicSecant",
+    "Interpolated",
+    "KarrasVE",
+    "Laplace",
+    "LearnedVP",
     "LogitNormalTimes",
+    "Normal",
     "Plan",
     "PlusPlus",
     "Prediction",
     "Projected",
     "RectifiedFlow",
     "Schedule",
+    "Shifted",
+    "SigmoidVP",
+    "Table",
     "TimeSampling",
     "TwoConditions",
     "Unguided",
     "UniformTimes",
+    "VariancePreserving",
     "ZeroStar",
     "as_prediction",
     "check_samplable",

@@ -1,0 +1,53 @@
+"""A noise schedule that is trained with the network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..nn.state import Float32State
+from .inversion import inverse
+from .schedules import VariancePreserving
+
+
+class LearnedVP(VariancePreserving, Float32State):
+    """A monotone network as λ(t), between ends that stay where they are.
+
+    λ(t) = log_snr_max − (log_snr_max − log_snr_min)·(m(t) − m(0))/(m(1) − m(0)), with m a line and a layer of
+    `features` rising sigmoids, all weights positive. It learns from the gradient into the coefficients of
+    `ops.add_noise` and the loss, when it is the schedule of a `DiffusionObjective`. With weight `ELBO` only the
+    variance of the loss depends on it (Kingma et al., "Variational diffusion models", 2021, section 4 and appendix H).
+    At first λ is nearly a line.
+
+    ValueError unless log_snr_min < log_snr_max and features ≥ 1.
+    """
+
+    def __init__(self, log_snr_min: float = -13.3, log_snr_max: float = 5.0, *, features: int = 1024) -> None:
+        super().__init__()
+        if not log_snr_min < log_snr_max:
+            raise ValueError(f"log_snr_min must be smaller than log_snr_max, got {log_snr_min} and {log_snr_max}")
+        if features < 1:
+            raise ValueError(f"features must be at least 1, got {features}")
+        self.log_snr_min, self.log_snr_max = log_snr_min, log_snr_max
+        self.line = nn.Parameter(torch.tensor(float(log_snr_max - log_snr_min)))
+        self.bends = nn.Parameter(torch.randn(features))
+        self.offsets = nn.Parameter(torch.zeros(features))
+        self.shares = nn.Parameter(torch.randn(features) / features**0.5)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """λ at times t in [0, 1]."""
+        start, end = self._rise(t.new_zeros(())), self._rise(t.new_ones(()))
+        share = (self._rise(t) - start) / (end - start)
+        return self.log_snr_max - (self.log_snr_max - self.log_snr_min) * share
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        """The inverse, found by bisection, for λ between the ends."""
+        return inverse(lambda t: -self.log_snr(t), -log_snr)
+
+    def _rise(self, t: Tensor) -> Tensor:
+        """m(t)."""
+        line, bends, offsets, shares = (
+            weight.to(t) for weight in (self.line.abs(), self.bends.abs(), self.offsets, self.shares.abs())
+        )
+        return line * t + F.linear(torch.sigmoid((2 * t[..., None] - 1) * bends + offsets), shares) * 2 / len(shares)
