@@ -38,7 +38,8 @@ examples:
   visgen-fast train rectified-flow --out runs/digits
   visgen-fast train rectified-flow --dataset my/images --size 64 --out runs/mine
   visgen-fast train rectified-flow --out runs/digits --resume
-  visgen-fast sample runs/digits --labels 3 7 --guidance 3
+  visgen-fast sample runs/digits --labels 3 7 --guidance 3 --sampler unipc --steps 10
+  visgen-fast sample runs/digits --like samples.png --seeds 1 2 3
   visgen-fast evaluate runs/rq-vae --beam 4
   torchrun --nproc-per-node 2 -m visgen_fast train rectified-flow --dataset fashion-mnist --mixed-precision bf16
 

@@ -4,6 +4,7 @@ Time runs from data, t = 0, to noise, t = 1. λ = ln(α²/σ²) is the logarithm
 """
 
 from .adaptive_guidance import DynamicThresholding, Projected, ZeroStar
+from .callbacks import Previews, ProgressBar
 from .guidance import (
     Auto,
     Classifier,
@@ -49,6 +50,8 @@ __all__ = [
     "Plan",
     "PlusPlus",
     "Prediction",
+    "Previews",
+    "ProgressBar",
     "Projected",
     "RectifiedFlow",
     "Schedule",

@@ -134,6 +134,8 @@ class ClassifierFree(Guidance):
     def __post_init__(self) -> None:
         check_null(self.scale, self.null_label)
         check_interval(self.interval)
+        if not 0 <= self.rescale <= 1:
+            raise ValueError(f"rescale must lie in [0, 1], got {self.rescale}")
 
     @classmethod
     def from_weight(cls, weight: float | Tensor, null_label: Null, **options: Any) -> ClassifierFree:
