@@ -18,7 +18,7 @@ _EXTRA = {"accelerate", "safetensors", "tyro", "rich", "PIL", "matplotlib", "ten
 # Of a write, which does not know its file's name.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
-COMMANDS = ("train", "sample", "evaluate", "recipes", "info", "bench", "demo")  # each a file of commands/
+COMMANDS = ("train", "sample", "evaluate", "samplers", "recipes", "info", "bench", "demo")  # each a file of commands/
 _HELP = """\
 usage: visgen-fast COMMAND ...
 
@@ -28,6 +28,7 @@ commands:
   train RECIPE        train a recipe; its images, losses and checkpoints go to a folder
   sample CHECKPOINT   draw images with a trained model
   evaluate CHECKPOINT measure a trained tokenizer: PSNR, rFID, usage of its codes, invalid codes
+  samplers            list the samplers, with their costs and orders
   recipes             list the recipes
   info                show versions, device and compiled libraries
   bench [FAMILY]      measure the operations (in a checkout of the repository)
