@@ -15,6 +15,7 @@ from .guidance import (
     Unguided,
     drop_labels,
 )
+from .inversion import invert, slerp
 from .likelihood import elbo, likelihood
 from .objective import DiffusionObjective
 from .plan import Plan, plan
@@ -67,9 +68,11 @@ __all__ = [
     "drop_labels",
     "edm",
     "elbo",
+    "invert",
     "likelihood",
     "plan",
     "sample",
+    "slerp",
     "to_noise",
     "to_x",
 ]

@@ -52,6 +52,11 @@ class Plan:
         return len(self.ends) - 1
 
     @property
+    def learned_variance(self) -> bool:
+        """Whether the noise's variance is the network's to say, in a second half of its channels."""
+        return bool(self.table[:, [L0, L1]].any())
+
+    @property
     def calls(self) -> int:
         """Network calls of a whole run."""
         return len(self.table)
