@@ -58,7 +58,7 @@ def test_help_names_every_command_and_imports_nothing_heavy():
     environment = {**os.environ, "PYTHONPATH": str(Path(visgen_fast.__file__).parents[1])}
     command = [sys.executable, "-c", program]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    commands = ("train", "sample", "evaluate", "recipes", "info", "bench")
+    commands = ("train", "sample", "evaluate", "samplers", "recipes", "info", "bench")
     assert all(f"  {command} " in finished.stdout for command in commands)
     assert not {"torch", "accelerate", "tyro", "PIL", "matplotlib"} & set(finished.stderr.split())
 
@@ -173,7 +173,10 @@ def test_a_folder_of_images_is_trained_on_with_loading_processes(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["frobnicate"], "there is no command 'frobnicate'; there are train, sample, evaluate, recipes, info, bench"),
+        (
+            ["frobnicate"],
+            "there is no command 'frobnicate'; there are train, sample, evaluate, samplers, recipes, info",
+        ),
         (["train", "digits"], "there is no recipe 'digits' (digits is a data set: --dataset digits); there are "),
         (["train", "frobnicate"], "there is no recipe 'frobnicate'; there are "),
         (["train", "--steps=3"], "the recipe comes first"),

@@ -16,6 +16,7 @@ from visgen_fast.diffusion import (
     CosineVP,
     RectifiedFlow,
     Schedule,
+    ZeroStar,
     convert,
     plan,
     sample,
@@ -228,10 +229,57 @@ def test_known_and_initial_images_have_the_noise_that_churn_raises_the_state_to(
         torch.testing.assert_close(x, expected.float(), rtol=1e-5, atol=1e-6)
 
 
-def test_a_plan_whose_noise_has_a_learned_variance_is_refused() -> None:
+def with_variance(said: float, channels: int = 2):
+    """A network for images of so many channels that says the same of the variance everywhere."""
+
+    def network(x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        assert x_t.shape[1] == channels
+        output = torch.sin(x_t + t.view(-1, 1, 1, 1) + labels.view(-1, 1, 1, 1))
+        return torch.cat([output, torch.full_like(output, said)], 1)
+
+    return network
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("scale", [1.0, 3.0, 0.0])
+@pytest.mark.parametrize(("said", "variance"), [(-1.0, "small"), (1.0, "large")])
+def test_a_learned_variance_lies_between_the_posterior_s_and_the_forward_step_s(
+    said: float, variance: str, scale: float, batched: bool
+) -> None:
+    """Nichol and Dhariwal, 2021, equation 15, at both ends; the other plans leave the network's variance out."""
+    guidance = ClassifierFree(scale, 10, batched=batched)
+    learned, other = (plan("ddpm", CosineVP(), "v", steps=5, variance=v) for v in ("learned_range", variance))
+    drawn = [
+        sample(with_variance(said), steps, (2, 3, 4), LABELS, SEEDS, guidance=guidance, dtype=torch.float64)
+        for steps in (learned, other)
+    ]
+    torch.testing.assert_close(*drawn, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_under_guidance_the_variance_is_the_conditional_one(batched: bool) -> None:
+    steps = plan("ddpm", CosineVP(), "v", steps=4, variance="learned_range")
+
+    def network(x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        said = torch.where(labels == 10, 1.0, -1.0).view(-1, 1, 1, 1)
+        return torch.cat([x_t, said.to(x_t).expand_as(x_t)], 1)
+
+    def draw(model) -> Tensor:
+        return sample(model, steps, (2, 3, 4), LABELS, SEEDS, guidance=ClassifierFree(2.0, 10, batched=batched))
+
+    def always(x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        return torch.cat([x_t, -torch.ones_like(x_t)], 1)
+
+    assert torch.equal(draw(network), draw(always))
+
+
+def test_a_model_that_says_no_variance_is_refused_where_the_plan_needs_one() -> None:
     learned = plan("ddpm", RectifiedFlow(), "x", steps=3, variance="learned_range")
-    with pytest.raises(ValueError, match="sample reads no variance from the network, .* plan for ddpm needs"):
-        sample(lambda x_t, t, labels: x_t, learned, (2,), LABELS, SEEDS)
+    for shape in ((2,), ()):
+        with pytest.raises(ValueError, match="this plan for ddpm needs a model that says the noise's variance in a "):
+            sample(lambda x_t, t, labels: x_t, learned, shape, LABELS, SEEDS)
+    with pytest.raises(ValueError, match="this plan for ddpm needs a model"):  # its first steps call no network
+        sample(with_variance(0.0), learned, (2, 3, 4), LABELS, SEEDS, guidance=ZeroStar(2.0, 10))
 
 
 def test_arguments_that_cannot_be_sampled_with_are_refused_by_name() -> None:
@@ -249,3 +297,5 @@ def test_arguments_that_cannot_be_sampled_with_are_refused_by_name() -> None:
         sample(network, steps, (2,), LABELS, SEEDS, initial=(torch.zeros(8, 3), 0.5))
     with pytest.raises(ValueError, match=r"strength of the initial images must lie in \[0, 1\], got 1.5"):
         sample(network, steps, (2,), LABELS, SEEDS, initial=(torch.zeros(8, 2), 1.5))
+    with pytest.raises(ValueError, match=r"noise must have shape \[8, 2\], got \[8, 3\]"):
+        sample(network, steps, (2,), LABELS, SEEDS, noise=torch.zeros(8, 3))

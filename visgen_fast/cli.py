@@ -18,7 +18,7 @@ _EXTRA = {"accelerate", "safetensors", "tyro", "rich", "PIL", "matplotlib", "ten
 # Of a write, which does not know its file's name.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
-COMMANDS = ("train", "sample", "evaluate", "recipes", "info", "bench", "demo")  # each a file of commands/
+COMMANDS = ("train", "sample", "evaluate", "samplers", "recipes", "info", "bench", "demo")  # each a file of commands/
 _HELP = """\
 usage: visgen-fast COMMAND ...
 
@@ -28,6 +28,7 @@ commands:
   train RECIPE        train a recipe; its images, losses and checkpoints go to a folder
   sample CHECKPOINT   draw images with a trained model
   evaluate CHECKPOINT measure a trained tokenizer: PSNR, rFID, usage of its codes, invalid codes
+  samplers            list the samplers, with their costs and orders
   recipes             list the recipes
   info                show versions, device and compiled libraries
   bench [FAMILY]      measure the operations (in a checkout of the repository)
@@ -38,7 +39,8 @@ examples:
   visgen-fast train rectified-flow --out runs/digits
   visgen-fast train rectified-flow --dataset my/images --size 64 --out runs/mine
   visgen-fast train rectified-flow --out runs/digits --resume
-  visgen-fast sample runs/digits --labels 3 7 --guidance 3
+  visgen-fast sample runs/digits --labels 3 7 --guidance 3 --sampler unipc --steps 10
+  visgen-fast sample runs/digits --like samples.png --seeds 1 2 3
   visgen-fast evaluate runs/rq-vae --beam 4
   torchrun --nproc-per-node 2 -m visgen_fast train rectified-flow --dataset fashion-mnist --mixed-precision bf16
 

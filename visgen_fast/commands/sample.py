@@ -2,77 +2,117 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from ..errors import UserError, writing
 from ..untrusted import MOST_PIXELS, MOST_SAMPLING_STEPS
+from . import repeat
 from .options import device_named, parse
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..diffusion import Previews
+    from ..systems.diffusion import GenerativeSystem
 
 # Of a set of captions, rows that are drawn where none is asked for; classes that a complaint names.
 _CAPTIONS, _CLASSES_NAMED, _CLASSES_COMPARED = 10, 30, 5000
+_COUNT = 10
 _MOST_GUIDANCE = 1000
+_MOST_FRAMES = 50
 
 
 def sample(arguments: list[str]) -> int:
-    draw(parse(SampleOptions, arguments, "visgen-fast sample"))
+    draw(parse(SampleOptions, repeat.with_options_of(arguments, _KEPT), "visgen-fast sample"))
     return 0
 
 
 @dataclass(frozen=True)
 class SampleOptions:
-    """Draw images with a trained model, one row a class."""
+    """Draw images with a trained model, one row a class. The PNG file keeps what drew it: --like repeats that."""
 
     checkpoint: tyro.conf.Positional[Path]
     """Folder of a run, whose newest checkpoint is taken, or of one checkpoint."""
     labels: tuple[str, ...] = ()
     """Classes to draw, by name or number; all of them if none is given, or some of the captions."""
-    count_per_class: int = 10
-    """Images of each class."""
-    guidance: float | None = None
-    """Weight of classifier-free guidance, 1 for none; by default the recipe's."""
+    count_per_class: int | None = None
+    """Images of each class and seed; by default 10, and 1 where there are several seeds."""
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=("--seed",))] = (0,)
+    """Another seed draws other images; those of several stand side by side."""
     steps: int | None = None
-    """Steps of the solver; by default the recipe's."""
-    seed: int = 0
-    """Another seed draws other images."""
+    """Steps of the sampler; by default the recipe's, as are all options that follow."""
+    sampler: str | None = None
+    """One of those that visgen-fast samplers lists."""
+    spacing: str | None = None
+    """Where the steps are: linear, trailing, leading, karras, exponential, quadratic or beta."""
+    shift: float | None = None
+    """Moves the steps towards noise, as Stable Diffusion 3 does; above 0."""
+    order: int | None = None
+    """Order of the sampler, where it has several."""
+    eta: float | None = None
+    """How much noise the sampler adds, where that is a choice; 0 for none."""
+    churn: float | None = None
+    """The same for euler and heun, as in Karras et al., 2022."""
+    variant: str | None = None
+    """Of the sampler's formulas, where there are several."""
+    variance: str | None = None
+    """Of ddpm: small or large."""
+    guidance: float | None = None
+    """Scale of classifier-free guidance, 1 for none."""
+    interval: tuple[float, float] | None = None
+    """Guide only in steps that begin between these two times; 0 is the image, 1 is noise."""
+    rescale: float | None = None
+    """Share of the guided output's spread, from 0 to 1, that is moved back to the conditional one's."""
     out: Path = Path("samples.png")
     """The PNG file to write."""
+    preview_gif: Path | None = None
+    """A GIF file that shows how the images arose, the first hundred of them."""
+    preview_strip: Path | None = None
+    """A PNG file that shows the same side by side: a row for each of some images, a column for each of some steps."""
+    like: Path | None = None
+    """A PNG file that this command wrote: its options are taken, but for those that are given too."""
     recipe: Path | None = None
     """The Python file of your own recipe that the checkpoint was made by; it is run."""
     device: str = "auto"
     """Where to compute, as torch names it, for example cpu or cuda:1."""
 
 
+_OF_THE_SYSTEM = (
+    *("steps", "sampler", "spacing", "shift", "order", "eta", "churn", "variant", "variance"),
+    *("guidance", "interval", "rescale"),
+)
+# What a drawn file keeps. Words that follow the last one are no more of its: it takes a single number.
+_KEPT = ("labels", "seeds", *_OF_THE_SYSTEM, "count_per_class")
+
+
 def draw(options: SampleOptions) -> None:
     """Builds a checkpoint's system again, with the averaged weights, and draws what the options of `sample` ask for."""
     from ..recipes.runs import trained
-    from ..systems.diffusion import GenerativeSystem, draw_samples
+    from ..systems.diffusion import GenerativeSystem
     from ..training import checkpoint
     from ..training.figures import image_grid
 
-    if options.count_per_class < 1 or (options.steps is not None and options.steps < 1):
-        raise UserError("--count-per-class and --steps must be at least 1")
-    if options.steps is not None and options.steps > MOST_SAMPLING_STEPS:
-        raise UserError(f"--steps must be at most {MOST_SAMPLING_STEPS}, got {options.steps}")
-    if options.guidance is not None and not abs(options.guidance) <= _MOST_GUIDANCE:
-        raise UserError(f"--guidance must lie in [-{_MOST_GUIDANCE}, {_MOST_GUIDANCE}], got {options.guidance}")
-    if not -(2**63) <= options.seed < 2**63:
-        raise UserError(f"--seed must lie in [-2**63, 2**63), got {options.seed}")
-    if options.out.suffix.lower() != ".png":
-        raise UserError(f"--out must be the name of a .png file, got {options.out}")
+    _check(options)
     device = device_named(options.device)
     saved = checkpoint.read(options.checkpoint)
+    if options.like is not None:
+        repeat.check_weights(options.like, saved.state, saved.path)
     images = saved.images
     most = _CAPTIONS if images.captions else len(images.class_names)
     labels = [_label(name, images.class_names) for name in options.labels] or images.some_labels(most)
-    if options.count_per_class * len(labels) * images.height * images.width > MOST_PIXELS:
+    columns = _count(options) * len(options.seeds)
+    if columns * len(labels) * images.height * images.width > MOST_PIXELS:
         raise UserError(
-            f"{options.count_per_class} images of {len(labels)} classes make a figure of more than {MOST_PIXELS} "
-            "pixels: give a lower --count-per-class, or fewer --labels"
+            f"{columns} images of {len(labels)} classes make a figure of more than {MOST_PIXELS} pixels: "
+            "give a lower --count-per-class, or fewer --labels or --seeds"
         )
     _, _, system = trained(saved, options.recipe)
     if not isinstance(system, GenerativeSystem):
@@ -80,23 +120,77 @@ def draw(options: SampleOptions) -> None:
             f"the recipe {saved.state['recipe']} trains no model that draws images: its run shows {system.figure}.png"
         )
     try:
-        drawn = draw_samples(
-            system.to(device),
-            labels,
-            options.count_per_class,
-            seed=options.seed,
-            device=device,
-            steps=options.steps,
-            guidance=options.guidance,
-        )
+        asked = system.options(**{name: getattr(options, name) for name in _OF_THE_SYSTEM})
+        drawn, previews = _drawn(system.to(device), labels, options, asked)
     except ValueError as error:
         raise UserError(str(error)) from error
     if not drawn.isfinite().all():
         raise UserError(f"the model in {saved.path} draws no finite numbers; its weights may be damaged")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with writing(options.out):
-        image_grid(drawn, [images.class_names[label] for label in labels]).save(options.out)
+    names = [images.class_names[label] for label in labels]
+    shown = [str(label) if _label(str(label), images.class_names) == label else name
+             for label, name in zip(labels, names, strict=True)]  # fmt: skip
+    again = {"labels": shown, "count_per_class": _count(options), "seeds": options.seeds, **asked}
+    for file in (options.out, options.preview_gif, options.preview_strip):
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+    run = options.checkpoint
+    repeat.save(image_grid(drawn, names), options.out, repeat.story(saved.state, run, again))
+    if previews is not None and options.preview_gif is not None:
+        with writing(options.preview_gif):
+            previews.gif(options.preview_gif, columns=columns)
+    if previews is not None and options.preview_strip is not None:
+        with writing(options.preview_strip):
+            previews.strip(options.preview_strip)
     print(f"images: {options.out}")
+
+
+def _check(options: SampleOptions) -> None:
+    """`UserError` for a number out of bounds, or a file of another kind."""
+    if _count(options) < 1 or (options.steps is not None and options.steps < 1):
+        raise UserError("--count-per-class and --steps must be at least 1")
+    if options.steps is not None and options.steps > MOST_SAMPLING_STEPS:
+        raise UserError(f"--steps must be at most {MOST_SAMPLING_STEPS}, got {options.steps}")
+    if options.guidance is not None and not abs(options.guidance) <= _MOST_GUIDANCE:
+        raise UserError(f"--guidance must lie in [-{_MOST_GUIDANCE}, {_MOST_GUIDANCE}], got {options.guidance}")
+    if not options.seeds:
+        raise UserError("--seeds must be at least one number")
+    for seed in options.seeds:
+        if not -(2**63) <= seed < 2**63:
+            raise UserError(f"--seed must lie in [-2**63, 2**63), got {seed}")
+    for name, kind in (("out", ".png"), ("preview_gif", ".gif"), ("preview_strip", ".png")):
+        file = getattr(options, name)
+        if file is not None and file.suffix.lower() != kind:
+            raise UserError(f"--{name.replace('_', '-')} must be the name of a {kind} file, got {file}")
+
+
+def _count(options: SampleOptions) -> int:
+    if options.count_per_class is not None:
+        return options.count_per_class
+    return _COUNT if len(options.seeds) == 1 else 1
+
+
+def _drawn(
+    system: GenerativeSystem, labels: Sequence[int], options: SampleOptions, asked: dict[str, Any]
+) -> tuple[Tensor, Previews | None]:
+    """The images [labels, columns, C, H, W], and previews of the first of them where the options ask for any."""
+    from ..data.images import AT_A_TIME
+    from ..diffusion import Previews, ProgressBar
+    from ..systems.diffusion import draw_samples
+
+    steps, images = asked["steps"], len(labels) * _count(options) * len(options.seeds)
+    wanted = options.preview_gif is not None or options.preview_strip is not None
+    previews = Previews(every=math.ceil(steps / _MOST_FRAMES)) if wanted else None
+    done = itertools.count()
+    with ProgressBar(steps * math.ceil(images / AT_A_TIME)) as bar:
+
+        def watch(*seen: Any) -> None:
+            bar(*seen)
+            if previews is not None and next(done) < steps:
+                previews(*seen)
+
+        seeds, count = list(options.seeds), _count(options)
+        device = next(system.parameters()).device
+        return draw_samples(system, labels, count, seed=seeds, device=device, callback=watch, **asked), previews
 
 
 def _label(name: str, class_names: Sequence[str]) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -92,6 +93,16 @@ class Images(Protocol):
 def to_range(pixels: Tensor) -> Tensor:
     """Pixels uint8 as float32 in [−1, 1]."""
     return pixels.float() / 127.5 - 1
+
+
+def as_pixels(images: Tensor, least_side: int) -> np.ndarray:
+    """Images [..., 1 or 3, H, W] in [−1, 1] as uint8 RGB [..., H, W, 3], to be looked at.
+
+    Small ones are enlarged by a whole factor, without smoothing, until their sides are about `least_side`.
+    """
+    scale = max(1, round(least_side / images.shape[-2]))
+    pixels = ((images.float().cpu() + 1) * 127.5).round().clamp(0, 255).byte().movedim(-3, -1).numpy()
+    return np.broadcast_to(pixels, (*pixels.shape[:-1], 3)).repeat(scale, -3).repeat(scale, -2)
 
 
 def in_chunks(images: Images, device: torch.device, *, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:

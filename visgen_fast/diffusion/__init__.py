@@ -4,8 +4,12 @@ Time runs from data, t = 0, to noise, t = 1. λ = ln(α²/σ²) is the logarithm
 """
 
 from .adaptive_guidance import DynamicThresholding, Projected, ZeroStar
+<<<<<<< HEAD
 from .densities import Cauchy, Density, HyperbolicSecant, Laplace, Normal
 from .derived_schedules import FromDensity, Interpolated, Shifted
+=======
+from .callbacks import Previews, ProgressBar
+>>>>>>> sampling
 from .guidance import (
     Auto,
     Classifier,
@@ -16,7 +20,11 @@ from .guidance import (
     Unguided,
     drop_labels,
 )
+<<<<<<< HEAD
 from .learned_schedule import LearnedVP
+=======
+from .inversion import invert, slerp
+>>>>>>> sampling
 from .likelihood import elbo, likelihood
 from .objective import DiffusionObjective
 from .plan import Plan, plan
@@ -63,6 +71,8 @@ __all__ = [
     "Plan",
     "PlusPlus",
     "Prediction",
+    "Previews",
+    "ProgressBar",
     "Projected",
     "RectifiedFlow",
     "Schedule",
@@ -82,9 +92,11 @@ __all__ = [
     "drop_labels",
     "edm",
     "elbo",
+    "invert",
     "likelihood",
     "plan",
     "sample",
+    "slerp",
     "to_noise",
     "to_x",
 ]

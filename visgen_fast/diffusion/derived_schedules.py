@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .densities import Density
-from .inversion import inverse
+from .bisection import inverse
 from .schedules import Schedule, VariancePreserving
 
 

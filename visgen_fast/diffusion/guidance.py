@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -38,7 +38,8 @@ class Guided(NamedTuple):
 class Run:
     """What a guidance is told when a run begins: the network model(x, t [B], condition), its plan and its condition.
 
-    batch: of the state. dtype: of what the network is given.
+    batch: of the state. dtype: of what the network is given. variances: what networks said of the noise's variance
+    since the list was last emptied, the conditional network first.
     """
 
     model: Network
@@ -47,6 +48,18 @@ class Run:
     batch: int
     dtype: torch.dtype
     device: torch.device
+    variances: list[Tensor] = field(default_factory=list)
+
+    def call(self, network: Network, x: Tensor, t: Tensor, condition: AnyCondition) -> Tensor:
+        """The network's output for states x [n·B, ...] at time t []: of twice the channels, the first half.
+
+        The other half is the variance that a network learned beside its prediction (Nichol and Dhariwal, 2021).
+        """
+        output = network(x.to(self.dtype), t.expand(len(x)), condition)
+        if x.dim() > 1 and output.dim() == x.dim() and output.shape[1] == 2 * x.shape[1]:
+            output, variance = output.chunk(2, 1)
+            self.variances.append(variance[: self.batch])
+        return output
 
     def rows_within(self, interval: Interval | None) -> tuple[bool, ...]:
         """For each row, whether its step begins in the interval: all stages of a step are in it, or none."""
@@ -59,12 +72,11 @@ class Run:
         """A function (state, time []) → the network's output for each condition, in one call or in as many."""
         count = len(conditions)
         if not batched or count == 1:
-            return lambda x, t: tuple(self.model(x.to(self.dtype), t.expand(self.batch), one) for one in conditions)
+            return lambda x, t: tuple(self.call(self.model, x, t, one) for one in conditions)
         together = concatenate(conditions)
 
         def outputs(x: Tensor, t: Tensor) -> tuple[Tensor, ...]:
-            given = torch.cat([x.to(self.dtype)] * count)
-            return self.model(given, t.expand(count * self.batch), together).chunk(count)
+            return self.call(self.model, torch.cat([x.to(self.dtype)] * count), t, together).chunk(count)
 
         return outputs
 
@@ -134,6 +146,8 @@ class ClassifierFree(Guidance):
     def __post_init__(self) -> None:
         check_null(self.scale, self.null_label)
         check_interval(self.interval)
+        if not 0 <= self.rescale <= 1:
+            raise ValueError(f"rescale must lie in [0, 1], got {self.rescale}")
 
     @classmethod
     def from_weight(cls, weight: float | Tensor, null_label: Null, **options: Any) -> ClassifierFree:
@@ -226,7 +240,7 @@ class Auto(Guidance):
         scale, model = run.numbers(self.scale), run.unguided()
 
         def outputs(x: Tensor, t: Tensor) -> tuple[Tensor, ...]:
-            return *model(x, t), self.guide(x.to(run.dtype), t.expand(run.batch), run.labels)
+            return *model(x, t), run.call(self.guide, x, t, run.labels)
 
         return constant_weights(run, outputs, [scale, 1 - scale], self.interval)
 

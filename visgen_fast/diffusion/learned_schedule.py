@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..nn.state import Float32State
-from .inversion import inverse
+from .bisection import inverse
 from .schedules import VariancePreserving
 
 

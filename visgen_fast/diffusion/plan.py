@@ -19,6 +19,7 @@ from .solvers import SAMPLERS, Sampler
 from .solvers.rows import Row
 from .spacings import SPACINGS, Spacing, shifted
 
+_NOT_FINITE = "{} has no finite table for these options and times on {}: {}"
 _NO_NOISE = "an inversion, whose times rise, must add no noise, but {} does: give eta=0, or another sampler"
 
 
@@ -49,6 +50,11 @@ class Plan:
     @property
     def steps(self) -> int:
         return len(self.ends) - 1
+
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the noise's variance is the network's to say, in a second half of its channels."""
+        return bool(self.table[:, [L0, L1]].any())
 
     @property
     def calls(self) -> int:
@@ -106,7 +112,10 @@ def _plan_along(
     rising = times[-1] > times[0]
     if path.levels[0].sigma == 0:
         raise ValueError(f"times must begin where there is noise to go by: a little above 0, got {times}")
-    rows, step_of_row = _rows(path, function, name, options)
+    try:
+        rows, step_of_row = _rows(path, function, name, options)
+    except OverflowError as error:
+        raise ValueError(_NOT_FINITE.format(name, path.schedule, times)) from error
     if rising and any(np.iscomplexobj(row.next) for row in rows):  # the root of a negative variance
         raise ValueError(_NO_NOISE.format(name))
     scales = [_input_scale(prediction, row.at) for row in rows]
@@ -118,7 +127,7 @@ def _plan_along(
     if rising and noisy:
         raise ValueError(_NO_NOISE.format(name))
     if not np.isfinite(table).all():
-        raise ValueError(f"{name} has no finite table for these times on {path.schedule}: {times}")
+        raise ValueError(_NOT_FINITE.format(name, path.schedule, times))
     first = rows[0].at
     return Plan(
         name,

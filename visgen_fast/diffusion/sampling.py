@@ -10,7 +10,7 @@ from torch import Tensor
 from visgen_fast import ops
 
 from ..nn.conditions import AnyCondition, apply_to_parts
-from ..reference.solve import L0, L1, NEXT, SLOT_A, SLOT_B
+from ..reference.solve import NEXT, SLOT_A, SLOT_B
 from .guidance import Guidance, Run, Unguided
 from .plan import Plan
 
@@ -28,6 +28,7 @@ def sample(
     guidance: Guidance | None = None,
     initial: tuple[Tensor, float] | None = None,
     known: tuple[Tensor, Tensor] | None = None,
+    noise: Tensor | None = None,
     callback: Callback | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
@@ -38,7 +39,9 @@ def sample(
     place: a model that keeps the x it was given must copy it.
 
     Args:
-        model: model(x, t [B], labels) → [B, *shape], predicting what the plan is for (put it into eval mode first).
+        model: model(x, t [B], labels) → [B, *shape], predicting what the plan is for (put it into eval mode first). Of
+            an output with twice the channels, the second half is a learned variance: read where the plan's noise
+            depends on it, else left out.
         plan: see `plan`.
         shape: of one image.
         labels: int64 [B], or any condition (`nn.conditions`).
@@ -48,6 +51,7 @@ def sample(
             most `strength`, in [0, 1]; 1 is the plan's beginning. With a plan whose times rise, the images themselves
             begin it.
         known: (images, mask), both broadcastable to [B, *shape]: where the mask is 1 the result is the images'.
+        noise: [B, *shape], what the first state is made of in the place of the seeds' normal numbers, as of `invert`.
         callback: called with (step, t, x, denoised) at the first network call of each step that is taken, from 0 on.
         dtype: of what the network is given; the state itself is float32, and float64 for a float64 dtype.
 
@@ -55,16 +59,11 @@ def sample(
         [B, *shape] in the state's dtype.
 
     Raises:
-        ValueError: labels and seeds of different lengths, images of another shape, a strength outside [0, 1], a plan
-            whose noise has a learned variance, which `ops.solver_step` executes.
+        ValueError: labels and seeds of different lengths, images or noise of another shape, a strength outside [0, 1],
+            a plan whose noise has a learned variance with a model that gives none.
     """
     if isinstance(labels, Tensor) and labels.shape != seeds.shape:
         raise ValueError(f"labels and seeds must both have shape [B], got {list(labels.shape)} and {list(seeds.shape)}")
-    if bool(plan.table[:, [L0, L1]].any()):
-        raise ValueError(
-            f"sample reads no variance from the network, which this plan for {plan.sampler} needs: "
-            "give its rows to ops.solver_step with variance="
-        )
     device = torch.device(seeds.device if device is None else device)
     labels, seeds = apply_to_parts(labels, lambda part: part.to(device)), seeds.to(device)
     shape = (len(seeds), *shape)
@@ -73,15 +72,19 @@ def sample(
         if first == plan.steps:
             return initial[0].to(device, _state_dtype(dtype), copy=True)
         plan = plan.after(first)
-    guiding = (guidance or Unguided()).begin(Run(model, plan, labels, len(seeds), dtype, device))
-    run = _Images(plan, guiding.table, seeds, shape, _state_dtype(dtype))
+    told = Run(model, plan, labels, len(seeds), dtype, device)
+    guiding = (guidance or Unguided()).begin(told)
+    run = _Images(plan, guiding.table, seeds, shape, _state_dtype(dtype), noise)
     x = run.begin(None if initial is None else initial[0])
     slots = tuple(x.new_empty(x.shape) for _ in range(plan.slots))
-    times = plan.times.to(device, x.dtype).unbind()
+    times, learned = plan.times.to(device, x.dtype).unbind(), plan.learned_variance
     for row in range(plan.calls):
         start = plan.ends[plan.step_of_row[row]].time
+        told.variances.clear()
         guided = guiding.evaluate(x, times[row], row)
         step_options = {"weights": guided.weights, "limit": guided.limit}
+        if learned:
+            step_options["variance"] = _variance(told, x)
         if callback is not None and run.begins_step(row):
             callback(plan.step_of_row[row], start, x.clone(), run.denoised(x, guided.outputs, row, step_options))
         ops.solver_step_(x, guided.outputs, run.table, row, slots=slots, seeds=seeds, stream=run.stream, **step_options)
@@ -101,6 +104,16 @@ def _first_step(plan: Plan, shape: tuple[int, ...], images: Tensor, strength: fl
     return next((i for i, level in enumerate(plan.ends[:-1]) if level.time <= strength), plan.steps)
 
 
+def _variance(run: Run, x: Tensor) -> Tensor:
+    """What the network said of the variance in this row."""
+    if not run.variances:
+        raise ValueError(
+            f"this plan for {run.plan.sampler} needs a model that says the noise's variance in a second half of its "
+            f"channels: an output of {2 * x.shape[1] if x.dim() > 1 else 2} channels"
+        )
+    return run.variances[0]
+
+
 def _rises(plan: Plan) -> bool:
     return plan.ends[0].time < plan.ends[-1].time
 
@@ -114,9 +127,21 @@ class _Images:
 
     stream = ops.Purpose.SAMPLER.stream()
 
-    def __init__(self, plan: Plan, table: Tensor, seeds: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        table: Tensor,
+        seeds: Tensor,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        noise: Tensor | None,
+    ) -> None:
         self.plan, self.table = plan, table
-        self.noise = ops.gaussian(seeds, shape[1:], stream=ops.Purpose.INITIAL_STATE.stream(), dtype=dtype)
+        if noise is None:
+            noise = ops.gaussian(seeds, shape[1:], stream=ops.Purpose.INITIAL_STATE.stream(), dtype=dtype)
+        elif tuple(noise.shape) != shape:
+            raise ValueError(f"noise must have shape {list(shape)}, got {list(noise.shape)}")
+        self.noise = noise.to(seeds.device, dtype)
 
     def begin(self, images: Tensor | None) -> Tensor:
         """The first state: noise, or the initial images with it, or these alone where the plan leads to noise."""

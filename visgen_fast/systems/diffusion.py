@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,10 @@ from torch import Tensor, nn
 from .. import ops
 from ..data.images import AT_A_TIME, Images
 from ..data.order import Batch
-from ..diffusion.guidance import ClassifierFree
+from ..diffusion.guidance import ClassifierFree, Interval
 from ..diffusion.objective import DiffusionObjective
-from ..diffusion.plan import plan
-from ..diffusion.sampling import sample
+from ..diffusion.plan import Plan, plan
+from ..diffusion.sampling import Callback, sample
 from ..training.system import System
 
 logger = logging.getLogger(__name__)
@@ -29,13 +30,16 @@ class GenerativeSystem(System):
     """A system that draws images of classes."""
 
     @abstractmethod
-    def sample(
-        self, labels: Tensor, seeds: Tensor, *, steps: int | None = None, guidance: float | None = None
-    ) -> Tensor:
+    def sample(self, labels: Tensor, seeds: Tensor, *, callback: Callback | None = None, **options: Any) -> Tensor:
         """Images of classes `labels` int64[B], drawn from `seeds` int64[B]: float [B, C, H, W] in [−1, 1].
 
-        `steps` and `guidance` default to the system's own. ValueError for labels that are no classes.
+        callback: as of `visgen_fast.diffusion.sample`. options: of the system's sampler, each by default the system's
+        own. ValueError for labels that are no classes, and for options that are none or don't fit together.
         """
+
+    @abstractmethod
+    def options(self, **asked: Any) -> dict[str, Any]:
+        """Every option that `sample` would draw with, if it were asked for these; `steps` is one. What it raises."""
 
     def draw(self, images: Images, *, seed: int, device: torch.device) -> tuple[Tensor, Sequence[str]]:
         """Samples of some classes, or one of each of some captions."""
@@ -54,33 +58,52 @@ def draw_samples(
     labels: Sequence[int],
     count: int,
     *,
-    seed: int,
+    seed: int | Sequence[int],
     device: torch.device | str,
-    steps: int | None = None,
-    guidance: float | None = None,
+    callback: Callback | None = None,
+    **options: Any,
 ) -> Tensor:
-    """`count` images of each class in `labels`: [len(labels), count, C, H, W] in [−1, 1].
+    """`count` images of each class in `labels` by each seed: [len(labels), seeds × count, C, H, W] in [−1, 1].
 
-    An image depends on `seed`, its class and its place among the images of its class, and on nothing else.
+    An image depends on its seed, its class and its place among the images of these two, and on nothing else. They are
+    drawn `AT_A_TIME`; callback and options are as of `GenerativeSystem.sample`.
     """
-    places = torch.arange(count)
+    places, run_seeds = torch.arange(count), [seed] if isinstance(seed, int) else seed
+    purpose = ops.Purpose.INITIAL_STATE
     seeds = torch.cat(
-        [ops.derive_seeds(seed, places, step=label, purpose=ops.Purpose.INITIAL_STATE) for label in labels]
+        [ops.derive_seeds(one, places, step=label, purpose=purpose) for label in labels for one in run_seeds]
     )
-    classes = torch.tensor(labels).repeat_interleave(count)
+    classes = torch.tensor(labels).repeat_interleave(count * len(run_seeds))
     chunks = [
-        system.sample(some_classes.to(device), some_seeds.to(device), steps=steps, guidance=guidance)
+        system.sample(some_classes.to(device), some_seeds.to(device), callback=callback, **options)
         for some_classes, some_seeds in zip(classes.split(AT_A_TIME), seeds.split(AT_A_TIME), strict=True)
     ]
-    return torch.cat(chunks).unflatten(0, (len(labels), count))
+    return torch.cat(chunks).unflatten(0, (len(labels), -1))
 
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """How a diffusion system draws images: solver steps, and the weight of classifier-free guidance (1 is off)."""
+    """How a diffusion system draws images.
+
+    guidance: scale of classifier-free guidance, 1 is off; interval, rescale: of it (`ClassifierFree`). All others are
+    arguments of `plan`; None leaves the sampler its own.
+    """
 
     steps: int
     guidance: float
+    sampler: str = "euler"
+    spacing: str = "linear"
+    shift: float | None = None
+    order: int | None = None
+    eta: float | None = None
+    variant: str | None = None
+    variance: str | None = None
+    churn: float | None = None
+    interval: Interval | None = None
+    rescale: float = 0.0
+
+
+_OF_THE_SAMPLER = ("order", "eta", "variant", "variance", "churn")
 
 
 class DiffusionSystem(GenerativeSystem):
@@ -97,20 +120,36 @@ class DiffusionSystem(GenerativeSystem):
         return self.objective(self.model, batch.images, batch.labels, batch.seeds)
 
     @torch.no_grad()
-    def sample(
-        self, labels: Tensor, seeds: Tensor, *, steps: int | None = None, guidance: float | None = None
-    ) -> Tensor:
+    def sample(self, labels: Tensor, seeds: Tensor, *, callback: Callback | None = None, **options: Any) -> Tensor:
         null = self.objective.null_label
         if isinstance(null, int) and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < null:
             raise ValueError(f"labels must lie in [0, {null}), got {int(labels.min())} to {int(labels.max())}")
-        steps = self.sampler.steps if steps is None else steps
-        return sample(
-            self.model,
-            plan("euler", self.objective.schedule, self.objective.prediction, steps=steps),
-            self.shape,
-            labels,
-            seeds,
-            guidance=ClassifierFree(self._guidance(guidance), null),
+        settings = self._settings(options)
+        guidance = ClassifierFree(settings.guidance, null, interval=settings.interval, rescale=settings.rescale)
+        plan = self._plan(settings)
+        return sample(self.model, plan, self.shape, labels, seeds, guidance=guidance, callback=callback)
+
+    def options(self, **asked: Any) -> dict[str, Any]:
+        settings = self._settings(asked)
+        self._plan(settings)
+        return {name: value for name, value in asdict(settings).items() if value is not None}
+
+    def _settings(self, asked: dict[str, Any]) -> SamplerSettings:
+        known = [field.name for field in fields(SamplerSettings)]
+        for name in asked.keys() - set(known):
+            raise ValueError(f"{name} is no option of a diffusion system, which has {', '.join(known)}")
+        settings = replace(self.sampler, **{name: value for name, value in asked.items() if value is not None})
+        return replace(settings, guidance=self._guidance(asked.get("guidance")))
+
+    def _plan(self, settings: SamplerSettings) -> Plan:
+        return plan(
+            settings.sampler,
+            self.objective.schedule,
+            self.objective.prediction,
+            steps=settings.steps,
+            spacing=settings.spacing,
+            shift=settings.shift,
+            **{name: value for name in _OF_THE_SAMPLER if (value := getattr(settings, name)) is not None},
         )
 
     def _guidance(self, asked: float | None) -> float:

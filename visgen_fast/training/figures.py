@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..data.images import as_pixels
 from ..untrusted import MOST_CHARACTERS_OF_A_NAME, escaped
 from .losses import read_losses
 
@@ -29,14 +30,12 @@ def image_grid(images: Tensor, names: Sequence[str] = ()) -> Image.Image:
     """
     if len(images) == 1 and images.shape[1] % 10 == 0:
         images, names = images.unflatten(1, (-1, 10))[0], ()
-    rows, columns, _, height, width = images.shape
-    scale = max(1, round(_LEAST_SIDE / height))
-    pixels = ((images.float().cpu() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 1, 3, 4, 2).numpy()
-    pixels = np.broadcast_to(pixels, (*pixels.shape[:-1], 3)).repeat(scale, 2).repeat(scale, 3)
+    pixels = as_pixels(images, _LEAST_SIDE)
+    rows, columns, height, width, _ = pixels.shape
     names = [escaped(name, MOST_CHARACTERS_OF_A_NAME) for name in names]
     font = ImageFont.load_default(_LETTER_HEIGHT)
     margin = max((int(font.getlength(name)) + 2 * _GAP for name in names), default=0)
-    step_x, step_y = width * scale + _GAP, height * scale + _GAP
+    step_x, step_y = width + _GAP, height + _GAP
     grid = Image.new("RGB", (margin + columns * step_x + _GAP, rows * step_y + _GAP), _GREY)
     draw = ImageDraw.Draw(grid)
     for row in range(rows):

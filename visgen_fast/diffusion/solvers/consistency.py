@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..path import Path
-from .rows import D, Row, X, Z
+from .rows import D, Row, X, Z, check_eta
 
 
 def consistency(path: Path) -> Iterator[Row]:
@@ -19,8 +19,7 @@ def tcd(path: Path, *, eta: float = 0.3) -> Iterator[Row]:
 
     η is their γ: the share of the way to the data's end that is gone beyond the next time and back.
     """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta must lie in [0, 1], got {eta}")
+    check_eta(eta, 1)
     for start, end in path.steps():
         low = path.at_time((1 - eta) * end.time)
         down = low.alpha * D + low.sigma * (X - start.alpha * D) / start.sigma

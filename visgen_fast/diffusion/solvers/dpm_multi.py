@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from ..path import Path, half_log_snr_step
-from .rows import S0, S1, D, Row, Sum, X, Z, first_order
+from .rows import S0, S1, D, Row, Sum, X, Z, check_eta, first_order
 
 
 def dpmpp_2m(path: Path, *, lower_order_final: bool = True) -> Iterator[Row]:
@@ -44,6 +44,7 @@ def dpmpp_2m_sde(path: Path, *, eta: float = 1.0, variant: Literal["midpoint", "
     """k-diffusion's `sample_dpmpp_2m_sde`: the same with noise, of the rates η."""
     if variant not in ("midpoint", "heun"):
         raise ValueError(f"variant must be midpoint or heun, got {variant!r}")
+    check_eta(eta)
     before = math.nan
     for i, (start, end) in enumerate(path.steps()):
         h = half_log_snr_step(start, end)
@@ -57,6 +58,7 @@ def dpmpp_2m_sde(path: Path, *, eta: float = 1.0, variant: Literal["midpoint", "
 
 def dpmpp_3m_sde(path: Path, *, eta: float = 1.0) -> Iterator[Row]:
     """k-diffusion's `sample_dpmpp_3m_sde`."""
+    check_eta(eta)
     yield from _third_order(path, eta=eta, factor=1.0)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from ..path import Level, Path
-from .rows import S0, D, Row, Sum, X, Z, ancestral, first_order
+from .rows import S0, D, Row, Sum, X, Z, ancestral, check_eta, first_order
 
 
 def dpmpp_2s(path: Path, *, eta: float = 0.0) -> Iterator[Row]:
@@ -14,6 +14,7 @@ def dpmpp_2s(path: Path, *, eta: float = 0.0) -> Iterator[Row]:
 
     The second call is in the middle of the step in ln(σ/α); only its denoised image is used.
     """
+    check_eta(eta)
     for start, end in path.steps():
         down, up = ancestral(start, end, eta)
         if start.alpha == 0 or down == 0:
@@ -26,6 +27,9 @@ def dpmpp_2s(path: Path, *, eta: float = 0.0) -> Iterator[Row]:
 
 def dpmpp_sde(path: Path, *, eta: float = 1.0, fraction: float = 0.5) -> Iterator[Row]:
     """k-diffusion's `sample_dpmpp_sde`: noise at the middle as at the end, and both denoised images used."""
+    check_eta(eta)
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must lie in (0, 1), got {fraction}")
     weight = 1 / (2 * fraction)
     for start, end in path.steps():
         if start.alpha == 0 or end.sigma == 0:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from ..path import Level, Path
-from .rows import D, Row, Sum, Z, ancestral, first_order, noise
+from .rows import D, Row, Sum, Z, ancestral, check_eta, first_order, noise
 
 
 def euler(
@@ -28,6 +28,7 @@ def euler(
 
 def ddim(path: Path, *, eta: float = 0.0) -> Iterator[Row]:
     """Song et al., "Denoising diffusion implicit models", 2021, equation 12, on any path; η = 1 is DDPM's small one."""
+    check_eta(eta, 1)
     for start, end in path.steps():
         if eta == 0:
             yield Row(start, first_order(start, end))
@@ -39,6 +40,7 @@ def ddim(path: Path, *, eta: float = 0.0) -> Iterator[Row]:
 
 def euler_ancestral(path: Path, *, eta: float = 1.0) -> Iterator[Row]:
     """k-diffusion's `sample_euler_ancestral`: a step down in σ/α, and noise up to the next level."""
+    check_eta(eta)
     for start, end in path.steps():
         down, up = ancestral(start, end, eta)
         if up == 0:
@@ -54,6 +56,8 @@ def snr_ratio(start: Level, end: Level) -> float:
 
 def churned(path: Path, churn: float, churn_min: float, churn_max: float) -> list[Level]:
     """Where each step begins after its churn: σ/α grown by γ = min(churn/steps, √2 − 1) inside the bounds."""
+    if not 0 <= churn < math.inf:
+        raise ValueError(f"churn must be at least 0, got {churn}")
     gamma = min(churn / len(path.steps()), math.sqrt(2) - 1)
     return [
         path.at_ratio(start.ratio * (1 + gamma))

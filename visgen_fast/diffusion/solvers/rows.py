@@ -6,6 +6,7 @@ A sum is a vector of eight numbers over the operands of `ops.solver_step`, so fo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,6 +33,12 @@ class Row:
     write: dict[int, Sum] = field(default_factory=dict)
     ends: bool = True
     log_variance: tuple[float, float] = (0.0, 0.0)
+
+
+def check_eta(eta: float, most: float = math.inf) -> None:
+    """ValueError unless `eta`, a share of noise, is a number in [0, most]."""
+    if not 0 <= eta <= most or math.isinf(eta):
+        raise ValueError(f"eta must {'be at least 0' if math.isinf(most) else f'lie in [0, {most:g}]'}, got {eta}")
 
 
 def noise(at: Level) -> Sum:

@@ -10,7 +10,7 @@ import numpy as np
 from ..path import Level, Path, half_log_snr_step
 from .dpm_multi import with_noise
 from .lagrange import lagrange_integrals
-from .rows import S0, SLOTS, D, Row, Sum, X, Z
+from .rows import S0, SLOTS, D, Row, Sum, X, Z, check_eta
 
 
 def sa_solver(
@@ -31,6 +31,7 @@ def sa_solver(
     for name, value in (("order", order), ("corrector_order", corrector_order)):
         if not 1 <= value <= 4:
             raise ValueError(f"{name} must lie in [1, 4], got {value}")
+    check_eta(eta)
     steps, ring = path.steps(), max(order - 1, corrector_order - 2)
     known: list[float] = []  # ln(α/σ) of the steps before, the newest first
     corrected, weight = X, 0.0

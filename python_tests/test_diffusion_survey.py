@@ -1,0 +1,70 @@
+"""The table of samplers: its costs are those of the tables' rows, and the documentation shows what is measured."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from visgen_fast import cli
+from visgen_fast.commands.samplers import HEADER, as_markdown, cells
+from visgen_fast.diffusion import SAMPLERS
+from visgen_fast.diffusion.survey import facts, survey
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "sampling.md"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("euler", {}, (1, 0, 2, 1)),  # state and output
+        ("ddpm", {}, (1, 0, 2, 1)),
+        ("dpm++2m", {}, (1, 1, 3, 2)),
+        ("dpm++3m", {}, (1, 2, 4, 2)),
+        ("heun", {}, (2, 1, 5, 3)),  # 2 + 2, then 3 + 1
+        ("rk4", {}, (4, 2, 13, 8)),
+        ("adams-bashforth", {"order": 4}, (1, 3, 5, 2)),
+        ("unipc", {"order": 1}, (1, 1, 3, 2)),
+        ("unipc", {"order": 2}, (1, 2, 4, 3)),
+        ("unipc", {"order": 3}, (1, 3, 5, 3)),
+        ("consistency", {}, (1, 0, 2, 1)),
+    ],
+)
+def test_a_step_costs_what_its_rows_read_and_write(name, options, expected) -> None:
+    found = facts(name, **options)
+    assert (found.calls, found.slots, found.read, found.written) == expected
+
+
+def test_noise_is_yes_no_or_the_option_that_adds_it() -> None:
+    found = {name: facts(name).noise for name in ("ddpm", "ddim", "heun", "unipc", "sa-solver")}
+    assert found == {"ddpm": "yes", "ddim": "eta", "heun": "churn", "unipc": "no", "sa-solver": "yes"}
+
+
+@pytest.fixture(scope="module")
+def found() -> list[tuple[str, ...]]:
+    return [cells(one) for one in survey()]
+
+
+def test_every_sampler_is_surveyed_and_only_noise_has_no_order(found) -> None:
+    assert [row[0] for row in found if "=" not in row[0]] == list(SAMPLERS)
+    assert all((row[5] == "–") == (row[6] == "yes") for row in found)
+
+
+def test_the_documentation_shows_what_is_measured(found) -> None:
+    """Costs to the letter, orders to a tenth: the last digit may be another on another processor."""
+    shown = re.search(r"<!-- samplers -->\n(.*?)\n<!-- /samplers -->", PAGE.read_text(), re.DOTALL)[1]
+    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in shown.splitlines()]
+    assert tuple(rows[0]) == HEADER and len(rows) == 2 + len(found)
+    for written, measured in zip(rows[2:], found, strict=True):
+        assert [*written[:5], written[6]] == [*measured[:5], measured[6]]
+        if measured[5] != "–":
+            assert float(written[5]) == pytest.approx(float(measured[5]), abs=0.11)
+
+
+def test_the_command_prints_them(capsys, found) -> None:
+    assert cli.main(["samplers"]) == 0
+    printed = capsys.readouterr().out
+    assert all(row[0] in printed for row in found) and "For one step: network calls" in printed
+    assert cli.main(["samplers", "--markdown"]) == 0
+    assert capsys.readouterr().out.strip() == as_markdown(found)

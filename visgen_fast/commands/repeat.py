@@ -1,0 +1,89 @@
+"""What a drawn PNG file says of how it was drawn, and the command line that draws it again."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, writing
+from .info import version
+
+_KEY = "visgen_fast"
+
+
+def save(image: Any, path: Path, told: Mapping[str, Any]) -> None:
+    """Writes a Pillow image as a PNG file that keeps what `told` says, as JSON under the key visgen_fast."""
+    from PIL.PngImagePlugin import PngInfo
+
+    kept = PngInfo()
+    kept.add_text(_KEY, json.dumps(told))
+    with writing(path):
+        image.save(path, pnginfo=kept)
+
+
+def story(state: Mapping[str, Any], run: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All that it takes to draw an image again: the checkpoint, whose `state` this is, the options, the versions.
+
+    Of the run it keeps the folder's name alone: where somebody keeps runs is nobody's business.
+    """
+    import torch
+
+    return {
+        "run": run.resolve().name,
+        "recipe": state["recipe"] if not str(state["recipe"]).endswith(".py") else Path(state["recipe"]).name,
+        "step": state["step"],
+        "weights": state["sha256"].get("average"),
+        "options": dict(options),
+        "versions": {"visgen_fast": version(), "torch": torch.__version__},
+    }
+
+
+def with_options_of(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The arguments, after those of the options `names` that the file given as --like keeps."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--like", nargs="?")
+    like = parser.parse_known_args(list(arguments))[0].like
+    if like is None:
+        return list(arguments)
+    kept = read_story(Path(like))["options"]
+    return [*(word for name in names if name in kept for word in _words(name, kept[name], like)), *arguments]
+
+
+def check_weights(like: Path, state: Mapping[str, Any], checkpoint: Path) -> None:
+    """`UserError` unless the file was drawn with the weights of the checkpoint, whose `state` this is."""
+    told = read_story(like)
+    if told.get("weights") != state["sha256"].get("average"):
+        raise UserError(
+            f"{like} was drawn with other weights, those of step {told.get('step')} of {told.get('run')!r}, than those "
+            f"of {checkpoint}, step {state['step']}"
+        )
+
+
+def read_story(path: Path) -> dict[str, Any]:
+    """What a drawn file keeps; `UserError` where that is nothing."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large images, which nobody decodes here
+            with Image.open(path) as image:
+                told = json.loads(getattr(image, "text", {})[_KEY])
+        if isinstance(told["options"], dict):
+            return told
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError, RecursionError, Image.DecompressionBombError):
+        pass
+    raise UserError(f"--like must be a PNG file that visgen-fast sample wrote, and {path} is none")
+
+
+def _words(name: str, value: Any, like: str) -> list[str]:
+    """An option as words of a command line; nothing in a file may become another option."""
+    flag = f"--{name.replace('_', '-')}"
+    values = value if isinstance(value, list) else [value]
+    for one in values:
+        if type(one) not in (int, float, str) or (isinstance(one, str) and one.startswith("-")):
+            raise UserError(f"{like} keeps a {flag} that no command line has")
+    return [flag, *map(str, values)] if isinstance(value, list) else [f"{flag}={value}"]
