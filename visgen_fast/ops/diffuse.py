@@ -68,6 +68,16 @@ def diffuse(
 
 def _run(operation, x, coefficients, seeds, **options):
     endpoint, noise, stream, out_dtype = options.values()
+    seeds, rows = check_diffusion(x, coefficients, seeds, endpoint, noise, stream)
+    out_dtype = out_dtype or (x.dtype if x.dtype != torch.uint8 else torch.float32)
+    check.float_type(out_dtype, "out_dtype")
+    if runs_reference(x, coefficients, seeds, endpoint, noise):
+        return getattr(reference, operation)(x, coefficients, seeds, **options)
+    return run(operation, x, rows, seeds, endpoint, noise, stream, out_dtype)
+
+
+def check_diffusion(x, coefficients, seeds, endpoint, noise, stream) -> tuple[Tensor | None, Tensor]:
+    """Seeds and rows of coefficients as kernels read them; an error where an argument of `diffuse` does not fit."""
     check.tensor(x, "x")
     check.tensor(coefficients, "coefficients")
     if x.dtype not in (*check.FLOATS, torch.uint8):
@@ -79,8 +89,10 @@ def _run(operation, x, coefficients, seeds, **options):
     if seeds is not None:
         check.seeds(seeds, x.shape[0], x.device)
         seeds = seeds.contiguous()
-    for name, dtypes in (("noise", check.FLOATS), ("endpoint", (*check.FLOATS, torch.uint8))):
-        signal = options[name]
+    for name, signal, dtypes in (
+        ("noise", noise, check.FLOATS),
+        ("endpoint", endpoint, (*check.FLOATS, torch.uint8)),
+    ):
         if signal is not None:
             check.tensor(signal, name)
             check.device(signal, name, x.device, "x")
@@ -89,12 +101,7 @@ def _run(operation, x, coefficients, seeds, **options):
             if signal.dtype not in dtypes:
                 raise ValueError(f"{name} must be one of {', '.join(str(d)[6:] for d in dtypes)}, got {signal.dtype}")
     check.stream(stream)
-    out_dtype = out_dtype or (x.dtype if x.dtype != torch.uint8 else torch.float32)
-    check.float_type(out_dtype, "out_dtype")
-    rows = coefficient_rows(coefficients, x, 4 if endpoint is None else 6)
-    if runs_reference(x, coefficients, seeds, endpoint, noise):
-        return getattr(reference, operation)(x, coefficients, seeds, **options)
-    return run(operation, x, rows, seeds, endpoint, noise, stream, out_dtype)
+    return seeds, coefficient_rows(coefficients, x, 4 if endpoint is None else 6)
 
 
 def coefficient_rows(coefficients: Tensor, x: Tensor, columns: int) -> Tensor:
