@@ -1,0 +1,1 @@
+from .multistep import DPMSolverMultistepScheduler, UniPCMultistepScheduler
