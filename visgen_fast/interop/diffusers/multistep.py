@@ -11,7 +11,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
 from .multistep_rows import dpm_solver, unipc
-from .stepping import NO_TABLE, REWRITTEN, Stepping, begun, limits, step_, unfit, unusable
+from .stepping import NO_TABLE, NOT_SET, REWRITTEN, Stepping, begun, limits, step_, unfit, unusable
 
 
 class DPMSolverMultistepScheduler(Stepping, diffusers.DPMSolverMultistepScheduler):
@@ -32,7 +32,8 @@ class DPMSolverMultistepScheduler(Stepping, diffusers.DPMSolverMultistepSchedule
             *(dpm_solver, config.algorithm_type, config.solver_type, config.solver_order, prediction),
             *(config.use_flow_sigmas, config.thresholding, self._host("sigmas")),
         )
-        reason = unfit(output, sample) or (table is None and NO_TABLE) or begun(self, timestep)
+        reason = unfit(output, sample) or (table is None and NO_TABLE)
+        reason = reason or (self.num_inference_steps is None and NOT_SET) or begun(self, timestep)
         if not reason:
             order = self._order()
             history = tuple(self.model_outputs[-1:-order:-1])
@@ -81,7 +82,8 @@ class UniPCMultistepScheduler(Stepping, diffusers.UniPCMultistepScheduler):
             *(unipc, config.solver_type, most, config.prediction_type, config.use_flow_sigmas),
             *(self.predict_x0, self._host("sigmas")),
         )
-        reason = unfit(model_output, sample) or ((table is None or self.solver_p) and NO_TABLE) or begun(self, timestep)
+        reason = unfit(model_output, sample) or ((table is None or self.solver_p) and NO_TABLE)
+        reason = reason or (self.num_inference_steps is None and NOT_SET) or begun(self, timestep)
         if not reason:
             corrector, predictor = self._orders()
             history = tuple(self.model_outputs[-1 : -max(corrector, predictor - 1) - 1 : -1])

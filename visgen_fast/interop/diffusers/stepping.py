@@ -36,6 +36,9 @@ class Stepping:
         cls._stock = stock = cls.__mro__[2]
         cls.__module__, cls.__qualname__, cls.__doc__ = stock.__module__, stock.__qualname__, stock.__doc__
         cls.set_timesteps = _with_host_copies(stock.set_timesteps)  # type: ignore[attr-defined]
+        for name in ("add_noise", "get_velocity"):
+            if hasattr(stock, name):
+                setattr(cls, name, _moving_shares(getattr(stock, name)))
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """For pickle and copies: pickle finds classes by their names, and ours has diffusers'."""
@@ -117,14 +120,13 @@ def unfit(output: Any, sample: Any) -> str:
     return ""
 
 
+NOT_SET = "set_timesteps was not called"
 NO_TABLE = "no table stands for its settings"
 REWRITTEN = "what it remembers was rewritten"
 
 
 def begun(scheduler: Any, timestep: Any) -> str:
     """Finds the step; why there is none, or nothing."""
-    if scheduler.num_inference_steps is None:
-        return "set_timesteps was not called"
     if scheduler._step_index is None:
         scheduler._init_step_index(timestep)
     return "" if 0 <= scheduler._step_index < len(scheduler.sigmas) - 1 else "the steps are over"
@@ -176,9 +178,25 @@ def _with_host_copies(set_timesteps: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(set_timesteps)
     def wrapped(self: Any, *arguments: Any, **options: Any) -> Any:
         done = set_timesteps(self, *arguments, **options)
-        for name in ("timesteps", "sigmas"):
+        for name in ("timesteps", "sigmas", "alphas_cumprod"):
             if isinstance(self.__dict__.get(name), Tensor):
                 self._host(name)
+        return done
+
+    return wrapped
+
+
+def _moving_shares(add_noise: Callable[..., Any]) -> Callable[..., Any]:
+    """These move `alphas_cumprod` to the samples' device: its numbers are known, and are not read back."""
+
+    @functools.wraps(add_noise)
+    def wrapped(self: Any, *arguments: Any, **options: Any) -> Any:
+        before = self.__dict__.get("alphas_cumprod")
+        numbers = self._host("alphas_cumprod") if isinstance(before, Tensor) else ()
+        done = add_noise(self, *arguments, **options)
+        after = self.__dict__.get("alphas_cumprod")
+        if after is not before and isinstance(after, Tensor):
+            self._visgen_host["alphas_cumprod"] = (after, _version(after), numbers)
         return done
 
     return wrapped

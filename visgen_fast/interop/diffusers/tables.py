@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...diffusion.solvers.rows import S0, S1, S2, D, O, X, Z
+from ...diffusion.solvers.rows import S1, S2, D, O, X, Z
 from ...reference.solve import CLAMP, COLUMNS, L0, L1, NEXT, SLOT_A, SLOT_B, WRITE_A, WRITE_B, U, V
 
-__all__ = ["S0", "S1", "S2", "D", "O", "Sums", "Table", "X", "Z", "converted", "filled", "levels", "phi", "times"]
+__all__ = ["S1", "S2", "D", "Numbers", "O", "Sums", "Table", "X", "Z", "converted", "filled", "levels", "phi", "times"]
 
 Numbers = np.ndarray | float
 Sums = np.ndarray  # float64 [..., 8]: weights of the operands, a sum for each step
