@@ -1,0 +1,207 @@
+"""What our schedulers share: when a table may stand for a step, the table itself, noise, and diffusers' own step.
+
+Our classes are diffusers' in all but `step`. Nothing about a run is kept but in diffusers' own attributes, which
+pipelines rewrite in the middle of a loop; tables are made from those and made again where they changed.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from ... import ops
+from ..._library import has_kernels
+from .tables import Table
+
+_CACHES = ("_visgen_host", "_visgen_table")
+_said: set[tuple[str, str]] = set()
+
+
+class Stepping:
+    """The base beside one of diffusers' classes, whose name, state, files and signatures a subclass keeps."""
+
+    visgen_noise = "torch"  # or "visgen": from seeds, the same whatever the batch, device and number of threads
+    _stock: type  # diffusers' class
+    _repeats_times = False  # a time that stands twice among the timesteps means the second, for a start inside a step
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls._stock = stock = cls.__mro__[2]
+        cls.__module__, cls.__qualname__, cls.__doc__ = stock.__module__, stock.__qualname__, stock.__doc__
+        cls.set_timesteps = _with_host_copies(stock.set_timesteps)  # type: ignore[attr-defined]
+        for name in ("add_noise", "get_velocity"):
+            if hasattr(stock, name):
+                setattr(cls, name, _moving_shares(getattr(stock, name)))
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """For pickle and copies: pickle finds classes by their names, and ours has diffusers'."""
+        state = {name: value for name, value in vars(self).items() if name not in _CACHES}
+        return _rebuilt, (type(self).__name__,), state
+
+    def _own_step(self, reason: str, *arguments: Any, **options: Any) -> Any:
+        """diffusers' own step; says why, once."""
+        if (type(self).__name__, reason) not in _said:
+            _said.add((type(self).__name__, reason))
+            warnings.warn(f"{type(self).__name__}.step runs diffusers' own code: {reason}", stacklevel=3)
+        return self._stock.step(self, *arguments, **options)  # type: ignore[attr-defined]
+
+    def _init_step_index(self, timestep: Any) -> None:
+        place = self._place(timestep) if self._begin_index is None else None  # type: ignore[has-type]
+        if place is None:
+            self._stock._init_step_index(self, timestep)  # type: ignore[attr-defined]
+            return
+        if self._repeats_times:
+            host = self._host("timesteps")
+            place = [k for k, time in enumerate(host) if time == host[place]][:2][-1]
+        self._step_index = place
+
+    def _place(self, timestep: Any) -> int | None:
+        """Which of `timesteps` this is, for a view of it: known from its address, without reading the device."""
+        every = self.timesteps  # type: ignore[attr-defined]
+        if not isinstance(timestep, Tensor) or timestep.dim() or timestep.dtype != every.dtype:
+            return None
+        if timestep.device != every.device or not every.is_contiguous():
+            return None
+        place, between = divmod(timestep.data_ptr() - every.data_ptr(), every.element_size())
+        return place if between == 0 and 0 <= place < len(every) else None
+
+    def _time(self, timestep: Any) -> int | float:
+        """The timestep as a number, without reading the device where it is one of `timesteps`."""
+        if not isinstance(timestep, Tensor):
+            return timestep
+        place = self._place(timestep) if timestep.device.type != "cpu" else None
+        return timestep.item() if place is None else self._host("timesteps")[place]
+
+    def _host(self, name: str) -> tuple[Any, ...]:
+        """The numbers in a tensor of the state; the same tuple as long as nobody has rewritten them."""
+        tensor = getattr(self, name)
+        copies = self.__dict__.setdefault("_visgen_host", {})
+        known = copies.get(name)
+        if known is None or known[0] is not tensor or known[1] != _version(tensor):
+            known = copies[name] = (tensor, _version(tensor), tuple(tensor.reshape(-1).tolist()))
+        return known[2]
+
+    def _table(self, make: Callable[..., Table | None], *key: Any) -> Table | None:
+        """What `make` makes of the key, kept as long as the key stays what it is."""
+        known = self.__dict__.get("_visgen_table")
+        if known is None or known[0] is not make or known[1] != key:
+            known = self._visgen_table = (make, key, make(*key))
+        return known[2]
+
+    def _noise(self, like: Tensor, dtype: torch.dtype, generator: Any) -> dict[str, Any]:
+        """Noise for `ops.solver_step_`: diffusers' draw, or seeds, drawn likewise."""
+        if self.visgen_noise == "torch":
+            return {"noise": randn_tensor(like.shape, generator=generator, device=like.device, dtype=dtype)}
+        if not isinstance(generator, list):
+            return {"seeds": ops.draw_seeds(len(like), device=like.device, generator=generator)}
+        seeds = [ops.draw_seeds(len(like) // len(generator), device=like.device, generator=one) for one in generator]
+        return {"seeds": torch.cat(seeds)}
+
+
+def unfit(output: Any, sample: Any) -> str:
+    """Why no table can take this step, or nothing."""
+    if type(output) is not Tensor or type(sample) is not Tensor:
+        return "the sample and the output must be plain tensors"
+    if torch.is_grad_enabled() and (output.requires_grad or sample.requires_grad):
+        return "a gradient is asked for, which our step does not have"
+    if output.shape != sample.shape or not 1 <= sample.dim() <= 9 or output.device != sample.device:
+        return "the sample and the output differ in shape or device"
+    if not (output.is_floating_point() and sample.is_floating_point()):
+        return "the sample and the output must be floating-point"
+    if torch.compiler.is_compiling() or not has_kernels(sample.device):
+        return f"no operations of ours for {sample.device.type} can be called here"
+    return ""
+
+
+NOT_SET = "set_timesteps was not called"
+NO_TABLE = "no table stands for its settings"
+REWRITTEN = "what it remembers was rewritten"
+
+
+def begun(scheduler: Any, timestep: Any) -> str:
+    """Finds the step; why there is none, or nothing."""
+    if scheduler._step_index is None:
+        scheduler._init_step_index(timestep)
+    return "" if 0 <= scheduler._step_index < len(scheduler.sigmas) - 1 else "the steps are over"
+
+
+def unusable(kept: tuple[Any, ...], sample: Tensor) -> str:
+    """Why a step cannot read what earlier ones kept, or nothing."""
+    for one in kept:
+        if type(one) is not Tensor or one.shape != sample.shape or one.device != sample.device:
+            return REWRITTEN
+        if one.requires_grad and torch.is_grad_enabled():
+            return "a gradient is asked for, which our step does not have"
+    return ""
+
+
+def limits(
+    config: Any, sample: Tensor, output: Any, table: Table, row: int, weights: Tensor | None = None
+) -> Tensor:
+    """[B], what dynamic thresholding holds each denoised image within."""
+    quantile = ops.denoised_quantile(
+        sample, output, table.on(sample.device), row, config.dynamic_thresholding_ratio, weights
+    )
+    return quantile.clamp(min=1, max=config.sample_max_value)
+
+
+def step_(
+    sample: Tensor,
+    output: Tensor | tuple[Tensor, ...],
+    table: Table,
+    row: int,
+    dtype: torch.dtype,
+    slots: tuple[Tensor, ...],
+    **options: Any,
+) -> Tensor:
+    """The next state, in memory of its own. ValueError where the noise levels leave no finite step."""
+    if not table.finite[row]:
+        raise ValueError("sigmas or alphas_cumprod have no finite step here: the prediction type says nothing of the image")
+    out = torch.empty_like(sample, dtype=dtype)
+    return ops.solver_step_(sample, output, table.on(sample.device), row, slots=slots, out=out, **options)
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def _with_host_copies(set_timesteps: Callable[..., Any]) -> Callable[..., Any]:
+    """Reads what is on a device before the loop, so that no step has to."""
+
+    @functools.wraps(set_timesteps)
+    def wrapped(self: Any, *arguments: Any, **options: Any) -> Any:
+        done = set_timesteps(self, *arguments, **options)
+        for name in ("timesteps", "sigmas", "alphas_cumprod"):
+            if isinstance(self.__dict__.get(name), Tensor):
+                self._host(name)
+        return done
+
+    return wrapped
+
+
+def _moving_shares(add_noise: Callable[..., Any]) -> Callable[..., Any]:
+    """These move `alphas_cumprod` to the samples' device: its numbers are known, and are not read back."""
+
+    @functools.wraps(add_noise)
+    def wrapped(self: Any, *arguments: Any, **options: Any) -> Any:
+        before = self.__dict__.get("alphas_cumprod")
+        numbers = self._host("alphas_cumprod") if isinstance(before, Tensor) else ()
+        done = add_noise(self, *arguments, **options)
+        after = self.__dict__.get("alphas_cumprod")
+        if after is not before and isinstance(after, Tensor):
+            self._visgen_host["alphas_cumprod"] = (after, _version(after), numbers)
+        return done
+
+    return wrapped
+
+
+def _rebuilt(name: str) -> Any:
+    cls = getattr(sys.modules[__package__], name)
+    return cls.__new__(cls)
