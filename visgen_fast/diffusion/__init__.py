@@ -4,12 +4,9 @@ Time runs from data, t = 0, to noise, t = 1. λ = ln(α²/σ²) is the logarithm
 """
 
 from .adaptive_guidance import DynamicThresholding, Projected, ZeroStar
-<<<<<<< HEAD
+from .callbacks import Previews, ProgressBar
 from .densities import Cauchy, Density, HyperbolicSecant, Laplace, Normal
 from .derived_schedules import FromDensity, Interpolated, Shifted
-=======
-from .callbacks import Previews, ProgressBar
->>>>>>> sampling
 from .guidance import (
     Auto,
     Classifier,
@@ -20,11 +17,8 @@ from .guidance import (
     Unguided,
     drop_labels,
 )
-<<<<<<< HEAD
-from .learned_schedule import LearnedVP
-=======
 from .inversion import invert, slerp
->>>>>>> sampling
+from .learned_schedule import LearnedVP
 from .likelihood import elbo, likelihood
 from .objective import DiffusionObjective
 from .plan import Plan, plan

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .densities import Density
 from .bisection import inverse
+from .densities import Density
 from .schedules import Schedule, VariancePreserving
 
 
