@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "dtype.h"
+#include "isa.h"
 
 namespace visgen {
 
@@ -25,5 +26,13 @@ struct SampleShape {
   int dimensions = 1;    // after merging
   int64_t sizes[kMaxDimensions] = {1};
 };
+
+// 64-bit division takes some hundred instructions on a GPU; nearly every size fits 32 bits.
+VISGEN_HOST_DEVICE int64_t divide(int64_t numerator, int64_t denominator) {
+  if (((numerator | denominator) >> 32) == 0) {
+    return static_cast<uint32_t>(numerator) / static_cast<uint32_t>(denominator);
+  }
+  return numerator / denominator;
+}
 
 }  // namespace visgen

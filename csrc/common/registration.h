@@ -11,9 +11,30 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <string>
+
 namespace visgen {
+
 using Library = torch::stable::detail::StableLibrary;
+
+// Registers each function under its name; `names` are those of all, as VISGEN_OPERATIONS lists them.
+template <auto... functions>
+void add_operations(Library& m, const std::string& names) {
+  size_t begin = 0;
+  const auto next_name = [&] {
+    const size_t end = names.find(',', begin), length = end == names.npos ? end : end - begin;
+    const std::string name = names.substr(begin, length);
+    begin = names.find_first_not_of(", ", end);
+    return name;
+  };
+  (m.impl(next_name().c_str(), TORCH_BOX(functions)), ...);
 }
+
+}  // namespace visgen
+
+// In a struct of calls: the operations among its functions, which have the names of their schemas.
+#define VISGEN_OPERATIONS(...) \
+  static void add_to(Library& m) { add_operations<__VA_ARGS__>(m, #__VA_ARGS__); }
 
 #ifdef VISGEN_CUDA_ON_HOST
 #define VISGEN_SCHEMAS(m) STABLE_TORCH_LIBRARY(visgen_fast_cuda_on_host, m)

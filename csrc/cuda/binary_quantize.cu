@@ -75,23 +75,9 @@ __global__ void __launch_bounds__(kRowsInBlock<Real>) backward(BinaryBackwardPar
   store_rows<wide>(p, p.grad_x, first_row<Real>(), rows);
 }
 
-template <bool wide>
-__global__ void __launch_bounds__(kRowsInBlock<double>) decode(BinaryDecodeParameters p) {
-  double* rows = dynamic_shared<double>();
-  const int64_t row = first_row<double>() + threadIdx.x;
-  if (row < p.rows) {
-    double* values = rows + threadIdx.x * pitch(p.columns);
-    const int64_t code = p.codes[row];
-    for (int j = 0; j < p.columns; ++j) {
-      const double value = code >> (p.columns - 1 - j) & 1 ? p.corner : -p.corner;
-      values[j] = code >> p.columns ? not_a_number<double>() : value;
-    }
-  }
-  sync_block();
-  store_rows<wide>(p, p.out, first_row<double>(), rows);
-}
+struct BinaryQuantize : DecodesRows {
+  using DecodesRows::run;
 
-struct BinaryQuantize {
   static void run(const BinaryParameters& p, const Tensor& like) {
     choose_access(p, like, {&p.x, &p.quantized}, [&]<class Real, bool wide>(Stream stream) {
       launch<quantize<Real, wide>>(row_grid<Real>(p, 1), stream, p);
@@ -106,11 +92,6 @@ struct BinaryQuantize {
       if (p.grad_batch_entropy) launch_gradients(p, grad_logits, stream);
       launch<backward<Real, wide>>(row_grid<Real>(p, 2), stream, p, grad_logits);
     });
-  }
-
-  static void run(const BinaryDecodeParameters& p, const Tensor& like) {
-    choose_access(p, like, {&p.out},
-                  [&]<class, bool wide>(Stream stream) { launch<decode<wide>>(row_grid<double>(p, 1), stream, p); });
   }
 };
 

@@ -76,4 +76,27 @@ void choose_access(const CodeRows& p, const Tensor& like, std::initializer_list<
                      [&]<class Real, int, bool wide>() { call.template operator()<Real, wide>(on.stream); });
 }
 
+template <bool wide, class Decoder>
+__global__ void __launch_bounds__(kRowsInBlock<double>) decode_rows(DecodedRows<Decoder> p, Decoder decoder) {
+  double* rows = dynamic_shared<double>();
+  const int64_t row = first_row<double>() + threadIdx.x;
+  if (row < p.rows) {
+    double* vector = rows + threadIdx.x * pitch(p.columns);
+    const bool is_code = decoder.decode(p.codes[row], p.columns, vector);
+    for (int j = 0; !is_code && j < p.columns; ++j) vector[j] = not_a_number<double>();
+  }
+  sync_block();
+  store_rows<wide>(p, p.out, first_row<double>(), rows);
+}
+
+// What a Device of these families inherits.
+struct DecodesRows {
+  template <class Decoder>
+  static void run(const DecodedRows<Decoder>& p, const Tensor& like) {
+    choose_access(p, like, {&p.out}, [&]<class, bool wide>(Stream stream) {
+      launch<decode_rows<wide, Decoder>>(row_grid<double>(p, 1), stream, p, *p.decoder);
+    });
+  }
+};
+
 }  // namespace visgen

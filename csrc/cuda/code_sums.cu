@@ -13,7 +13,7 @@
 
 #include <limits>
 
-#include "rows.cuh"
+#include "embedding.cuh"
 #include "sort.h"
 
 namespace visgen {
@@ -50,7 +50,7 @@ __device__ __forceinline__ int64_t first_infinite(const CodeSums& p, int64_t row
 
 // A warp a row.
 template <class Real, bool wide>
-__global__ void __launch_bounds__(kRowThreads) make_keys(CodeSums p, uint32_t none, uint32_t* keys) {
+__global__ void __launch_bounds__(kBlockThreads) make_keys(CodeSums p, uint32_t none, uint32_t* keys) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + warp_index();
   if (row >= p.rows) return;
   const int64_t depth = p.summed == Summed::before ? first_infinite<Real, wide>(p, row) : p.depth;
@@ -90,7 +90,7 @@ __device__ __forceinline__ void store_part(double* part, const double (&sums)[kS
 
 // A warp a unit and a tile of dimensions.
 template <class Real, bool wide>
-__global__ void __launch_bounds__(kRowThreads) sum_units(CodeSums p, Sorted sorted) {
+__global__ void __launch_bounds__(kBlockThreads) sum_units(CodeSums p, Sorted sorted) {
   const int64_t D = p.codebooks.dimensions, unit = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + warp_index();
   const int64_t first = unit * sorted.unit, next = first + sorted.unit;
   const int64_t last = next < sorted.count ? next : sorted.count;
@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(kRowThreads) sum_units(CodeSums p, Sorted sort
 
 // A warp a unit and a tile of dimensions: if the unit's last code begins in it and goes on, adds up the code's parts.
 template <class Real, bool wide>
-__global__ void __launch_bounds__(kRowThreads) sum_parts(CodeSums p, Sorted sorted) {
+__global__ void __launch_bounds__(kBlockThreads) sum_parts(CodeSums p, Sorted sorted) {
   const int64_t D = p.codebooks.dimensions, unit = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + warp_index();
   const int64_t first = unit * sorted.unit;
   int64_t end = first + sorted.unit;  // of what has been added up
@@ -155,7 +155,7 @@ void run(const CodeSums& p, const Tensor& like, Stream stream) {
         "codes must be fewer than 2^32, and so must be those of all codebooks together");
   const Tensor keys = empty_on(like, {count}, ScalarType::Int);
   uint32_t* key_data = static_cast<uint32_t*>(keys.mutable_data_ptr());
-  launch<make_keys<Real, wide>>(warp_a_row(p.rows), stream, p, static_cast<uint32_t>(none), key_data);
+  launch<make_keys<Real, wide>>(warp_grid(p.rows), stream, p, static_cast<uint32_t>(none), key_data);
   const SortedKeys by_code = sort_keys(key_data, count, static_cast<uint32_t>(none), like);
   const int64_t unit = kUnit * ((p.depth + kDepthsOfUnit - 1) / kDepthsOfUnit), units = (count + unit - 1) / unit;
   const int64_t tiles = D > 0 ? (D + kTile - 1) / kTile : 1, stride = (D + kSpan - 1) / kSpan * kSpan;
@@ -167,7 +167,7 @@ void run(const CodeSums& p, const Tensor& like, Stream stream) {
                       unit,
                       stride,
                       static_cast<double*>(parts.mutable_data_ptr())};
-  LaunchShape shape = warp_a_row(units);
+  LaunchShape shape = warp_grid(units);
   shape.grid.y = static_cast<unsigned>(tiles);
   launch<sum_units<Real, wide>>(shape, stream, p, sorted);
   launch<sum_parts<Real, wide>>(shape, stream, p, sorted);

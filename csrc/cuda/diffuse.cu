@@ -153,11 +153,6 @@ __global__ void __launch_bounds__(kBlockThreads) add_up_rows(DiffuseBackwardPara
   }
 }
 
-LaunchShape warp_grid(int64_t warps) {
-  constexpr int kWarpsPerBlock = kBlockThreads / kWarpSize;
-  return {dim3(static_cast<unsigned>((warps + kWarpsPerBlock - 1) / kWarpsPerBlock)), dim3(kBlockThreads)};
-}
-
 template <class Real, int span, bool wide>
 void launch_backward(const DiffuseBackwardParameters& p, Stream stream) {
   if (p.grad_x.data || p.grad_noise.data || p.grad_endpoint.data) {

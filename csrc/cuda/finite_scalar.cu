@@ -78,28 +78,9 @@ __global__ void __launch_bounds__(kRowsInBlock<Real>) backward(FiniteScalarBackw
   store_rows<wide>(p, p.grad_x, first_row<Real>(), rows);
 }
 
-template <bool wide>
-__global__ void __launch_bounds__(kRowsInBlock<double>) decode(FiniteScalarDecodeParameters p, Levels<double> levels) {
-  double* rows = dynamic_shared<double>();
-  const int64_t row = first_row<double>() + threadIdx.x;
-  if (row < p.rows) {
-    double* values = rows + threadIdx.x * pitch(p.columns);
-    int64_t rest = p.codes[row];
-    bool is_code = rest >= 0;
-    for (int j = 0; j < p.columns; ++j) {
-      const LevelColumn<double>& column = levels.column[j];
-      const int64_t left = divide(rest, column.levels), level = rest - left * column.levels;
-      values[j] = (level * column.step - column.origin) / column.origin;
-      rest = left;
-    }
-    is_code &= rest == 0;
-    for (int j = 0; !is_code && j < p.columns; ++j) values[j] = not_a_number<double>();
-  }
-  sync_block();
-  store_rows<wide>(p, p.out, first_row<double>(), rows);
-}
+struct FiniteScalar : DecodesRows {
+  using DecodesRows::run;
 
-struct FiniteScalar {
   static void run(const FiniteScalarParameters& p, const Tensor& like) {
     choose_access(p, like, {&p.x, &p.quantized}, [&]<class Real, bool wide>(Stream stream) {
       launch<quantize<Real, wide>>(row_grid<Real>(p, 1), stream, p, converted<Real>(*p.levels));
@@ -109,12 +90,6 @@ struct FiniteScalar {
   static void run(const FiniteScalarBackwardParameters& p, const Tensor& like) {
     choose_access(p, like, {&p.x, &p.grad_quantized, &p.grad_x}, [&]<class Real, bool wide>(Stream stream) {
       launch<backward<Real, wide>>(row_grid<Real>(p, 2), stream, p, converted<Real>(*p.levels));
-    });
-  }
-
-  static void run(const FiniteScalarDecodeParameters& p, const Tensor& like) {
-    choose_access(p, like, {&p.out}, [&]<class, bool wide>(Stream stream) {
-      launch<decode<wide>>(row_grid<double>(p, 1), stream, p, *p.levels);
     });
   }
 };

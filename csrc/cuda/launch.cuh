@@ -64,6 +64,8 @@
 
 namespace visgen {
 
+constexpr int kBlockThreads = 256;  // where nothing asks for another number
+
 struct LaunchShape {
   dim3 grid;
   dim3 block;

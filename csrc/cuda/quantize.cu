@@ -10,14 +10,14 @@
 #include "../ops/quantize_call.h"
 
 #include "code_sums.h"
+#include "embedding.cuh"
 #include "quantize_search.h"
-#include "rows.cuh"
 
 namespace visgen {
 namespace {
 
 template <class Real, bool wide>
-__global__ void __launch_bounds__(kRowThreads) decode(DecodeParameters p) {
+__global__ void __launch_bounds__(kBlockThreads) decode(DecodeParameters p) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + warp_index();
   if (row >= p.rows) return;
   for_each_tile(p.codebooks.dimensions, [&](int64_t begin) {
@@ -118,7 +118,7 @@ __device__ __forceinline__ void rotate_back(int64_t dimensions, Load load, Add a
 }
 
 template <class Real, bool wide>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kBlockThreads)
     backward_into_x(QuantizeBackwardParameters p, Real* scratch, int64_t stride) {
   const int64_t D = p.codebooks.dimensions;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * warps_per_block() + warp_index();
@@ -206,7 +206,7 @@ __global__ void __launch_bounds__(kRowThreads)
 template <class Real, bool wide>
 void run_backward_into_x(const QuantizeBackwardParameters& p, const Tensor& like, Stream stream) {
   const int64_t stride = (p.codebooks.dimensions + kSpan - 1) / kSpan * kSpan;
-  LaunchShape shape = warp_a_row(p.rows);
+  LaunchShape shape = warp_grid(p.rows);
   const size_t bytes = 2 * kRowsPerBlock * stride * sizeof(Real);
   const bool fits = bytes <= shared_memory_limit(like.get_device_index());
   if (fits) shape.dynamic_shared_bytes = bytes;
@@ -234,7 +234,7 @@ struct Quantize {
     const bool wide = has_wide_rows(p.codebooks.data, p.dtype, p.codebooks.dimensions) &&
                       has_wide_rows(p.out, p.dtype, p.codebooks.dimensions);
     choose_row(p.in_double, wide,
-               [&]<class Real, bool is_wide>() { launch<decode<Real, is_wide>>(warp_a_row(p.rows), on.stream, p); });
+               [&]<class Real, bool is_wide>() { launch<decode<Real, is_wide>>(warp_grid(p.rows), on.stream, p); });
   }
 
   static void run(const CodeSums& p, const Tensor& like) { sum_by_code(p, like); }

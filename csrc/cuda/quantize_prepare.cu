@@ -14,7 +14,7 @@ constexpr int kMeans = kRowsPerBlock;
 
 // μ: for each dimension the median of kMeans means, each of its part of a sample, so that a few codes far away from the
 // others do not move it. A lane a dimension, a warp a mean.
-__global__ void __launch_bounds__(kRowThreads) find_center(Codebooks books, Metric metric, PreparedCodes prepared) {
+__global__ void __launch_bounds__(kBlockThreads) find_center(Codebooks books, Metric metric, PreparedCodes prepared) {
   VISGEN_SHARED(float[kWarpSize], means, kMeans);
   const int64_t d = static_cast<int64_t>(blockIdx.x) * kWarpSize + lane_index();
   const int64_t sample = books.codes < kSample ? books.codes : kSample;
@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kRowThreads) find_center(Codebooks books, Metr
 
 // A warp a code, a block a group.
 template <bool wide>
-__global__ void __launch_bounds__(kRowThreads) prepare(Codebooks books, Metric metric, PreparedCodes prepared) {
+__global__ void __launch_bounds__(kBlockThreads) prepare(Codebooks books, Metric metric, PreparedCodes prepared) {
   VISGEN_SHARED(Worst, worst, kRowsPerBlock);
   const int64_t D = books.dimensions, book = blockIdx.y;
   const int64_t code = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + warp_index();
@@ -128,10 +128,10 @@ std::vector<Tensor> prepare_codes(const QuantizeParameters& p, const Tensor& lik
   prepared.worst = static_cast<Worst*>(worst.mutable_data_ptr());
   prepared.center = static_cast<float*>(center.mutable_data_ptr());
   const LaunchShape shape{dim3(static_cast<unsigned>(prepared.groups), static_cast<unsigned>(books)),
-                          dim3(kRowThreads)};
+                          dim3(kBlockThreads)};
   const Stream stream = current_stream(like.get_device_index());
   static_assert(kChunk == kWarpSize);
-  launch<find_center>({dim3(static_cast<unsigned>(prepared.chunks), static_cast<unsigned>(books)), dim3(kRowThreads)},
+  launch<find_center>({dim3(static_cast<unsigned>(prepared.chunks), static_cast<unsigned>(books)), dim3(kBlockThreads)},
                       stream, p.codebooks, p.metric, prepared);
   if (has_wide_rows(p.codebooks.data, DType::float32, p.codebooks.dimensions)) {
     launch<prepare<true>>(shape, stream, p.codebooks, p.metric, prepared);

@@ -1,7 +1,7 @@
 // What both searches do with a row, a warp a row: score a code in double, take a code, and add up the codes taken.
 #pragma once
 
-#include "rows.cuh"
+#include "embedding.cuh"
 
 namespace visgen {
 

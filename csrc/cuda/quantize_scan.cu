@@ -57,7 +57,7 @@ __device__ void scan_codes(const QuantizeParameters& p, int64_t q, const Real* r
 }
 
 template <class Real, bool wide>
-__global__ void __launch_bounds__(kRowThreads) scan(QuantizeParameters p, Real* scratch, int64_t stride) {
+__global__ void __launch_bounds__(kBlockThreads) scan(QuantizeParameters p, Real* scratch, int64_t stride) {
   VISGEN_SHARED(Candidate[kRowsPerBlock], found, kRowsPerBlock);  // of each warp, for each row
   const int64_t D = p.codebooks.dimensions, first = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock;
   const int64_t row = first + warp_index();
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kRowThreads) scan(QuantizeParameters p, Real* 
 template <class Real, bool wide>
 void run_scan(const QuantizeParameters& p, const Tensor& like, Stream stream) {
   const int64_t stride = (p.codebooks.dimensions + kSpan - 1) / kSpan * kSpan;
-  LaunchShape shape = warp_a_row(p.rows);
+  LaunchShape shape = warp_grid(p.rows);
   const size_t bytes = kRowsPerBlock * stride * sizeof(Real);
   const bool fits =
       bytes + sizeof(Candidate) * kRowsPerBlock * kRowsPerBlock <= shared_memory_limit(like.get_device_index());

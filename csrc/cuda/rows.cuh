@@ -3,21 +3,13 @@
 // `wide` says that tiles can be moved in single accesses, which rows of a multiple of kSpan elements allow.
 #pragma once
 
-#include <cmath>
-
-#include "../ops/quantize.h"
 #include "elements.cuh"
 #include "warp.cuh"
 
 namespace visgen {
 
 constexpr int kSpan = 4;
-constexpr int kRowThreads = 256;
-constexpr int kRowsPerBlock = kRowThreads / kWarpSize;
-
-inline LaunchShape warp_a_row(int64_t rows) {
-  return {dim3(static_cast<unsigned>((rows + kRowsPerBlock - 1) / kRowsPerBlock)), dim3(kRowThreads)};
-}
+constexpr int kRowsPerBlock = kBlockThreads / kWarpSize;
 
 inline bool has_wide_rows(const void* data, DType dtype, int64_t dimensions) {
   const int64_t bytes = size_of(dtype) * kSpan, alignment = bytes < kWideBytes ? bytes : kWideBytes;
@@ -84,18 +76,6 @@ template <class Real>
 __device__ __forceinline__ void store_row(bool wide, void* data, DType dtype, int64_t elements, int64_t row,
                                           int64_t begin, const Real (&in)[kSpan]) {
   visit_floating(dtype, [&]<class Stored>() { store_row_as<Stored>(wide, data, elements, row, begin, in); });
-}
-
-// The embedding of a code at a depth: zeros for −1, NaN for a code that the codebook does not have.
-template <class Real>
-__device__ __forceinline__ void load_embedding(bool wide, const Codebooks& books, int64_t depth, int64_t code,
-                                               int64_t begin, Real (&out)[kSpan]) {
-  if (code >= 0 && code < books.codes) {
-    const Real* book = static_cast<const Real*>(books.data) + depth * books.stride;
-    return load_row_as<Real>(wide, book, books.dimensions, code, begin, out);
-  }
-#pragma unroll
-  for (int i = 0; i < kSpan; ++i) out[i] = code == -1 ? Real(0) : Real(NAN);
 }
 
 }  // namespace visgen

@@ -251,11 +251,6 @@ __global__ void __launch_bounds__(kBlockThreads) add_up_products(ProductsParamet
   }
 }
 
-LaunchShape warp_grid(int64_t warps) {
-  constexpr int kWarpsPerBlock = kBlockThreads / kWarpSize;
-  return {dim3(static_cast<unsigned>((warps + kWarpsPerBlock - 1) / kWarpsPerBlock)), dim3(kBlockThreads)};
-}
-
 struct Solve {
   static void run(const StepParameters& p, const Tensor& like) {
     const OnDevice on(like.get_device_index());

@@ -13,8 +13,6 @@
 
 namespace visgen {
 
-constexpr int kBlockThreads = 256;
-
 // Whether whole tiles of `span` elements can be read and written in single accesses.
 inline bool is_wide(const Operand& operand, const SampleShape& shape, int span) {
   const int64_t bytes = size_of(operand.dtype), alignment = bytes * span < kWideBytes ? bytes * span : kWideBytes;
@@ -42,14 +40,6 @@ void choose_tile(bool in_double, const SampleShape& shape, int64_t row_size,
   }
   if (fits(4, 8)) return call.template operator()<float, 4, true>();
   call.template operator()<float, 4, false>();
-}
-
-// 64-bit division takes some hundred instructions; nearly every size fits 32 bits.
-__device__ __forceinline__ int64_t divide(int64_t numerator, int64_t denominator) {
-  if (((numerator | denominator) >> 32) == 0) {
-    return static_cast<uint32_t>(numerator) / static_cast<uint32_t>(denominator);
-  }
-  return numerator / denominator;
 }
 
 __device__ __forceinline__ int64_t offset_of(const Operand& operand, const SampleShape& shape, int64_t sample,

@@ -38,6 +38,12 @@ __device__ __forceinline__ int warps_per_block() {
   return static_cast<int>((blockDim.x * blockDim.y * blockDim.z + kWarpSize - 1) / kWarpSize);
 }
 
+// A launch of so many warps, in blocks of kBlockThreads; those behind the last one have nothing to do.
+inline LaunchShape warp_grid(int64_t warps) {
+  constexpr int kWarps = kBlockThreads / kWarpSize;
+  return {dim3(static_cast<unsigned>((warps + kWarps - 1) / kWarps)), dim3(kBlockThreads)};
+}
+
 #ifdef __CUDACC__
 
 namespace detail {

@@ -34,9 +34,17 @@ struct BinaryBackwardParameters : BinaryRows {
   const void* surprisal = nullptr;  // [entries] real; there if grad_batch_entropy is
 };
 
-struct BinaryDecodeParameters : DecodedRows {
-  double corner = 1;
+// Codes as vectors of ±corner, the first column the most significant bit.
+struct Corners {
+  double corner;
+
+  VISGEN_HOST_DEVICE bool decode(int64_t code, int columns, double* vector) const {
+    for (int j = 0; j < columns; ++j) vector[j] = code >> (columns - 1 - j) & 1 ? corner : -corner;
+    return code >> columns == 0;
+  }
 };
+
+struct BinaryDecodeParameters : DecodedRows<Corners> {};
 
 constexpr int64_t kChunk = 256;  // entries of the tables whose entropy is added up together
 

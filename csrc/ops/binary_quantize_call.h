@@ -41,24 +41,20 @@ struct BinaryQuantizeOperations {
     BinaryParameters p;
     set_bits(p, x, scale, inverse_temperature, group_size, spherical);
     const ScalarType real = real_of(x);
-    Tensor quantized = empty_like(x, x.scalar_type()), codes = empty_on(x, sizes_of_rows(x), ScalarType::Long);
+    Tensor quantized = empty_like(x, x.scalar_type()),
+           codes = empty_for(p.codes, x, sizes_of_rows(x), ScalarType::Long);
     Tensor sample = empty_on(x, entropy ? sizes_of_rows(x) : Sizes{0}, real);
     Tensor batch_entropy = zeros_on(x, entropy ? Sizes{} : Sizes{0}, real);
     Tensor surprisal = empty_on(x, {entropy ? p.groups : 0, int64_t{1} << p.group_bits}, real);
-    p.codes = codes.mutable_data_ptr<int64_t>();
-    Batch batch(x, Batch::kOneSample);
-    batch.add(x, p.x, "x");
-    batch.add(quantized, p.quantized, "quantized");
-    set_rows(p, x, batch, entropy ? rows_in_table_unit(p, codes.numel()) : kRowsInUnit);
+    set_rows(p, x, {{x, p.x, "x"}, {quantized, p.quantized, "quantized"}},
+             entropy ? rows_in_table_unit(p, codes.numel()) : kRowsInUnit);
     OptionalTensor sums, terms;
     if (entropy) {
-      sums = zeros_on(x, {p.partition.units(), p.entries()}, ScalarType::Double);
-      terms = empty_on(x, {(p.entries() + kChunk - 1) / kChunk}, ScalarType::Double);
+      sums = zeros_for(p.probability_sums, x, {p.partition.units(), p.entries()}, ScalarType::Double);
+      terms = empty_for(p.entropy_sums, x, {(p.entries() + kChunk - 1) / kChunk}, ScalarType::Double);
       p.sample_entropy = sample.mutable_data_ptr();
       p.batch_entropy = batch_entropy.mutable_data_ptr();
       p.surprisal = surprisal.mutable_data_ptr();
-      p.probability_sums = sums->mutable_data_ptr<double>();
-      p.entropy_sums = terms->mutable_data_ptr<double>();
     }
     if (p.rows > 0) Device::run(p, x);
     return {quantized, codes, sample, batch_entropy, surprisal};
@@ -71,31 +67,21 @@ struct BinaryQuantizeOperations {
     set_bits(p, x, scale, inverse_temperature, group_size, spherical);
     const ScalarType real = real_of(x);
     Tensor grad_x = empty_like(x, x.scalar_type());
-    Batch batch(x, Batch::kOneSample);
-    batch.add(x, p.x, "x");
-    batch.add(grad_quantized, p.grad_quantized, "grad_quantized");
-    batch.add(grad_x, p.grad_x, "grad_x");
-    set_rows(p, x, batch);
     p.grad_sample_entropy = data_of(grad_sample, x, sizes_of_rows(x), real, "the gradient of per_sample_entropy");
     p.grad_batch_entropy = data_of(grad_batch, x, {}, real, "the gradient of batch_entropy");
     if (grad_batch) {
       p.surprisal = data_of(surprisal, x, {p.groups, int64_t{1} << p.group_bits}, real, "surprisal");
     }
-    if (p.rows > 0) Device::run(p, x);
+    run_rows<Device>(
+        p, x, {{x, p.x, "x"}, {grad_quantized, p.grad_quantized, "grad_quantized"}, {grad_x, p.grad_x, "grad_x"}});
     return grad_x;
   }
 
   static Tensor binary_decode(const Tensor& codes, int64_t bits, double scale, ScalarType dtype) {
-    BinaryDecodeParameters p;
-    p.corner = scale;
-    return decoded<Device>(p, codes, bits, dtype);
+    return decoded<Device, BinaryDecodeParameters>(Corners{scale}, codes, bits, dtype);
   }
 
-  static void add_to(Library& m) {
-    m.impl("binary_quantize", TORCH_BOX(&binary_quantize));
-    m.impl("binary_quantize_backward", TORCH_BOX(&binary_quantize_backward));
-    m.impl("binary_decode", TORCH_BOX(&binary_decode));
-  }
+  VISGEN_OPERATIONS(binary_quantize, binary_quantize_backward, binary_decode)
 };
 
 }  // namespace visgen

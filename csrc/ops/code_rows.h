@@ -17,9 +17,12 @@ struct CodeRows {
   int columns = 1;
 };
 
-// The vectors that codes stand for.
+// The vectors that codes stand for. `decoder->decode(code, columns, vector)` writes one, and returns whether the code
+// stands for any.
+template <class Decoder>
 struct DecodedRows : CodeRows {
-  const int64_t* codes = nullptr;  // [rows]
+  const Decoder* decoder = nullptr;  // in the CPU's memory: a GPU's kernel is told what it points to
+  const int64_t* codes = nullptr;    // [rows]
   Operand out;
 };
 

@@ -12,15 +12,14 @@ struct CodebookOperations {
     CodeSums p;
     set_rows_and_codes(p, x, codes, codebooks);
     p.summed = Summed::before;
-    Tensor counts = zeros_on(codebooks, {p.depth, p.codebooks.codes}, codebooks.scalar_type());
-    Tensor sums = zeros_on(codebooks, {p.depth, p.codebooks.codes, p.codebooks.dimensions}, codebooks.scalar_type());
-    p.counts = counts.mutable_data_ptr();
-    p.sums = sums.mutable_data_ptr();
+    const auto& [data, codes_of_book, dimensions, stride] = p.codebooks;
+    Tensor counts = zeros_for(p.counts, codebooks, {p.depth, codes_of_book}, codebooks.scalar_type());
+    Tensor sums = zeros_for(p.sums, codebooks, {p.depth, codes_of_book, dimensions}, codebooks.scalar_type());
     if (p.rows > 0) Device::run(p, x);
     return {counts, sums};
   }
 
-  static void add_to(Library& m) { m.impl("codebook_statistics", TORCH_BOX(&codebook_statistics)); }
+  VISGEN_OPERATIONS(codebook_statistics)
 };
 
 }  // namespace visgen

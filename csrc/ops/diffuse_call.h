@@ -15,12 +15,11 @@ struct DiffuseInputs {
   int64_t stream;
 };
 
-// All but operands and shape, which wait until a Batch has seen every tensor.
+// All but operands and shape.
 inline void set_inputs(Diffusion& p, const DiffuseInputs& in) {
-  p.in_double = is_double(in.x);
   p.coefficient_count = in.endpoint ? 6 : 4;
   check(in.coefficients.dim() == 2, "coefficients must be [rows, ", p.coefficient_count, "]");
-  const int64_t rows = in.coefficients.size(0), samples = in.x.size(0), elements = in.x.numel();
+  const int64_t rows = in.coefficients.size(0), samples = samples_of(in.x), elements = in.x.numel();
   p.coefficients = data_of(in.coefficients, in.x, {rows, p.coefficient_count}, real_of(in.x), "coefficients");
   check(samples == 0 ? rows == 0 : rows % samples == 0 && (rows > 0 ? elements % rows == 0 : elements == 0),
         "coefficients must have a multiple of ", samples, " rows that divides the elements of x, got ", rows);
@@ -30,18 +29,10 @@ inline void set_inputs(Diffusion& p, const DiffuseInputs& in) {
   p.stream = static_cast<uint64_t>(in.stream);
 }
 
-inline void add_signals(const DiffuseInputs& in, Batch& batch, Diffusion& p) {
-  batch.add(in.x, p.x, "x");
-  batch.add(in.endpoint, p.endpoint, "endpoint");
-  batch.add(in.noise, p.noise, "noise");
-}
-
 // For a Device whose partition is cut: where a row takes several units, what they are added up in.
 inline OptionalTensor add_partial_sums(DiffuseBackwardParameters& p, const Tensor& like) {
   if (!p.grad_coefficients || p.partition.units_per_row <= 1) return std::nullopt;
-  Tensor sums = empty_on(like, {p.partition.units(), p.coefficient_count}, ScalarType::Double);
-  p.partial_sums = sums.mutable_data_ptr<double>();
-  return sums;
+  return empty_for(p.partial_sums, like, {p.partition.units(), p.coefficient_count}, ScalarType::Double);
 }
 
 template <class Device>
@@ -66,51 +57,47 @@ struct DiffuseOperations {
       std::vector<bool> needs) {
     check(needs.size() == 4, "needs must say yes or no for each of x, coefficients, endpoint and noise");
     check((!needs[2] || endpoint) && (!needs[3] || noise), "needs must not ask for the gradient of what is not given");
-    const DiffuseInputs in{x, coefficients, seeds, endpoint, noise, stream};
     DiffuseBackwardParameters p;
-    Batch batch(x);
-    set_inputs(p, in);
-    if (needs[1]) add_signals(in, batch, p);  // the signals matter to the coefficients' gradient alone
-    batch.add(grad_x_t, p.grad_x_t, "grad_x_t");
-    batch.add(grad_target, p.grad_target, "grad_target");
-    const auto gradient = [&](bool needed, const OptionalTensor& like, Operand& operand, const char* name) {
-      if (!needed) return nothing_on(x);
-      check(like->scalar_type() != ScalarType::Byte, name, " holds pixels, which have no gradient");
-      Tensor result = empty_like(*like, like->scalar_type());
-      batch.add(result, operand, name);
-      return result;
+    set_inputs(p, {x, coefficients, seeds, endpoint, noise, stream});
+    const auto gradient = [&](bool needed, const OptionalTensor& of, const char* name) -> OptionalTensor {
+      if (!needed) return std::nullopt;
+      check(of->scalar_type() != ScalarType::Byte, name, " holds pixels, which have no gradient");
+      return empty_like(*of, of->scalar_type());
     };
-    Tensor grad_x = gradient(needs[0], x, p.grad_x, "x");
-    Tensor grad_endpoint = gradient(needs[2], endpoint, p.grad_endpoint, "endpoint");
-    Tensor grad_noise = gradient(needs[3], noise, p.grad_noise, "noise");
-    Tensor grad_coefficients =
-        needs[1] ? zeros_on(coefficients, sizes_of(coefficients), coefficients.scalar_type()) : nothing_on(x);
-    if (needs[1]) p.grad_coefficients = grad_coefficients.mutable_data_ptr();
-    p.shape = batch.merge();
-    if (x.numel() > 0) Device::run(p, x);
-    return {grad_x, grad_coefficients, grad_endpoint, grad_noise};
+    const OptionalTensor grad_x = gradient(needs[0], x, "x"), grad_endpoint = gradient(needs[2], endpoint, "endpoint"),
+                         grad_noise = gradient(needs[3], noise, "noise"), absent;
+    const bool with_signals = needs[1];  // they matter to the coefficients' gradient alone
+    OptionalTensor grad_coefficients;
+    if (with_signals) grad_coefficients = zeros_for(p.grad_coefficients, x, sizes_of(coefficients), real_of(x));
+    run_samples<Device>(p, x,
+                        {{with_signals ? x : absent, p.x, "x"},
+                         {with_signals ? endpoint : absent, p.endpoint, "endpoint"},
+                         {with_signals ? noise : absent, p.noise, "noise"},
+                         {grad_x_t, p.grad_x_t, "grad_x_t"},
+                         {grad_target, p.grad_target, "grad_target"},
+                         {grad_x, p.grad_x, "x"},
+                         {grad_endpoint, p.grad_endpoint, "endpoint"},
+                         {grad_noise, p.grad_noise, "noise"}});
+    return {or_nothing(grad_x, x), or_nothing(grad_coefficients, x), or_nothing(grad_endpoint, x),
+            or_nothing(grad_noise, x)};
   }
 
-  static void add_to(Library& m) {
-    m.impl("add_noise", TORCH_BOX(&add_noise));
-    m.impl("diffuse", TORCH_BOX(&diffuse));
-    m.impl("diffuse_backward", TORCH_BOX(&diffuse_backward));
-  }
+  VISGEN_OPERATIONS(add_noise, diffuse, diffuse_backward)
 
  private:
   static std::tuple<Tensor, OptionalTensor> forward(const DiffuseInputs& in, ScalarType out_dtype, bool with_target) {
     DiffuseParameters p;
-    Batch batch(in.x);
     set_inputs(p, in);
-    add_signals(in, batch, p);
     floating_dtype_of(out_dtype, "out_dtype");
-    Tensor x_t = empty_like(in.x, out_dtype);
+    const Tensor x_t = empty_like(in.x, out_dtype);
     OptionalTensor target;
     if (with_target) target = empty_like(in.x, out_dtype);
-    batch.add(x_t, p.x_t, "x_t");
-    batch.add(target, p.target, "target");
-    p.shape = batch.merge();
-    if (in.x.numel() > 0) Device::run(p, in.x);
+    run_samples<Device>(p, in.x,
+                        {{in.x, p.x, "x"},
+                         {in.endpoint, p.endpoint, "endpoint"},
+                         {in.noise, p.noise, "noise"},
+                         {x_t, p.x_t, "x_t"},
+                         {target, p.target, "target"}});
     return {x_t, target};
   }
 };

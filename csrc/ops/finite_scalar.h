@@ -16,6 +16,17 @@ template <class Real>
 struct Levels {
   bool round_half_up = false;  // floor(value + ½), else to nearest even
   LevelColumn<Real> column[kMaxColumns];
+
+  // The vector of a code, whose first column is the least significant.
+  VISGEN_HOST_DEVICE bool decode(int64_t code, int columns, Real* vector) const {
+    const bool negative = code < 0;
+    for (int j = 0; j < columns; ++j) {
+      const int64_t rest = divide(code, column[j].levels), level = code - rest * column[j].levels;
+      vector[j] = (level * column[j].step - column[j].origin) / column[j].origin;
+      code = rest;
+    }
+    return code == 0 && !negative;
+  }
 };
 
 struct FiniteScalarParameters : CodeRows {
@@ -29,8 +40,6 @@ struct FiniteScalarBackwardParameters : CodeRows {
   Operand x, grad_quantized, grad_x;
 };
 
-struct FiniteScalarDecodeParameters : DecodedRows {
-  const Levels<double>* levels = nullptr;
-};
+struct FiniteScalarDecodeParameters : DecodedRows<Levels<double>> {};
 
 }  // namespace visgen

@@ -54,13 +54,9 @@ struct FiniteScalarOperations {
     const Levels<double> levels = levels_for(x, counts, bound);
     FiniteScalarParameters p;
     p.levels = &levels;
-    Tensor quantized = empty_like(x, x.scalar_type()), codes = empty_on(x, sizes_of_rows(x), ScalarType::Long);
-    p.codes = codes.mutable_data_ptr<int64_t>();
-    Batch batch(x, Batch::kOneSample);
-    batch.add(x, p.x, "x");
-    batch.add(quantized, p.quantized, "quantized");
-    set_rows(p, x, batch);
-    if (p.rows > 0) Device::run(p, x);
+    Tensor quantized = empty_like(x, x.scalar_type()),
+           codes = empty_for(p.codes, x, sizes_of_rows(x), ScalarType::Long);
+    run_rows<Device>(p, x, {{x, p.x, "x"}, {quantized, p.quantized, "quantized"}});
     return {quantized, codes};
   }
 
@@ -70,28 +66,18 @@ struct FiniteScalarOperations {
     FiniteScalarBackwardParameters p;
     p.levels = &levels;
     Tensor grad_x = empty_like(x, x.scalar_type());
-    Batch batch(x, Batch::kOneSample);
-    batch.add(x, p.x, "x");
-    batch.add(grad_quantized, p.grad_quantized, "grad_quantized");
-    batch.add(grad_x, p.grad_x, "grad_x");
-    set_rows(p, x, batch);
-    if (p.rows > 0) Device::run(p, x);
+    run_rows<Device>(
+        p, x, {{x, p.x, "x"}, {grad_quantized, p.grad_quantized, "grad_quantized"}, {grad_x, p.grad_x, "grad_x"}});
     return grad_x;
   }
 
   static Tensor finite_scalar_decode(const Tensor& codes, std::vector<int64_t> counts, int64_t bound,
                                      ScalarType dtype) {
-    const Levels<double> levels = levels_of(counts, bound);
-    FiniteScalarDecodeParameters p;
-    p.levels = &levels;
-    return decoded<Device>(p, codes, static_cast<int64_t>(counts.size()), dtype);
+    return decoded<Device, FiniteScalarDecodeParameters>(levels_of(counts, bound), codes,
+                                                         static_cast<int64_t>(counts.size()), dtype);
   }
 
-  static void add_to(Library& m) {
-    m.impl("finite_scalar_quantize", TORCH_BOX(&finite_scalar_quantize));
-    m.impl("finite_scalar_quantize_backward", TORCH_BOX(&finite_scalar_quantize_backward));
-    m.impl("finite_scalar_decode", TORCH_BOX(&finite_scalar_decode));
-  }
+  VISGEN_OPERATIONS(finite_scalar_quantize, finite_scalar_quantize_backward, finite_scalar_decode)
 
  private:
   static Levels<double> levels_for(const Tensor& x, const std::vector<int64_t>& counts, int64_t bound) {

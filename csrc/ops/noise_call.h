@@ -33,25 +33,16 @@ struct NoiseOperations {
     return out;
   }
 
-  static void add_to(Library& m) {
-    m.impl("derive_seeds", TORCH_BOX(&derive_seeds));
-    m.impl("gaussian_", TORCH_BOX(&gaussian_));
-    m.impl("uniform_", TORCH_BOX(&uniform_));
-  }
+  VISGEN_OPERATIONS(derive_seeds, gaussian_, uniform_)
 
  private:
   static void fill(Distribution distribution, const Tensor& out, const Tensor& seeds, int64_t stream) {
     NoiseParameters p;
-    Batch batch(out);
-    batch.add(out, p.out, "out");
-    floating_dtype_of(out.scalar_type(), "out");
     p.distribution = distribution;
-    p.shape = batch.merge();
-    p.in_double = is_double(out);
     p.seeds = seeds_of(seeds, out);
     p.stream = static_cast<uint64_t>(stream);
-    p.smallest = p.out.dtype == DType::float16 ? 0x1p-24f : 0x1p-32f;
-    if (out.numel() > 0) Device::run(p, out);
+    p.smallest = floating_dtype_of(out.scalar_type(), "out") == DType::float16 ? 0x1p-24f : 0x1p-32f;
+    run_samples<Device>(p, out, {{out, p.out, "out"}});
   }
 };
 

@@ -61,8 +61,7 @@ struct QuantizeOperations {
     QuantizeParameters p;
     set_rows(p, x, codebook, 1);
     p.metric = metric_of(metric);
-    Tensor codes = empty_on(x, {p.rows}, ScalarType::Long);
-    p.codes = codes.mutable_data_ptr<int64_t>();
+    Tensor codes = empty_for(p.codes, x, {p.rows}, ScalarType::Long);
     if (p.rows > 0) Device::run(p, x);
     return codes;
   }
@@ -75,14 +74,11 @@ struct QuantizeOperations {
     p.metric = metric_of(metric);
     gradient_of(gradient);  // autograd's affair, but a wrong one should not wait for the backward pass
     p.active_depths = data_of<const int64_t>(active_depths, x, {p.rows}, ScalarType::Long, "active_depths");
-    Tensor quantized = empty_on(x, sizes_of(x), x.scalar_type());
-    Tensor codes = empty_on(x, {p.rows, depth}, ScalarType::Long);
-    Tensor commitment = empty_on(x, {p.rows, depth}, real_of(x));
-    Tensor codebook_error = empty_on(x, {p.rows, depth}, real_of(x));
-    p.quantized = quantized.mutable_data_ptr();
-    p.codes = codes.mutable_data_ptr<int64_t>();
-    p.commitment = commitment.mutable_data_ptr();
-    p.codebook_error = codebook_error.mutable_data_ptr();
+    const Sizes columns{p.rows, depth};
+    Tensor quantized = empty_for(p.quantized, x, sizes_of(x), x.scalar_type());
+    Tensor codes = empty_for(p.codes, x, columns, ScalarType::Long);
+    Tensor commitment = empty_for(p.commitment, x, columns, real_of(x));
+    Tensor codebook_error = empty_for(p.codebook_error, x, columns, real_of(x));
     if (p.rows > 0) Device::run(p, x);
     return {quantized, codes, commitment, codebook_error};
   }
@@ -106,14 +102,12 @@ struct QuantizeOperations {
     sums.weights = data_of(grad_codebook_error, x, columns, real_of(x), "grad_codebook_error");
     sums.scale = -2.0 / static_cast<double>(x.size(1));
     sums.shared = codebooks.size(0) == 1;
-    Tensor grad_x = needs[0] ? empty_on(x, sizes_of(x), x.scalar_type()) : nothing_on(x);
-    Tensor grad_codebooks =
-        needs[1] ? zeros_on(codebooks, sizes_of(codebooks), codebooks.scalar_type()) : nothing_on(x);
-    p.grad_x = grad_x.mutable_data_ptr();
-    sums.sums = grad_codebooks.mutable_data_ptr();
+    OptionalTensor grad_x, grad_codebooks;
+    if (needs[0]) grad_x = empty_for(p.grad_x, x, sizes_of(x), x.scalar_type());
+    if (needs[1]) grad_codebooks = zeros_for(sums.sums, x, sizes_of(codebooks), codebooks.scalar_type());
     if (needs[0] && p.rows > 0) Device::run(p, x);
     if (needs[1] && p.rows > 0 && sums.weights) Device::run(sums, x);
-    return {grad_x, grad_codebooks};
+    return {or_nothing(grad_x, x), or_nothing(grad_codebooks, x)};
   }
 
   static Tensor decode_codes(const Tensor& codes, const Tensor& codebooks) {
@@ -126,8 +120,7 @@ struct QuantizeOperations {
     p.dtype = p.in_double ? DType::float64 : DType::float32;
     p.codebooks = codebooks_of(codebooks, codebooks, real_of(codebooks), codebooks.size(2), p.depth);
     p.codes = codes_of(codes, codebooks, p.rows);
-    Tensor out = empty_on(codebooks, {p.rows, codebooks.size(2)}, codebooks.scalar_type());
-    p.out = out.mutable_data_ptr();
+    Tensor out = empty_for(p.out, codebooks, {p.rows, codebooks.size(2)}, codebooks.scalar_type());
     if (p.rows > 0) Device::run(p, codebooks);
     return out;
   }
@@ -147,19 +140,12 @@ struct QuantizeOperations {
     p.codebooks = {nullptr, size, grad.size(1), 0};
     p.codes = codes_of(codes, grad, p.rows);
     p.shared = codebooks == 1;
-    Tensor grad_codebooks = zeros_on(grad, {codebooks, size, grad.size(1)}, grad.scalar_type());
-    p.sums = grad_codebooks.mutable_data_ptr();
+    Tensor grad_codebooks = zeros_for(p.sums, grad, {codebooks, size, grad.size(1)}, grad.scalar_type());
     if (p.rows > 0) Device::run(p, grad);
     return grad_codebooks;
   }
 
-  static void add_to(Library& m) {
-    m.impl("nearest_code", TORCH_BOX(&nearest_code));
-    m.impl("residual_quantize", TORCH_BOX(&residual_quantize));
-    m.impl("residual_quantize_backward", TORCH_BOX(&residual_quantize_backward));
-    m.impl("decode_codes", TORCH_BOX(&decode_codes));
-    m.impl("decode_codes_backward", TORCH_BOX(&decode_codes_backward));
-  }
+  VISGEN_OPERATIONS(nearest_code, residual_quantize, residual_quantize_backward, decode_codes, decode_codes_backward)
 };
 
 }  // namespace visgen

@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <array>
+#include <initializer_list>
 #include <optional>
 #include <sstream>
 #include <vector>
@@ -97,8 +98,25 @@ inline Tensor zeros_on(const Tensor& like, const Sizes& sizes, ScalarType dtype)
   return allocated(sizes, [&] { return torch::stable::new_zeros(like, sizes, dtype); });
 }
 
-// Where nobody asks for a result.
-inline Tensor nothing_on(const Tensor& like) { return empty_on(like, {0}, ScalarType::Float); }
+// The same for a result of the call: `data`, of its parameters, points to it.
+template <class T>
+Tensor empty_for(T*& data, const Tensor& like, const Sizes& sizes, ScalarType dtype) {
+  Tensor result = empty_on(like, sizes, dtype);
+  data = static_cast<T*>(result.mutable_data_ptr());
+  return result;
+}
+
+template <class T>
+Tensor zeros_for(T*& data, const Tensor& like, const Sizes& sizes, ScalarType dtype) {
+  Tensor result = zeros_on(like, sizes, dtype);
+  data = static_cast<T*>(result.mutable_data_ptr());
+  return result;
+}
+
+// A result, or what stands for one that nobody asks for.
+inline Tensor or_nothing(const OptionalTensor& result, const Tensor& like) {
+  return result ? *result : empty_on(like, {0}, ScalarType::Float);
+}
 
 inline void check_array(const Tensor& tensor, const Tensor& like, const Sizes& sizes, ScalarType type,
                         const char* name) {
@@ -121,23 +139,48 @@ T* data_of(const OptionalTensor& tensor, const Tensor& like, const Sizes& sizes,
   return tensor ? data_of<T>(*tensor, like, sizes, type, name) : nullptr;
 }
 
-inline const int64_t* seeds_of(const OptionalTensor& seeds, const Tensor& x) {
-  return data_of<const int64_t>(seeds, x, {x.size(0)}, ScalarType::Long, "seeds");
+enum class Kind { one_sample, samples };  // whether x is one sample, or [samples, *sample]
+
+inline void check_dimensions(const Tensor& x, Kind kind) {
+  const int most = kMaxDimensions + (kind == Kind::samples);
+  check(x.dim() >= 1 && x.dim() <= most, "x must have 1 to ", most, " dimensions, got ", x.dim());
 }
+
+inline int64_t samples_of(const Tensor& x) {
+  check_dimensions(x, Kind::samples);
+  return x.size(0);
+}
+
+inline const int64_t* seeds_of(const OptionalTensor& seeds, const Tensor& x) {
+  return data_of<const int64_t>(seeds, x, {samples_of(x)}, ScalarType::Long, "seeds");
+}
+
+// A tensor of a call, which may be absent; the operand that kernels know it by; its name in sentences.
+struct Argument {
+  Argument(const Tensor& tensor, Operand& operand, const char* name) : tensor(&tensor), operand(&operand), name(name) {}
+  Argument(const OptionalTensor& tensor, Operand& operand, const char* name)
+      : tensor(tensor ? &*tensor : nullptr), operand(&operand), name(name) {}
+
+  const Tensor* tensor;
+  Operand* operand;
+  const char* name;
+};
 
 // Collects the operands of one call, all of the same sizes [samples, *sample] (or all of it one sample), and merges
 // adjacent dimensions that are adjacent in every one of them.
 class Batch {
  public:
-  enum Kind { kOneSample = 0, kSamples = 1 };  // how many dimensions number the samples
-
-  explicit Batch(const Tensor& first, Kind kind = kSamples) : first_(first), leading_(kind) {
-    check(first.dim() >= 1 && first.dim() <= kMaxDimensions + leading_, "x must have 1 to ", kMaxDimensions + leading_,
-          " dimensions, got ", first.dim());
+  explicit Batch(const Tensor& first, Kind kind = Kind::samples, std::initializer_list<Argument> arguments = {})
+      : first_(first), leading_(kind == Kind::samples) {
+    check_dimensions(first, kind);
+    operands_.reserve(arguments.size());
+    for (const Argument& argument : arguments) add(argument);
   }
 
-  void add(const OptionalTensor& tensor, Operand& operand, const char* name) {
+  void add(const Argument& argument) {
+    const auto& [tensor, address, name] = argument;
     if (!tensor) return;
+    Operand& operand = *address;
     check(sizes_of(*tensor) == sizes_of(first_), name, " must have the shape of x");
     check(tensor->device() == first_.device(), name, " must be on the device of x");
     operand.dtype = dtype_of(tensor->scalar_type(), name);
@@ -146,6 +189,8 @@ class Batch {
     for (int64_t d = leading_; d < tensor->dim(); ++d) operand.strides[d - leading_] = tensor->stride(d);
     operands_.push_back(&operand);
   }
+
+  void add(const OptionalTensor& tensor, Operand& operand, const char* name) { add(Argument(tensor, operand, name)); }
 
   SampleShape merge() {
     SampleShape shape;
@@ -180,8 +225,16 @@ class Batch {
   }
 
   const Tensor& first_;
-  int leading_;
+  int leading_;  // dimensions that number the samples
   std::vector<Operand*> operands_;
 };
+
+// A call whose operands are batches of samples like x: p learns where they are, then the Device does the work.
+template <class Device, class Parameters>
+void run_samples(Parameters& p, const Tensor& x, std::initializer_list<Argument> operands) {
+  p.in_double = is_double(x);
+  p.shape = Batch(x, Kind::samples, operands).merge();
+  if (x.numel() > 0) Device::run(p, x);
+}
 
 }  // namespace visgen

@@ -309,25 +309,9 @@ void backward(const BinaryBackwardParameters& p, int64_t first_unit, int64_t las
   });
 }
 
-template <class Real>
-void decode(const BinaryDecodeParameters& p, int64_t first_unit, int64_t last_unit) {
-  Columns<Real> columns;
-  const Real corner = static_cast<Real>(p.corner);
-  for_each_tile(p, first_unit, last_unit, [&](int64_t first, int count) {
-    for (int j = 0; j < p.columns; ++j) {
-      for (int t = 0; t < count; ++t) {
-        const int64_t code = p.codes[first + t];
-        const Real value = code >> (p.columns - 1 - j) & 1 ? corner : -corner;
-        columns.value[j][t] = code >> p.columns ? static_cast<Real>(__builtin_nan("")) : value;
-      }
-    }
-    store_columns(p, p.out, first, count, columns);
-  });
-}
-
 }  // namespace
 
 const Loops<BinaryParameters, BinaryBackwardParameters, BinaryDecodeParameters> binary_quantize_kernels = {
-    {quantize<float>, quantize<double>}, {backward<float>, backward<double>}, {decode<double>, decode<double>}};
+    {quantize<float>, quantize<double>}, {backward<float>, backward<double>}, {decode_rows, decode_rows}};
 
 }  // namespace visgen::VISGEN_ISA

@@ -86,4 +86,19 @@ void write_codes(const Parameters& p, int64_t first, int count, const int64_t* c
   }
 }
 
+template <class Parameters>
+void decode_rows(const Parameters& p, int64_t first_unit, int64_t last_unit) {
+  alignas(64) double buffer[kMaxColumns * kRows];
+  for_each_tile(p, first_unit, last_unit, [&](int64_t first, int count) {
+    const int64_t begin = first * p.columns, elements = static_cast<int64_t>(count) * p.columns;
+    double* const tile = tile_for_output(p.out, p.shape, 0, begin, buffer);
+    for (int t = 0; t < count; ++t) {
+      double* const vector = tile + t * p.columns;
+      if (p.decoder->decode(p.codes[first + t], p.columns, vector)) continue;
+      for (int j = 0; j < p.columns; ++j) vector[j] = __builtin_nan("");
+    }
+    store_tile(p.out, p.shape, 0, begin, elements, tile);
+  });
+}
+
 }  // namespace visgen::VISGEN_ISA

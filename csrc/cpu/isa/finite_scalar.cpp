@@ -67,29 +67,10 @@ void backward(const FiniteScalarBackwardParameters& p, int64_t first_unit, int64
   });
 }
 
-template <class Real>
-void decode(const FiniteScalarDecodeParameters& p, int64_t first_unit, int64_t last_unit) {
-  Columns<Real> columns;
-  for_each_tile(p, first_unit, last_unit, [&](int64_t first, int count) {
-    for (int t = 0; t < count; ++t) {
-      int64_t rest = p.codes[first + t];
-      for (int j = 0; j < p.columns; ++j) {
-        const LevelColumn<double>& column = p.levels->column[j];
-        const int64_t level = rest % column.levels;
-        rest /= column.levels;
-        columns.value[j][t] = static_cast<Real>((level * column.step - column.origin) / column.origin);
-      }
-      if (rest == 0 && p.codes[first + t] >= 0) continue;
-      for (int j = 0; j < p.columns; ++j) columns.value[j][t] = static_cast<Real>(__builtin_nan(""));
-    }
-    store_columns(p, p.out, first, count, columns);
-  });
-}
-
 }  // namespace
 
 const Loops<FiniteScalarParameters, FiniteScalarBackwardParameters, FiniteScalarDecodeParameters>
     finite_scalar_kernels = {
-        {quantize<float>, quantize<double>}, {backward<float>, backward<double>}, {decode<double>, decode<double>}};
+        {quantize<float>, quantize<double>}, {backward<float>, backward<double>}, {decode_rows, decode_rows}};
 
 }  // namespace visgen::VISGEN_ISA

@@ -3,14 +3,10 @@
 
 #include <cstdlib>
 
-#include "../../ops/quantize.h"
 #include "../kernels.h"
 #include "tile.h"
 
 namespace visgen::VISGEN_ISA {
-
-constexpr int kDoubles = kVectorBytes / 8;
-typedef double DoubleVector __attribute__((vector_size(kVectorBytes)));
 
 template <class Real>
 struct RealVectorOf;

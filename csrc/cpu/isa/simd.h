@@ -27,12 +27,13 @@ constexpr int kVectorBytes = 32;
 #else
 constexpr int kVectorBytes = 16;
 #endif
-constexpr int kLanes = kVectorBytes / 4;
+constexpr int kLanes = kVectorBytes / 4, kDoubles = kVectorBytes / 8;
 
 typedef uint64_t WideVector __attribute__((vector_size(kVectorBytes)));
 typedef uint32_t WordVector __attribute__((vector_size(kVectorBytes)));
 typedef int32_t IntVector __attribute__((vector_size(kVectorBytes)));
 typedef float FloatVector __attribute__((vector_size(kVectorBytes)));
+typedef double DoubleVector __attribute__((vector_size(kVectorBytes)));
 
 template <>
 struct LowHalves<WideVector> {

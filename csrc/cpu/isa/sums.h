@@ -1,13 +1,9 @@
-// Sums over whole images or vectors, of either sign: products and sums are in double. (Rows of a matrix: rows.h, which
-// has its own.)
+// Sums over whole images or vectors, of either sign: products and sums are in double.
 #pragma once
 
 #include "simd.h"
 
 namespace visgen::VISGEN_ISA {
-
-constexpr int kDoubles = kVectorBytes / 8;
-typedef double DoubleVector __attribute__((vector_size(kVectorBytes)));
 
 // The sum of term(values of x, values of y) over all elements, where y may be x.
 template <class Real, class Term>
