@@ -5,20 +5,17 @@ inside, float64 for float64, under autocast too. Second derivatives are right; `
 and devices without kernels run the definition, `visgen_fast.reference`. Importing this costs no package but torch.
 """
 
-from .. import _library  # noqa: F401  (loads the compiled libraries before the pages below register with them)
-from ..reference import Purpose
-from .binary_quantize import binary_decode, binary_spherical_quantize, lookup_free_quantize
-from .codebook import codebook_statistics
-from .diffuse import add_noise, diffuse
-from .finite_scalar import finite_scalar_decode, finite_scalar_quantize
-from .multiscale import denoising_loss, multiscale_loss
-from .noise import derive_seeds, draw_seeds, gaussian, uniform
-from .quantize import decode_codes, nearest_code, residual_quantize
-from .solve import denoised_quantile, output_products, solver_step, solver_step_
+from types import ModuleType as _Module
 
-__all__ = [
-    "Purpose", "add_noise", "binary_decode", "binary_spherical_quantize", "codebook_statistics", "decode_codes",
-    "denoised_quantile", "denoising_loss", "derive_seeds", "diffuse", "draw_seeds", "finite_scalar_decode", "finite_scalar_quantize",
-    "gaussian", "lookup_free_quantize", "multiscale_loss", "nearest_code", "output_products", "residual_quantize", "solver_step",
-    "solver_step_", "uniform",
-]  # fmt: skip
+from .. import _library  # loads the compiled libraries before the families register with them
+from .binary_quantize import *
+from .codebook import *
+from .diffuse import *
+from .finite_scalar import *
+from .multiscale import *
+from .noise import *
+from .quantize import *
+from .solve import *
+
+# What the families list in theirs.
+__all__ = sorted(name for name, value in globals().items() if name[0] != "_" and not isinstance(value, _Module))

@@ -13,6 +13,8 @@ from .. import reference
 from ._derivatives import differentiable, register_fake, run, runs_reference
 from .finite_scalar import MOST_BITS, check_codes, check_rows
 
+__all__ = ["binary_decode", "binary_spherical_quantize", "lookup_free_quantize"]
+
 _MOST_GROUP_BITS = 20
 
 

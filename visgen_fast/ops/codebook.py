@@ -10,6 +10,8 @@ from .. import reference
 from ._derivatives import register_fake, runs_reference
 from .quantize import as_codebooks, as_rows, check_codebooks, check_codes
 
+__all__ = ["codebook_statistics"]
+
 
 def codebook_statistics(x: Tensor, codes: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor]:
     """How many residuals each code stands for, and their sums: what an exponential moving average needs.

@@ -12,6 +12,8 @@ from .. import _check as check
 from .. import reference
 from ._derivatives import differentiable, register_fake, run, runs_reference
 
+__all__ = ["add_noise", "diffuse"]
+
 
 def add_noise(
     x: Tensor,

@@ -13,6 +13,8 @@ from .. import _check as check
 from .. import reference
 from ._derivatives import differentiable, register_fake, run, runs_reference
 
+__all__ = ["finite_scalar_decode", "finite_scalar_quantize"]
+
 _BOUNDS = ("atanh", "tan", "symmetric")  # numbered like this in the schemas
 _MOST_LEVELS, MOST_BITS = 1000, 62  # of a dimension, of a code: it stays below 2^62
 

@@ -17,6 +17,8 @@ from .. import reference
 from ..reference.multiscale import PENALTIES, REDUCTIONS, per_sample, weights_of_scales
 from .diffuse import check_diffusion
 
+__all__ = ["denoising_loss", "multiscale_loss"]
+
 
 def multiscale_loss(
     pred: Tensor,

@@ -13,7 +13,10 @@ from torch import Tensor
 
 from .. import _check as check
 from .. import reference
+from ..reference import Purpose
 from ._derivatives import register_fake, runs_reference
+
+__all__ = ["Purpose", "derive_seeds", "draw_seeds", "gaussian", "uniform"]
 
 
 def derive_seeds(seed: int | Tensor, index: Tensor, *, step: int = 0, purpose: int = 0) -> Tensor:

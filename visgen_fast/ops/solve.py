@@ -17,6 +17,8 @@ from .. import reference
 from ..reference.solve import COLUMNS, MOST_SLOTS
 from ._derivatives import register_fake, runs_reference
 
+__all__ = ["denoised_quantile", "output_products", "solver_step", "solver_step_"]
+
 _MOST_OUTPUTS = 3
 _step = torch.ops.visgen_fast.solver_step_.default
 _products = torch.ops.visgen_fast.output_products.default

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+__all__ = ["binary_decode", "binary_spherical_quantize", "lookup_free_quantize"]
+
 
 def lookup_free_quantize(
     x: Tensor,

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from .quantize import codebook_of, embeddings_of
 
+__all__ = ["codebook_statistics"]
+
 
 def codebook_statistics(x: Tensor, codes: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor]:
     """counts [Q, K] of the residuals r_q with each code, and their sums [Q, K, D].

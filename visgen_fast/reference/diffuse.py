@@ -14,6 +14,8 @@ from torch import Tensor
 
 from .noise import gaussian
 
+__all__ = ["add_noise", "diffuse"]
+
 
 def add_noise(
     x: Tensor,

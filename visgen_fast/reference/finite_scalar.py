@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+__all__ = ["finite_scalar_decode", "finite_scalar_quantize"]
+
 _EPSILON = 1e-3  # by which a bound reaches beyond the outermost levels, or stays within
 
 

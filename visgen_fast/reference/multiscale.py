@@ -19,6 +19,8 @@ from torch.nn import functional as F
 
 from .diffuse import diffuse, from_pixels
 
+__all__ = ["denoising_loss", "multiscale_loss"]
+
 PENALTIES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "l2": lambda r, c: r * r,
     "l1": lambda r, c: r.abs(),

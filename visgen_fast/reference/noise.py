@@ -19,6 +19,8 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+__all__ = ["Purpose", "derive_seeds", "gaussian", "uniform"]
+
 _MULTIPLIER_0, _MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
 _WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85
 _MASK = 0xFFFFFFFF

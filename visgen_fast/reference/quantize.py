@@ -15,6 +15,8 @@ import math
 import torch
 from torch import Tensor
 
+__all__ = ["decode_codes", "nearest_code", "residual_quantize"]
+
 _MOST_PAIRS = 2**24  # numbers of a (vectors × codes × dimensions) block that is looked at in one go
 
 

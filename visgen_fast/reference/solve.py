@@ -20,6 +20,8 @@ from torch import Tensor
 
 from .noise import gaussian
 
+__all__ = ["denoised_quantile", "output_products", "solver_step"]
+
 COLUMNS = 32
 TIME, U, V, CLAMP, L0, L1, SLOT_A, SLOT_B, NEXT, WRITE_A, WRITE_B = 0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 24
 MOST_SLOTS = 4
