@@ -13,10 +13,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks import tables
-from visgen_fast import cli
+from benchmarks.families import FAMILIES
+from visgen_fast import cli, ops
 from visgen_fast.commands import evaluate, sample, train
 
 ROOT = Path(__file__).resolve().parents[1]
+OPERATIONS = sorted(set(ops.__all__) - {"Purpose"})
+FAMILIES_OF_OPERATIONS = sorted({getattr(ops, name).__module__.rpartition(".")[2] for name in OPERATIONS})
+MEASURED_AS = {"codebook": "residual_quantizer"}  # families that are measured as a part of another
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -62,6 +66,19 @@ def test_the_readme_is_short():
 def test_links_lead_to_files_of_the_repository(page):
     links = re.findall(r"\]\(([^)#]+)", page.read_text())
     assert not [link for link in links if "://" not in link and not (page.parent / link).exists()]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_an_operation_is_in_the_overview(operation):
+    assert re.search(rf"`{operation}[(`]", (ROOT / "docs" / "operations" / "overview.md").read_text())
+
+
+@pytest.mark.parametrize("family", FAMILIES_OF_OPERATIONS)
+def test_a_family_has_a_page_and_a_benchmark(family):
+    overview = (ROOT / "docs" / "operations" / "overview.md").read_text()
+    assert f"[{family}]({family}.md)" in overview  # a link that another test follows
+    assert f"- {family}: operations/{family}.md\n" in (ROOT / "mkdocs.yml").read_text()
+    assert MEASURED_AS.get(family, family) in FAMILIES
 
 
 def test_tables_are_made_from_the_stored_results():

@@ -5,16 +5,9 @@ The harness asks each for `cases(device)`, `workload(case, device)` and `PROMISE
 
 from __future__ import annotations
 
-from types import ModuleType
+from importlib import import_module
+from pathlib import Path
 
-from . import binary_quantize, diffuse, finite_scalar, noise, quantize, residual_quantizer, solve
-
-FAMILIES: dict[str, ModuleType] = {
-    "noise": noise,
-    "diffuse": diffuse,
-    "quantize": quantize,
-    "residual_quantizer": residual_quantizer,
-    "finite_scalar": finite_scalar,
-    "binary_quantize": binary_quantize,
-    "solve": solve,
+FAMILIES = {
+    page.stem: import_module(f".{page.stem}", __name__) for page in sorted(Path(__file__).parent.glob("[a-z]*.py"))
 }

@@ -20,11 +20,11 @@ from visgen_fast import ops
 from visgen_fast._library import use_filters_from
 from visgen_fast.reference.quantize import scores
 
+from .. import quantize_peers as peers
 from ..contenders import ours, shape_name
 from ..promises import Promise, ours_entry, seconds, times_faster
+from ..quantize_peers import Vectors
 from ..workload import Contender, Workload
-from . import quantize_peers as peers
-from .quantize_peers import Vectors
 
 _SAMPLED = 256  # vectors whose codes are checked
 _TILE = "ours, float32 alone"  # without the integer filters

@@ -18,10 +18,10 @@ from visgen_fast.nn import ResidualQuantizer
 
 from ..contenders import ours
 from ..promises import Promise, ours_entry, times_faster
+from ..quantize_peers import Vectors
 from ..workload import Contender, Workload
 from .quantize import LARGE, SIZES, vectors_of
 from .quantize import Case as Size
-from .quantize_peers import Vectors
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,9 @@ __global__ void __launch_bounds__(kRowsInBlock<double>) decode_rows(DecodedRows<
   const int64_t row = first_row<double>() + threadIdx.x;
   if (row < p.rows) {
     double* vector = rows + threadIdx.x * pitch(p.columns);
-    const bool is_code = decoder.decode(p.codes[row], p.columns, vector);
+    int64_t rest = p.codes[row];
+    for (int j = 0; j < p.columns; ++j) vector[j] = decoder.at(j, p.columns).take(rest);
+    const bool is_code = decoder.is_code(rest, p.columns);
     for (int j = 0; !is_code && j < p.columns; ++j) vector[j] = not_a_number<double>();
   }
   sync_block();

@@ -38,10 +38,13 @@ struct BinaryBackwardParameters : BinaryRows {
 struct Corners {
   double corner;
 
-  VISGEN_HOST_DEVICE bool decode(int64_t code, int columns, double* vector) const {
-    for (int j = 0; j < columns; ++j) vector[j] = code >> (columns - 1 - j) & 1 ? corner : -corner;
-    return code >> columns == 0;
-  }
+  struct Column {
+    double corner;
+    int bit;
+    VISGEN_HOST_DEVICE double take(int64_t& code) const { return code >> bit & 1 ? corner : -corner; }
+  };
+  VISGEN_HOST_DEVICE Column at(int column, int columns) const { return {corner, columns - 1 - column}; }
+  VISGEN_HOST_DEVICE bool is_code(int64_t code, int columns) const { return code >> columns == 0; }
 };
 
 struct BinaryDecodeParameters : DecodedRows<Corners> {};

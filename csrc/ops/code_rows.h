@@ -17,8 +17,8 @@ struct CodeRows {
   int columns = 1;
 };
 
-// The vectors that codes stand for. `decoder->decode(code, columns, vector)` writes one, and returns whether the code
-// stands for any.
+// The vectors that codes stand for. `decoder->at(column, columns).take(rest)` takes the columns out of a code one after
+// the other and returns their values; `decoder->is_code(rest, columns)` asks of what is left whether it was a code.
 template <class Decoder>
 struct DecodedRows : CodeRows {
   const Decoder* decoder = nullptr;  // in the CPU's memory: a GPU's kernel is told what it points to

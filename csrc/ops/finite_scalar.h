@@ -10,6 +10,13 @@ template <class Real>
 struct LevelColumn {
   Real shift, half, offset, lowest, step, origin;
   int32_t levels;
+
+  // The first column of a code is the least significant.
+  VISGEN_HOST_DEVICE Real take(int64_t& rest) const {
+    const int64_t above = rest < 0 ? rest : divide(rest, levels), level = rest - above * levels;
+    rest = above;
+    return (level * step - origin) / origin;
+  }
 };
 
 template <class Real>
@@ -17,16 +24,8 @@ struct Levels {
   bool round_half_up = false;  // floor(value + ½), else to nearest even
   LevelColumn<Real> column[kMaxColumns];
 
-  // The vector of a code, whose first column is the least significant.
-  VISGEN_HOST_DEVICE bool decode(int64_t code, int columns, Real* vector) const {
-    const bool negative = code < 0;
-    for (int j = 0; j < columns; ++j) {
-      const int64_t rest = divide(code, column[j].levels), level = code - rest * column[j].levels;
-      vector[j] = (level * column[j].step - column[j].origin) / column[j].origin;
-      code = rest;
-    }
-    return code == 0 && !negative;
-  }
+  VISGEN_HOST_DEVICE LevelColumn<Real> at(int index, int) const { return column[index]; }
+  VISGEN_HOST_DEVICE bool is_code(int64_t rest, int) const { return rest == 0; }
 };
 
 struct FiniteScalarParameters : CodeRows {

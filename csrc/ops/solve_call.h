@@ -62,10 +62,7 @@ struct SolveOperations {
     return products;
   }
 
-  static void add_to(Library& m) {
-    m.impl("solver_step_", TORCH_BOX(&solver_step_));
-    m.impl("output_products", TORCH_BOX(&output_products));
-  }
+  VISGEN_OPERATIONS(solver_step_, output_products)
 
  private:
   static void set_rows(StepParameters& p, const Tensor& x, const Tensor& table, const OptionalTensor& steps,

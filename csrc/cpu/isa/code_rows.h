@@ -88,16 +88,21 @@ void write_codes(const Parameters& p, int64_t first, int count, const int64_t* c
 
 template <class Parameters>
 void decode_rows(const Parameters& p, int64_t first_unit, int64_t last_unit) {
-  alignas(64) double buffer[kMaxColumns * kRows];
+  Columns<double> columns;
   for_each_tile(p, first_unit, last_unit, [&](int64_t first, int count) {
-    const int64_t begin = first * p.columns, elements = static_cast<int64_t>(count) * p.columns;
-    double* const tile = tile_for_output(p.out, p.shape, 0, begin, buffer);
-    for (int t = 0; t < count; ++t) {
-      double* const vector = tile + t * p.columns;
-      if (p.decoder->decode(p.codes[first + t], p.columns, vector)) continue;
-      for (int j = 0; j < p.columns; ++j) vector[j] = __builtin_nan("");
+    alignas(64) int64_t rest[kRows];
+    memcpy(rest, p.codes + first, count * sizeof(int64_t));
+    for (int j = 0; j < p.columns; ++j) {
+      const auto column = p.decoder->at(j, p.columns);
+      for (int t = 0; t < count; ++t) columns.value[j][t] = column.take(rest[t]);
     }
-    store_tile(p.out, p.shape, 0, begin, elements, tile);
+    int64_t others = 0;  // counted first, since there are hardly ever any
+    for (int t = 0; t < count; ++t) others += !p.decoder->is_code(rest[t], p.columns);
+    for (int t = 0; others > 0 && t < count; ++t) {
+      if (p.decoder->is_code(rest[t], p.columns)) continue;
+      for (int j = 0; j < p.columns; ++j) columns.value[j][t] = __builtin_nan("");
+    }
+    store_columns(p, p.out, first, count, columns);
   });
 }
 
