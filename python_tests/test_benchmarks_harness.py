@@ -325,7 +325,10 @@ def test_the_program_prints_writes_and_draws_a_family(tmp_path, capsys, monkeypa
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["nois"], "family must be one of binary_quantize, diffuse"), (["--threads", "0"], "expected a positive whole number")],
+    [
+        (["nois"], "family must be one of binary_quantize, diffuse"),
+        (["--threads", "0"], "expected a positive whole number"),
+    ],
 )
 def test_a_bad_argument_is_refused_in_a_sentence(arguments, message, capsys):
     with pytest.raises(SystemExit) as refusal:

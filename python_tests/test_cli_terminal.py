@@ -146,6 +146,9 @@ def test_a_long_line_is_not_broken_up(option, capsys):
         (["--learning-rate=much"], "--learning-rate must be a number, got 'much'"),
         (["--lr-schedule=linear"], "--lr-schedule must be one of 'constant', 'cosine', got 'linear'"),
         (["--out"], "--out needs a value"),
+        (["--decay", "cosine"], "--decay is called --lr-schedule now"),
+        (["--adversary_rate=2"], "--adversary-rate is called --adversary-lr-scale now"),
+        (["--no-mirror"], "--no-mirror is called --no-horizontal-flip now"),
     ],
 )
 def test_wrong_values_are_answered_in_plain_english(arguments, said, capsys):

@@ -195,6 +195,7 @@ def test_what_a_row_does_not_use_may_be_anything() -> None:
         (("euler", CosineVP(), "score"), {}, "prediction must be one of x, epsilon, v, velocity, edm; got 'score'"),
         (("euler", CosineVP(), "v"), {"spacing": "odd"}, "spacing must be one of linear, .*; got 'odd'"),
         (("euler", CosineVP(), "v"), {"steps": 0}, "steps must be at least 1, got 0"),
+        (("euler", CosineVP(), "v"), {"steps": 1000, "spacing": "leading"}, "steps must be below 1000 with .*got 1000"),
         (("euler", CosineVP(), "v"), {"order": 2}, "euler has the options churn, .*; got order"),
         (
             ("euler", CosineVP(), "v"),

@@ -7,7 +7,8 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import UserError
@@ -29,8 +30,11 @@ _PLAIN = {
 }
 
 
-def parse(cls: type[T], arguments: list[str], program: str) -> T:
-    """`cls` from its options; tyro's help exits with code 0, its complaints become one sentence."""
+def parse(cls: type[T], arguments: list[str], program: str, renamed: Mapping[str, str] = MappingProxyType({})) -> T:
+    """`cls` from its options; tyro's help exits with code 0, its complaints become one sentence.
+
+    renamed: what options were called before, and are called now.
+    """
     import tyro
 
     complaint = io.StringIO()
@@ -40,7 +44,10 @@ def parse(cls: type[T], arguments: list[str], program: str) -> T:
     except SystemExit as error:
         if not error.code:
             raise
-        raise UserError(f"{_first_sentence(complaint.getvalue())} (see {program} --help)") from None
+        options = [argument.partition("=")[0].replace("_", "-") for argument in arguments]
+        old = next((option for option in options if option in renamed), None)
+        sentence = f"{old} is called {renamed[old]} now" if old else _first_sentence(complaint.getvalue())
+        raise UserError(f"{sentence} (see {program} --help)") from None
 
 
 @contextlib.contextmanager

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 _OUT_HELP = "Folder of the run: its images, loss.png, losses.csv, settings.json, checkpoints/, tensorboard/."
 _RESUME_HELP = "Continue the run in that folder from its newest checkpoint; start it if there is none."
+# What options were called before.
+_RENAMED = {
+    "--decay": "--lr-schedule",
+    "--mirror": "--horizontal-flip",
+    "--no-mirror": "--no-horizontal-flip",
+    "--adversary-rate": "--adversary-lr-scale",
+}
 
 
 def train(arguments: list[str]) -> int:
@@ -43,7 +50,7 @@ def train(arguments: list[str]) -> int:
         ],
     )
     options_class.__doc__ = recipe.description
-    options = parse(options_class, rest, f"visgen-fast train {name}")
+    options = parse(options_class, rest, f"visgen-fast train {name}", _RENAMED)
     if name.endswith(".py"):
         recipe = replace(recipe, name=str(Path(name).resolve()))
     _train_recipe(recipe, options.settings, options.out, options.resume)

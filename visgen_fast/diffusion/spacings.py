@@ -23,7 +23,12 @@ def trailing(schedule: Schedule, steps: int) -> Tensor:
 
 
 def leading(schedule: Schedule, steps: int) -> Tensor:
-    """The discrete times i·(T // steps) + 1 of DDIM (Song et al., 2021), which leave out the end of the noise."""
+    """The discrete times i·(T // steps) + 1 of DDIM (Song et al., 2021), which leave out the end of the noise.
+
+    ValueError for 1000 steps or more, which they have no room for.
+    """
+    if steps >= TRAIN_STEPS:
+        raise ValueError(f"steps must be below {TRAIN_STEPS} with the spacing leading, got {steps}")
     entries = torch.arange(steps - 1, -1, -1, dtype=torch.float64) * (TRAIN_STEPS // steps) + 1
     return torch.cat([(entries + 1) / TRAIN_STEPS, torch.zeros(1, dtype=torch.float64)])
 

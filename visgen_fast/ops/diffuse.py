@@ -25,7 +25,7 @@ def add_noise(
     stream: int = 0,
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """The noised picture x_t = a·x + b·z (+ e·x₁) alone; everything as in `diffuse`, whose first result it is."""
+    """The noised image x_t = a·x + b·z (+ e·x₁) alone; everything as in `diffuse`, whose first result it is."""
     return _run("add_noise", x, coefficients, seeds, endpoint=endpoint, noise=noise, stream=stream, out_dtype=out_dtype)
 
 
@@ -39,7 +39,7 @@ def diffuse(
     stream: int = 0,
     out_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The noised picture and the target that the network learns, of generalized diffusion:
+    """The noised image and the target that the network learns, of generalized diffusion:
 
         x_t    = a·x + b·z (+ e·x₁)
         target = c·x + d·z (+ f·x₁),    z standard normal

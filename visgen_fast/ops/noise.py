@@ -24,7 +24,7 @@ def derive_seeds(seed: int | Tensor, index: Tensor, *, step: int = 0, purpose: i
 
     Args:
         seed: the run's seed, an int of 64 bits, or an int64 tensor of shape [] or [B].
-        index: int64 [B], global sample indices (position in the data order, number of the picture to sample, …).
+        index: int64 [B], global sample indices (position in the data order, number of the image to sample, …).
         step: 0 to 2³² − 1, for samples that need a fresh seed at each step.
         purpose: a `Purpose`, or any number from 0 to 2³¹ − 1, that keeps uses of one seed apart.
 

@@ -68,13 +68,20 @@ def _settings_alone(settings: TrainingSettings) -> Iterator[None]:
 
 
 def on_main_rank(accelerator: Accelerator, action: Callable[[], None]) -> None:
-    """Does `action` on the main rank while the others wait; its `UserError` is raised on all of them."""
-    refusal: list[str | None] = [None]
+    """Does `action` on the main rank while the others wait; what it raises ends all of them.
+
+    `UserError` is raised on every rank. Any other error is raised where it happened, and RuntimeError elsewhere.
+    """
+    failure: Exception | None = None
     if accelerator.is_main_process:
         try:
             action()
-        except UserError as error:
-            refusal = [str(error)]
-    broadcast_object_list(refusal)
-    if refusal[0] is not None:
-        raise UserError(refusal[0])
+        except Exception as error:  # raised below, when the others no longer wait
+            failure = error
+    told: list[tuple[bool, str] | None] = [(isinstance(failure, UserError), str(failure)) if failure else None]
+    broadcast_object_list(told)
+    if failure is not None:
+        raise failure
+    if told[0] is not None:
+        is_users, sentence = told[0]
+        raise UserError(sentence) if is_users else RuntimeError(f"the main rank failed: {sentence}")
