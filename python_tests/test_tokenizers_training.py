@@ -48,7 +48,7 @@ def trainer_of(system: TokenizerSystem, out: Path, **settings) -> Trainer:
 
 def batch_of(count: int = 8) -> Batch:
     pixels, labels, _ = digits().read(range(count))
-    return Batch(pixels, labels, torch.arange(count), 0, ())
+    return Batch(pixels, labels, torch.arange(count), 0, (), torch.arange(count))
 
 
 def test_the_loss_falls_and_the_psnr_rises(tmp_path):

@@ -19,10 +19,12 @@ from .. import ops
 from ..errors import UserError
 from .images import Images
 
+_TENSORS = ("images", "labels", "seeds", "positions")
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Some positions' images, uint8 [B, C, H, W], their labels int64 [B] and their seeds int64 [B].
+    """Some positions' images, uint8 [B, C, H, W], their labels int64 [B], their seeds int64 [B], and the positions.
 
     `module_seed` seeds torch's own generators for this batch, which dropout draws from. `complaints` has a sentence for
     every unreadable file that was met.
@@ -33,13 +35,13 @@ class Batch:
     seeds: Tensor
     module_seed: int
     complaints: tuple[str, ...]
+    positions: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        move = {name: getattr(self, name).to(device, non_blocking=True) for name in ("images", "labels", "seeds")}
-        return replace(self, **move)
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS})
 
     def pin_memory(self) -> Batch:
-        return replace(self, **{name: getattr(self, name).pin_memory() for name in ("images", "labels", "seeds")})
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in _TENSORS})
 
 
 class EndlessPermutation:
@@ -82,7 +84,7 @@ class ImagesByPosition(Dataset):
             chance = ops.uniform(seeds, (1, 1, 1), stream=ops.Purpose.AUGMENTATION.stream())
             pixels = torch.where(chance <= 0.5, pixels.flip(-1), pixels)
         module_seed = int(ops.derive_seeds(self.seed, at[:1], purpose=ops.Purpose.DROPOUT))
-        return Batch(pixels, labels, seeds, module_seed, complaints)
+        return Batch(pixels, labels, seeds, module_seed, complaints, at)
 
 
 class MicroBatches(Sampler[list[int]]):

@@ -4,6 +4,7 @@ Time runs from data, t = 0, to noise, t = 1. λ = ln(α²/σ²) is the logarithm
 """
 
 from .adaptive_guidance import DynamicThresholding, Projected, ZeroStar
+from .adaptive_times import AdaptiveTimes
 from .callbacks import Previews, ProgressBar
 from .densities import Cauchy, Density, HyperbolicSecant, Laplace, Normal
 from .derived_schedules import FromDensity, Interpolated, Shifted
@@ -20,6 +21,7 @@ from .guidance import (
 from .inversion import invert, slerp
 from .learned_schedule import LearnedVP
 from .likelihood import elbo, likelihood
+from .low_discrepancy_times import LowDiscrepancyTimes
 from .objective import DiffusionObjective
 from .plan import Plan, plan
 from .predictions import (
@@ -38,21 +40,38 @@ from .schedules import CosineVP, KarrasVE, RectifiedFlow, Schedule, SigmoidVP, V
 from .solvers import SAMPLERS
 from .spacings import SPACINGS
 from .table_schedules import DiscreteVP, Table
-from .times import LogitNormalTimes, TimeSampling, UniformTimes
+from .times import (
+    CosMapTimes,
+    DiscreteTimes,
+    LevelTimes,
+    LogitNormalTimes,
+    ModeTimes,
+    TimeSampling,
+    UniformTimes,
+)
+from .uncertainty import Uncertainty
+from .weights import ELBO, P2, EDMMonotonic, EDMWeight, MinSNR, Sigmoid, SoftMinSNR, TruncatedSNR, Weight
 
 __all__ = [
+    "ELBO",
+    "P2",
     "PREDICTIONS",
     "SAMPLERS",
     "SPACINGS",
+    "AdaptiveTimes",
     "Auto",
     "Cauchy",
     "Classifier",
     "ClassifierFree",
+    "CosMapTimes",
     "CosineVP",
     "Density",
     "DiffusionObjective",
+    "DiscreteTimes",
     "DiscreteVP",
     "DynamicThresholding",
+    "EDMMonotonic",
+    "EDMWeight",
     "FromDensity",
     "Guidance",
     "HyperbolicSecant",
@@ -60,7 +79,11 @@ __all__ = [
     "KarrasVE",
     "Laplace",
     "LearnedVP",
+    "LevelTimes",
     "LogitNormalTimes",
+    "LowDiscrepancyTimes",
+    "MinSNR",
+    "ModeTimes",
     "Normal",
     "Plan",
     "PlusPlus",
@@ -71,13 +94,18 @@ __all__ = [
     "RectifiedFlow",
     "Schedule",
     "Shifted",
+    "Sigmoid",
     "SigmoidVP",
+    "SoftMinSNR",
     "Table",
     "TimeSampling",
+    "TruncatedSNR",
     "TwoConditions",
+    "Uncertainty",
     "Unguided",
     "UniformTimes",
     "VariancePreserving",
+    "Weight",
     "ZeroStar",
     "as_prediction",
     "check_samplable",

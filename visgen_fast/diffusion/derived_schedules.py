@@ -55,6 +55,10 @@ class FromDensity(VariancePreserving):
         low = self.density.lower_quantile(tail)
         return torch.where(lower < upper, low, 2 * self.density.mean - low)
 
+    def pdf(self, log_snr: Tensor) -> Tensor:
+        """The density of λ under uniform times, for λ between the ends."""
+        return self.density.pdf(log_snr) / self._shares[2]
+
     def time(self, log_snr: Tensor) -> Tensor:
         """The share of the density above λ."""
         below, above, inside = self._shares

@@ -132,15 +132,28 @@ def check_samplable(schedule: Schedule, prediction: Prediction | str) -> None:
 
     Lin et al., "Common diffusion noise schedules and sample steps are flawed", 2023, section 3.3.
     """
-    prediction = as_prediction(prediction)
+    if is_singular(schedule, prediction):
+        raise ValueError(
+            f"prediction {as_prediction(prediction).name!r} cannot be sampled with {schedule}, whose signal is exactly "
+            "0 at t = 1: expected 'x', 'v' or 'velocity'"
+        )
+
+
+def is_singular(schedule: Schedule, prediction: Prediction | str) -> bool:
+    """Whether the prediction says nothing of the image at t = 1: ε does not, where the signal is exactly 0 there."""
     start = torch.ones((), dtype=torch.float64)
     alpha, sigma = schedule.alpha(start), schedule.sigma(start)
-    c, d = prediction.weights(alpha, sigma)
-    if alpha * d == sigma * c:
-        raise ValueError(
-            f"prediction {prediction.name!r} cannot be sampled with {schedule}, whose signal is exactly 0 at t = 1: "
-            "expected 'x', 'v' or 'velocity'"
-        )
+    c, d = as_prediction(prediction).weights(alpha, sigma)
+    return bool(alpha * d == sigma * c)
+
+
+def log_error(prediction: Prediction | str, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """ln of how large an error of this prediction is for an error of 1 in ε, at the same x_t: ln |α·d − σ·c|/α.
+
+    Levels below `SMALLEST_LEVEL` count as that much, so that this is finite.
+    """
+    c, d = as_prediction(prediction).weights(alpha, sigma)
+    return (alpha * d - sigma * c).abs().clamp_min(SMALLEST_LEVEL).log() - alpha.clamp_min(SMALLEST_LEVEL).log()
 
 
 def _inverted(

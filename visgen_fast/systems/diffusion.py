@@ -117,7 +117,10 @@ class DiffusionSystem(GenerativeSystem):
         self._told = False
 
     def forward(self, batch: Batch) -> Tensor:
-        return self.objective(self.model, batch.images, batch.labels, batch.seeds)
+        return self.objective(self.model, batch.images, batch.labels, batch.seeds, batch.positions)
+
+    def after_step(self) -> None:
+        self.objective.after_step()
 
     @torch.no_grad()
     def sample(self, labels: Tensor, seeds: Tensor, *, callback: Callback | None = None, **options: Any) -> Tensor:
@@ -126,8 +129,8 @@ class DiffusionSystem(GenerativeSystem):
             raise ValueError(f"labels must lie in [0, {null}), got {int(labels.min())} to {int(labels.max())}")
         settings = self._settings(options)
         guidance = ClassifierFree(settings.guidance, null, interval=settings.interval, rescale=settings.rescale)
-        plan = self._plan(settings)
-        return sample(self.model, plan, self.shape, labels, seeds, guidance=guidance, callback=callback)
+        plan, network = self._plan(settings), self.objective.network(self.model)
+        return sample(network, plan, self.shape, labels, seeds, guidance=guidance, callback=callback)
 
     def options(self, **asked: Any) -> dict[str, Any]:
         settings = self._settings(asked)
