@@ -11,12 +11,11 @@ from .guidance import (
     Auto,
     Classifier,
     ClassifierFree,
-    Guidance,
     PlusPlus,
     TwoConditions,
-    Unguided,
     drop_labels,
 )
+from .guiding import Guidance, Unguided
 from .inversion import invert, slerp
 from .learned_schedule import LearnedVP
 from .likelihood import elbo, likelihood
@@ -39,6 +38,7 @@ from .solvers import SAMPLERS
 from .spacings import SPACINGS
 from .table_schedules import DiscreteVP, Table
 from .times import LogitNormalTimes, TimeSampling, UniformTimes
+from .upsampling import Upsample
 
 __all__ = [
     "PREDICTIONS",
@@ -77,6 +77,7 @@ __all__ = [
     "TwoConditions",
     "Unguided",
     "UniformTimes",
+    "Upsample",
     "VariancePreserving",
     "ZeroStar",
     "as_prediction",

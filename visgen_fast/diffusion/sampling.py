@@ -11,7 +11,7 @@ from visgen_fast import ops
 
 from ..nn.conditions import AnyCondition, apply_to_parts
 from ..reference.solve import NEXT, SLOT_A, SLOT_B
-from .guidance import Guidance, Run, Unguided
+from .guiding import Guidance, Run, Unguided
 from .plan import Plan
 
 Callback = Callable[[int, float, Tensor, Tensor], None]
