@@ -7,6 +7,7 @@ from .adaptive_guidance import DynamicThresholding, Projected, ZeroStar
 from .callbacks import Previews, ProgressBar
 from .densities import Cauchy, Density, HyperbolicSecant, Laplace, Normal
 from .derived_schedules import FromDensity, Interpolated, Shifted
+from .graphs import release_graphs
 from .guidance import (
     Auto,
     Classifier,
@@ -90,6 +91,7 @@ __all__ = [
     "invert",
     "likelihood",
     "plan",
+    "release_graphs",
     "sample",
     "slerp",
     "to_noise",

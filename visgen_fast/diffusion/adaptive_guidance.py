@@ -138,7 +138,9 @@ class ZeroStar(Guidance):
         def evaluate(x: Tensor, t: Tensor, row: int) -> Guided:
             return Guided((x,), nothing) if steps[row] < self.zero_steps else guided.evaluate(x, t, row)
 
-        return Guiding(guided.table, evaluate)
+        inner = guided.kind
+        kind = None if inner is None else lambda row: "zero" if steps[row] < self.zero_steps else inner(row)
+        return Guiding(guided.table, evaluate, kind)
 
     def guided(self, run: Run) -> Guiding:
         outputs, scales = run.with_and_without(self.null_label, self.batched), run.numbers(self.scale)
@@ -150,7 +152,7 @@ class ZeroStar(Guidance):
             scale = of_row(scales, row).expand(run.batch)
             return Guided(both, torch.stack((scale, share * (1 - scale)), -1)[None])
 
-        return in_interval(run, self.interval, evaluate, self.scale)
+        return in_interval(run, self.interval, evaluate, self.scale, alike=len(scales) == 1)
 
 
 @dataclass(frozen=True)

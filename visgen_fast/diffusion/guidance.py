@@ -85,7 +85,7 @@ class ClassifierFree(Guidance):
             both, pair = outputs(x, t), of_row(pairs, row)
             return Guided(both, (pair * self.factor(ops.output_products(both), pair))[None])
 
-        return in_interval(run, self.interval, rescaled, self.scale)
+        return in_interval(run, self.interval, rescaled, self.scale, alike=len(pairs) == 1)
 
     def factor(self, products: Tensor, weights: Tensor) -> Tensor:
         """φ·std(c)/std(guided) + 1 − φ, [B, 1], from the products of (1, c, u); 1 where the guided output is flat."""
@@ -128,7 +128,7 @@ class PlusPlus(Guidance):
             self.check(scale)
         outputs = run.with_and_without(self.null_label, self.batched)
         plain = constant_weights(run, outputs, [scale, 1 - scale], self.interval)
-        return Guiding(self.table(run).to(run.device), plain.evaluate)
+        return Guiding(self.table(run).to(run.device), plain.evaluate, plain.kind)
 
     def table(self, run: Run) -> Tensor:
         """The plan's table with x replaced by x + a·(x̂ − u·x − v·o) in its rows within the interval; a is α as read."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..nn.conditions import AnyCondition, Null, concatenate, null_like
+from ..nn.conditions import AnyCondition, Condition, Null, concatenate, null_like
 from .plan import Plan
 
 Network = Callable[..., Tensor]
@@ -34,7 +34,8 @@ class Run:
     """What a guidance is told when a run begins: the network model(x, t [B], condition), its plan and its condition.
 
     batch: of the state. dtype: of what the network is given. variances: what networks said of the noise's variance
-    since the list was last emptied, the conditional network first.
+    since the list was last emptied, the conditional network first. copies: what brings a run up to other labels of the
+    same kind, each a function of them.
     """
 
     model: Network
@@ -44,6 +45,7 @@ class Run:
     dtype: torch.dtype
     device: torch.device
     variances: list[Tensor] = field(default_factory=list)
+    copies: list[Callable[[AnyCondition], None]] = field(default_factory=list)
 
     def call(self, network: Network, x: Tensor, t: Tensor, condition: AnyCondition) -> Tensor:
         """The network's output for states x [n·B, ...] at time t []: of twice the channels, the first half.
@@ -73,14 +75,23 @@ class Run:
         """
         conditions = [one(self.labels) for one in told]
         count = len(conditions)
+        if count == 1 or not batched:
+            for into, one in zip(conditions, told, strict=True):
+                self._follow(into, one)
         if not batched or count == 1:
             return lambda x, t: tuple(self.call(self.model, x, t, one) for one in conditions)
         together = concatenate(conditions)
+        self._follow(together, lambda labels: concatenate([one(labels) for one in told]))
 
         def outputs(x: Tensor, t: Tensor) -> tuple[Tensor, ...]:
             return self.call(self.model, torch.cat([x.to(self.dtype)] * count), t, together).chunk(count)
 
         return outputs
+
+    def _follow(self, into: AnyCondition, made: Told) -> None:
+        """Has `copies` bring `into` up to what is made of other labels."""
+        if into is not self.labels:
+            self.copies.append(lambda labels: copy_condition(into, made(labels)))
 
     def unguided(self) -> Outputs:
         """The conditional network alone."""
@@ -106,10 +117,13 @@ class Guiding:
     """A guidance in a run. table: the plan's [rows, 32], or what the guidance makes of it, on the run's device.
 
     evaluate: (state [B, ...], time [], row) → Guided. It may remember what it has seen, so it serves one run.
+    kind: rows of one kind are evaluated alike, on the device, from the state and the time alone; None where that is not
+    so. `graphs` captures a row of each kind.
     """
 
     table: Tensor
     evaluate: Callable[[Tensor, Tensor, int], Guided]
+    kind: Callable[[int], Hashable] | None = None
 
 
 class Guidance(ABC):
@@ -129,7 +143,7 @@ class Unguided(Guidance):
 
     def begin(self, run: Run) -> Guiding:
         outputs = run.unguided()
-        return Guiding(run.plan.table.to(run.device), lambda x, t, row: Guided(outputs(x, t)))
+        return Guiding(run.plan.table.to(run.device), lambda x, t, row: Guided(outputs(x, t)), lambda row: None)
 
 
 def weighted(
@@ -160,7 +174,7 @@ def constant_weights(
     The conditional network alone in all others.
     """
     ready = torch.stack(torch.broadcast_tensors(*weights), -1)
-    return in_interval(run, interval, lambda x, t, row: Guided(outputs(x, t), ready), scale)
+    return in_interval(run, interval, lambda x, t, row: Guided(outputs(x, t), ready), scale, alike=True)
 
 
 def in_interval(
@@ -169,23 +183,36 @@ def in_interval(
     evaluate: Callable[[Tensor, Tensor, int], Guided],
     scale: Scale = 0.0,
     alone: float = 1,
+    alike: bool = False,
 ) -> Guiding:
     """`evaluate` in steps that begin in the interval, the conditional network alone in all others.
 
-    It is alone too where a scale that is a function of time has the value `alone`.
+    It is alone too where a scale that is a function of time has the value `alone`. alike: whether `evaluate` does the
+    same in all rows (`Guiding.kind`).
     """
     table, guided = run.plan.table.to(run.device), list(run.rows_within(interval))
     if callable(scale):
         guided = [yes and not is_number(scale(time), alone) for yes, time in zip(guided, run.began, strict=True)]
+    kind = guided.__getitem__ if alike else None
     if all(guided):
-        return Guiding(table, evaluate)
+        return Guiding(table, evaluate, kind)
     unguided = run.unguided()
-    return Guiding(table, lambda x, t, row: evaluate(x, t, row) if guided[row] else Guided(unguided(x, t)))
+    return Guiding(table, lambda x, t, row: evaluate(x, t, row) if guided[row] else Guided(unguided(x, t)), kind)
 
 
 def of_row(values: Tensor, row: int) -> Tensor:
     """What a row has of values [rows or 1, …]."""
     return values[row if len(values) > 1 else 0]
+
+
+def copy_condition(into: AnyCondition, source: AnyCondition) -> None:
+    """Copies a condition's tensors into those of another; expanded ones, nulls that no label changes, are left."""
+    if isinstance(into, Condition) and isinstance(source, Condition):
+        for name, part in into.parts().items():
+            copy_condition(part, source.parts()[name])
+    elif isinstance(into, Tensor) and isinstance(source, Tensor):
+        if not any(stride == 0 and size > 1 for stride, size in zip(into.stride(), into.shape, strict=True)):
+            into.copy_(source)
 
 
 def itself(condition: AnyCondition) -> AnyCondition:
