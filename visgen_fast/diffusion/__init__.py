@@ -8,16 +8,16 @@ from .adaptive_times import AdaptiveTimes
 from .callbacks import Previews, ProgressBar
 from .densities import Cauchy, Density, HyperbolicSecant, Laplace, Normal
 from .derived_schedules import FromDensity, Interpolated, Shifted
+from .graphs import release_graphs
 from .guidance import (
     Auto,
     Classifier,
     ClassifierFree,
-    Guidance,
     PlusPlus,
     TwoConditions,
-    Unguided,
     drop_labels,
 )
+from .guiding import Guidance, Unguided
 from .inversion import invert, slerp
 from .learned_schedule import LearnedVP
 from .likelihood import elbo, likelihood
@@ -50,6 +50,7 @@ from .times import (
     UniformTimes,
 )
 from .uncertainty import Uncertainty
+from .upsampling import Upsample
 from .weights import ELBO, P2, EDMMonotonic, EDMWeight, MinSNR, Sigmoid, SoftMinSNR, TruncatedSNR, Weight
 
 __all__ = [
@@ -104,6 +105,7 @@ __all__ = [
     "Uncertainty",
     "Unguided",
     "UniformTimes",
+    "Upsample",
     "VariancePreserving",
     "Weight",
     "ZeroStar",
@@ -117,6 +119,7 @@ __all__ = [
     "invert",
     "likelihood",
     "plan",
+    "release_graphs",
     "sample",
     "slerp",
     "to_noise",

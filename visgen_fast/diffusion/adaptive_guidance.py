@@ -16,17 +16,19 @@ from visgen_fast import ops
 
 from ..nn.conditions import Null
 from ..reference.solve import U, V
-from .guidance import (
+from .guiding import (
     Guidance,
     Guided,
     Guiding,
     Interval,
     Run,
+    Scale,
     Unguided,
     check_interval,
     check_null,
     in_interval,
     is_number,
+    of_row,
 )
 
 
@@ -38,7 +40,7 @@ class Projected(Guidance):
     part along x̂_c, of which the update has the share η, and the rest, which it has whole. With η = 1, no limit and no
     momentum this is classifier-free guidance.
 
-    scale: a number, or float [B]; 1 is the conditional network alone. null_label, interval, batched: as of
+    scale: as of `Guidance`; 1 is the conditional network alone. null_label, interval, batched: as of
     `ClassifierFree`.
     eta: 0 in the paper. limit: the greatest norm of a sample's difference, None for any; the paper's is 2.5 for latent
     images of ImageNet. momentum: β of running = difference + β·running at each network call; the paper's is −0.75
@@ -50,7 +52,7 @@ class Projected(Guidance):
     algorithm 1.
     """
 
-    scale: float | Tensor
+    scale: Scale
     null_label: Null
     eta: float = 0.0
     limit: float | None = None
@@ -67,7 +69,7 @@ class Projected(Guidance):
     def begin(self, run: Run) -> Guiding:
         if is_number(self.scale, 1):
             return Unguided().begin(run)
-        outputs, gain = run.with_and_without(self.null_label, self.batched), run.numbers(self.scale) - 1
+        outputs, gains = run.with_and_without(self.null_label, self.batched), run.numbers(self.scale) - 1
         u, v = run.plan.table[:, U], run.plan.table[:, V]
         zero, one = torch.zeros_like(v), torch.ones_like(v)
         per_output = torch.where(v == 0, 0, 1 / torch.where(v == 0, 1, v))
@@ -89,10 +91,11 @@ class Projected(Guidance):
                 other = running
             products = ops.output_products((conditional, other), x)[:, 1:, 1:]
             along, short = self.split(products, whole[row], apart[row])
+            gain = of_row(gains, row)
             total = whole[row] * (1 - gain * along)[:, None] + apart[row] * (gain * short)[:, None]
             return Guided((x, conditional, other), ((total - state[row]) * inverse[row])[None])
 
-        return in_interval(run, self.interval, evaluate)
+        return in_interval(run, self.interval, evaluate, self.scale)
 
     def split(self, products: Tensor, whole: Tensor, apart: Tensor) -> tuple[Tensor, Tensor]:
         """(share of x̂_c to take away, factor of the difference), each [B]."""
@@ -109,13 +112,13 @@ class ZeroStar(Guidance):
 
     Made for networks that predict a velocity: a step whose velocity is 0 leaves the state as it is.
 
-    scale: a number, or float [B]. null_label, interval, batched: as of `ClassifierFree`.
+    scale: as of `Guidance`; 1 is the conditional network alone. null_label, interval, batched: as of `ClassifierFree`.
     zero_steps: how many of the plan's first steps call no network.
 
     Source: Fan et al., "CFG-Zero*: improved classifier-free guidance for flow matching models", 2025.
     """
 
-    scale: float | Tensor
+    scale: Scale
     null_label: Null
     zero_steps: int = 1
     interval: Interval | None = None
@@ -135,18 +138,21 @@ class ZeroStar(Guidance):
         def evaluate(x: Tensor, t: Tensor, row: int) -> Guided:
             return Guided((x,), nothing) if steps[row] < self.zero_steps else guided.evaluate(x, t, row)
 
-        return Guiding(guided.table, evaluate)
+        inner = guided.kind
+        kind = None if inner is None else lambda row: "zero" if steps[row] < self.zero_steps else inner(row)
+        return Guiding(guided.table, evaluate, kind)
 
     def guided(self, run: Run) -> Guiding:
-        outputs, scale = run.with_and_without(self.null_label, self.batched), run.numbers(self.scale)
+        outputs, scales = run.with_and_without(self.null_label, self.batched), run.numbers(self.scale)
 
         def evaluate(x: Tensor, t: Tensor, row: int) -> Guided:
             both = outputs(x, t)
             products = ops.output_products(both)
             share = products[:, 1, 2] / (products[:, 2, 2] + 1e-8)
-            return Guided(both, torch.stack((scale.expand(run.batch), share * (1 - scale)), -1)[None])
+            scale = of_row(scales, row).expand(run.batch)
+            return Guided(both, torch.stack((scale, share * (1 - scale)), -1)[None])
 
-        return in_interval(run, self.interval, evaluate)
+        return in_interval(run, self.interval, evaluate, self.scale, alike=len(scales) == 1)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..nn.conditions import AnyCondition
-from .guidance import Guidance
+from .guiding import Guidance
 from .plan import Plan
 from .sampling import Callback, sample
 

@@ -203,7 +203,7 @@ def _filled(row: Row, prediction: Prediction, scale: float, following: float, cl
     """The row's 32 numbers, of a state that is x_t times `scale` before and times `following` after it."""
     filled = np.zeros(COLUMNS)
     filled[TIME] = row.at.time
-    filled[U], filled[V] = _inverse(prediction, row.at)
+    filled[U], filled[V] = inverse(prediction, row.at)
     filled[U] /= scale
     filled[3] = clamp
     filled[L0], filled[L1] = row.log_variance
@@ -218,7 +218,7 @@ def _filled(row: Row, prediction: Prediction, scale: float, following: float, cl
     return filled
 
 
-def _inverse(prediction: Prediction, at: Level) -> tuple[float, float]:
+def inverse(prediction: Prediction, at: Level) -> tuple[float, float]:
     """(u, v) of x̂ = u·x_t + v·output."""
     c, d = (float(weight) for weight in prediction.weights(_number(at.alpha), _number(at.sigma)))
     determinant = at.alpha * d - at.sigma * c

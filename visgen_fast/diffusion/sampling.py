@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,8 +12,10 @@ from visgen_fast import ops
 
 from ..nn.conditions import AnyCondition, apply_to_parts
 from ..reference.solve import NEXT, SLOT_A, SLOT_B
-from .guidance import Guidance, Run, Unguided
+from . import graphs
+from .guiding import Guidance, Guided, Run, Unguided
 from .plan import Plan
+from .steps import Steps
 
 Callback = Callable[[int, float, Tensor, Tensor], None]
 
@@ -30,6 +33,7 @@ def sample(
     known: tuple[Tensor, Tensor] | None = None,
     noise: Tensor | None = None,
     callback: Callback | None = None,
+    graph: bool = False,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> Tensor:
@@ -53,6 +57,9 @@ def sample(
         known: (images, mask), both broadcastable to [B, *shape]: where the mask is 1 the result is the images'.
         noise: [B, *shape], what the first state is made of in the place of the seeds' normal numbers, as of `invert`.
         callback: called with (step, t, x, denoised) at the first network call of each step that is taken, from 0 on.
+        graph: on CUDA, captures each kind of step, network included, and replays it, which spares a small model most of
+            its time. What cannot be captured runs eagerly, with a warning that names why. `release_graphs` lets go of
+            the graphs.
         dtype: of what the network is given; the state itself is float32, and float64 for a float64 dtype.
 
     Returns:
@@ -73,24 +80,18 @@ def sample(
             return initial[0].to(device, _state_dtype(dtype), copy=True)
         plan = plan.after(first)
     told = Run(model, plan, labels, len(seeds), dtype, device)
-    guiding = (guidance or Unguided()).begin(told)
-    run = _Images(plan, guiding.table, seeds, shape, _state_dtype(dtype), noise)
-    x = run.begin(None if initial is None else initial[0])
-    slots = tuple(x.new_empty(x.shape) for _ in range(plan.slots))
-    times, learned = plan.times.to(device, x.dtype).unbind(), plan.learned_variance
-    for row in range(plan.calls):
-        start = plan.ends[plan.step_of_row[row]].time
-        told.variances.clear()
-        guided = guiding.evaluate(x, times[row], row)
-        step_options = {"weights": guided.weights, "limit": guided.limit}
-        if learned:
-            step_options["variance"] = _variance(told, x)
-        if callback is not None and run.begins_step(row):
-            callback(plan.step_of_row[row], start, x.clone(), run.denoised(x, guided.outputs, row, step_options))
-        ops.solver_step_(x, guided.outputs, run.table, row, slots=slots, seeds=seeds, stream=run.stream, **step_options)
-        if known is not None and run.ends_step(row):
-            x = run.with_known(x, known, row)
-    return x
+    guiding = guidance or Unguided()
+    steps = graphs.steps(told, guiding, shape, _state_dtype(dtype)) if graph else Steps(told, guiding)
+    run = _Images(plan, steps.table, seeds, shape, _state_dtype(dtype), noise)
+    with steps.on(run.begin(None if initial is None else initial[0]), seeds, labels):
+        for row in range(plan.calls):
+            watch = None
+            if callback is not None and run.begins_step(row):
+                watch = partial(run.show, callback, row)
+            steps.take(row, watch)
+            if known is not None and run.ends_step(row):
+                steps.x.copy_(run.with_known(steps.x, known, row))
+        return steps.end()
 
 
 def _first_step(plan: Plan, shape: tuple[int, ...], images: Tensor, strength: float) -> int:
@@ -104,16 +105,6 @@ def _first_step(plan: Plan, shape: tuple[int, ...], images: Tensor, strength: fl
     return next((i for i, level in enumerate(plan.ends[:-1]) if level.time <= strength), plan.steps)
 
 
-def _variance(run: Run, x: Tensor) -> Tensor:
-    """What the network said of the variance in this row."""
-    if not run.variances:
-        raise ValueError(
-            f"this plan for {run.plan.sampler} needs a model that says the noise's variance in a second half of its "
-            f"channels: an output of {2 * x.shape[1] if x.dim() > 1 else 2} channels"
-        )
-    return run.variances[0]
-
-
 def _rises(plan: Plan) -> bool:
     return plan.ends[0].time < plan.ends[-1].time
 
@@ -124,8 +115,6 @@ def _state_dtype(dtype: torch.dtype) -> torch.dtype:
 
 class _Images:
     """The states of one call of `sample`: the first, those where a part is known, and the denoised images."""
-
-    stream = ops.Purpose.SAMPLER.stream()
 
     def __init__(
         self,
@@ -157,13 +146,18 @@ class _Images:
     def ends_step(self, row: int) -> bool:
         return row + 1 == self.plan.calls or self.plan.step_of_row[row + 1] != self.plan.step_of_row[row]
 
-    def denoised(self, x: Tensor, outputs: Sequence[Tensor], row: int, options: dict) -> Tensor:
+    def show(self, callback: Callback, row: int, x: Tensor, guided: Guided) -> None:
+        """Calls `callback` with the state x before this row, and x̂."""
+        step = self.plan.step_of_row[row]
+        callback(step, self.plan.ends[step].time, x, self.denoised(x, guided, row))
+
+    def denoised(self, x: Tensor, guided: Guided, row: int) -> Tensor:
         """x̂ at this row."""
         alone = self.table.clone()
         alone[:, SLOT_A:] = 0
         alone[:, [SLOT_A, SLOT_B]] = -1
         alone[:, NEXT + 1] = 1
-        return ops.solver_step(x, outputs, alone, row, **options)[0]
+        return ops.solver_step(x, guided.outputs, alone, row, weights=guided.weights, limit=guided.limit)[0]
 
     def with_known(self, x: Tensor, known: tuple[Tensor, Tensor], row: int) -> Tensor:
         """The state after `row` with the known part of the images, at the noise level that the state has there."""

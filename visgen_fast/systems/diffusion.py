@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from .. import ops
 from ..data.images import AT_A_TIME, Images
 from ..data.order import Batch
-from ..diffusion.guidance import ClassifierFree, Interval
+from ..diffusion.guidance import ClassifierFree
+from ..diffusion.guiding import Interval
 from ..diffusion.objective import DiffusionObjective
 from ..diffusion.plan import Plan, plan
 from ..diffusion.sampling import Callback, sample

@@ -1,0 +1,239 @@
+"""What a guidance is told when a run begins, what it gives for each row, and what guidances share."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..nn.conditions import AnyCondition, Condition, Null, concatenate, null_like
+from .plan import Plan
+
+Network = Callable[..., Tensor]
+Outputs = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+Interval = tuple[float, float]
+Scale = float | Tensor | Callable[[float], float | Tensor]
+Told = Callable[[AnyCondition], AnyCondition]
+
+
+class Guided(NamedTuple):
+    """outputs: up to three [B, ...]. weights: [J], or [rows or 1, B or 1, J]; None is 1 for the first. limit: [B]."""
+
+    outputs: tuple[Tensor, ...]
+    weights: Tensor | None = None
+    limit: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a guidance is told when a run begins: the network model(x, t [B], condition), its plan and its condition.
+
+    batch: of the state. dtype: of what the network is given. variances: what networks said of the noise's variance
+    since the list was last emptied, the conditional network first. copies: what brings a run up to other labels of the
+    same kind, each a function of them.
+    """
+
+    model: Network
+    plan: Plan
+    labels: AnyCondition
+    batch: int
+    dtype: torch.dtype
+    device: torch.device
+    variances: list[Tensor] = field(default_factory=list)
+    copies: list[Callable[[AnyCondition], None]] = field(default_factory=list)
+
+    def call(self, network: Network, x: Tensor, t: Tensor, condition: AnyCondition) -> Tensor:
+        """The network's output for states x [n·B, ...] at time t []: of twice the channels, the first half.
+
+        The other half is the variance that a network learned beside its prediction (Nichol and Dhariwal, 2021).
+        """
+        output = network(x.to(self.dtype), t.expand(len(x)), condition)
+        if x.dim() > 1 and output.dim() == x.dim() and output.shape[1] == 2 * x.shape[1]:
+            output, variance = output.chunk(2, 1)
+            self.variances.append(variance[: self.batch])
+        return output
+
+    @property
+    def began(self) -> list[float]:
+        """The time at which each row's step begins: what is decided by it is the same for all stages of a step."""
+        return [self.plan.ends[step].time for step in self.plan.step_of_row]
+
+    def rows_within(self, interval: Interval | None) -> tuple[bool, ...]:
+        """For each row, whether its step begins in the interval."""
+        low, high = (-math.inf, math.inf) if interval is None else interval
+        return tuple(low <= time <= high for time in self.began)
+
+    def outputs(self, told: Sequence[Told], *, batched: bool = True) -> Outputs:
+        """A function (state, time []) → the network's output for each condition, in one call or in as many.
+
+        told: functions from the run's condition to what the network is told.
+        """
+        conditions = [one(self.labels) for one in told]
+        count = len(conditions)
+        if count == 1 or not batched:
+            for into, one in zip(conditions, told, strict=True):
+                self._follow(into, one)
+        if not batched or count == 1:
+            return lambda x, t: tuple(self.call(self.model, x, t, one) for one in conditions)
+        together = concatenate(conditions)
+        self._follow(together, lambda labels: concatenate([one(labels) for one in told]))
+
+        def outputs(x: Tensor, t: Tensor) -> tuple[Tensor, ...]:
+            return self.call(self.model, torch.cat([x.to(self.dtype)] * count), t, together).chunk(count)
+
+        return outputs
+
+    def _follow(self, into: AnyCondition, made: Told) -> None:
+        """Has `copies` bring `into` up to what is made of other labels."""
+        if into is not self.labels:
+            self.copies.append(lambda labels: copy_condition(into, made(labels)))
+
+    def unguided(self) -> Outputs:
+        """The conditional network alone."""
+        return self.outputs([itself])
+
+    def with_and_without(self, null_label: Null, batched: bool) -> Outputs:
+        """The conditional and the unconditional output."""
+        return self.outputs([itself, null_of(null_label)], batched=batched)
+
+    def numbers(self, scale: Scale) -> Tensor:
+        """A scale as float64 [rows or 1, B or 1]."""
+        if callable(scale):
+            by_time = {time: self.numbers(scale(time)).expand(1, self.batch) for time in set(self.began)}
+            return torch.cat([by_time[time] for time in self.began])
+        numbers = torch.as_tensor(scale, dtype=torch.float64, device=self.device)
+        if numbers.shape not in ((), (self.batch,)):
+            raise ValueError(f"scale must be a number or [{self.batch}], got a tensor of shape {list(numbers.shape)}")
+        return numbers.reshape(1, -1)
+
+
+@dataclass(frozen=True)
+class Guiding:
+    """A guidance in a run. table: the plan's [rows, 32], or what the guidance makes of it, on the run's device.
+
+    evaluate: (state [B, ...], time [], row) → Guided. It may remember what it has seen, so it serves one run.
+    kind: rows of one kind are evaluated alike, on the device, from the state and the time alone; None where that is not
+    so. `graphs` captures a row of each kind.
+    """
+
+    table: Tensor
+    evaluate: Callable[[Tensor, Tensor, int], Guided]
+    kind: Callable[[int], Hashable] | None = None
+
+
+class Guidance(ABC):
+    """A way of guiding.
+
+    A scale is a number; float [B], one for each sample; or a function from the time at which a step begins to either.
+    It holds nothing of a run: what a run must remember lies in what `begin` returns."""
+
+    @abstractmethod
+    def begin(self, run: Run) -> Guiding:
+        """The guidance of one run."""
+
+
+@dataclass(frozen=True)
+class Unguided(Guidance):
+    """The conditional network alone."""
+
+    def begin(self, run: Run) -> Guiding:
+        outputs = run.unguided()
+        return Guiding(run.plan.table.to(run.device), lambda x, t, row: Guided(outputs(x, t)), lambda row: None)
+
+
+def weighted(
+    run: Run,
+    told: Sequence[Told],
+    weights: Sequence[Tensor],
+    interval: Interval | None,
+    batched: bool,
+    *scales: Scale,
+) -> Guiding:
+    """The network's outputs for some conditions, with weights [rows or 1, B or 1].
+
+    Where the scales are numbers, conditions whose weight is 0 are not computed.
+    """
+    if all(isinstance(scale, int | float) for scale in scales):
+        used = [(one, weight) for one, weight in zip(told, weights, strict=True) if float(weight) != 0]
+        told, weights = [one for one, _ in used], [weight for _, weight in used]
+    # Of two scales, one alone never says that the conditional output is all.
+    scale = scales[0] if len(scales) == 1 else 0.0
+    return constant_weights(run, run.outputs(told, batched=batched), weights, interval, scale)
+
+
+def constant_weights(
+    run: Run, outputs: Outputs, weights: Sequence[Tensor], interval: Interval | None, scale: Scale = 0.0
+) -> Guiding:
+    """The outputs with weights [rows or 1, B or 1] in steps that begin in the interval and whose scale is not 1.
+
+    The conditional network alone in all others.
+    """
+    ready = torch.stack(torch.broadcast_tensors(*weights), -1)
+    return in_interval(run, interval, lambda x, t, row: Guided(outputs(x, t), ready), scale, alike=True)
+
+
+def in_interval(
+    run: Run,
+    interval: Interval | None,
+    evaluate: Callable[[Tensor, Tensor, int], Guided],
+    scale: Scale = 0.0,
+    alone: float = 1,
+    alike: bool = False,
+) -> Guiding:
+    """`evaluate` in steps that begin in the interval, the conditional network alone in all others.
+
+    It is alone too where a scale that is a function of time has the value `alone`. alike: whether `evaluate` does the
+    same in all rows (`Guiding.kind`).
+    """
+    table, guided = run.plan.table.to(run.device), list(run.rows_within(interval))
+    if callable(scale):
+        guided = [yes and not is_number(scale(time), alone) for yes, time in zip(guided, run.began, strict=True)]
+    kind = guided.__getitem__ if alike else None
+    if all(guided):
+        return Guiding(table, evaluate, kind)
+    unguided = run.unguided()
+    return Guiding(table, lambda x, t, row: evaluate(x, t, row) if guided[row] else Guided(unguided(x, t)), kind)
+
+
+def of_row(values: Tensor, row: int) -> Tensor:
+    """What a row has of values [rows or 1, …]."""
+    return values[row if len(values) > 1 else 0]
+
+
+def copy_condition(into: AnyCondition, source: AnyCondition) -> None:
+    """Copies a condition's tensors into those of another; expanded ones, nulls that no label changes, are left."""
+    if isinstance(into, Condition) and isinstance(source, Condition):
+        for name, part in into.parts().items():
+            copy_condition(part, source.parts()[name])
+    elif isinstance(into, Tensor) and isinstance(source, Tensor):
+        if not any(stride == 0 and size > 1 for stride, size in zip(into.stride(), into.shape, strict=True)):
+            into.copy_(source)
+
+
+def itself(condition: AnyCondition) -> AnyCondition:
+    """The condition as it is."""
+    return condition
+
+
+def null_of(null_label: Null) -> Told:
+    """A function from a condition to its null."""
+    return lambda condition: null_like(condition, null_label)
+
+
+def is_number(scale: Scale, value: float) -> bool:
+    return isinstance(scale, int | float) and scale == value
+
+
+def check_null(scale: Scale, null_label: Null) -> None:
+    if null_label is None and not is_number(scale, 1):
+        raise ValueError(f"null_label must be given for a guidance scale other than 1, got scale {scale}")
+
+
+def check_interval(interval: Interval | None) -> None:
+    if interval is not None and not 0 <= interval[0] <= interval[1] <= 1:
+        raise ValueError(f"interval must be (low, high) with 0 ≤ low ≤ high ≤ 1, got {interval}")
