@@ -1,3 +1,19 @@
-from .multistep import DPMSolverMultistepScheduler, UniPCMultistepScheduler
-from .sigmas import EulerDiscreteScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler, FlowMatchEulerDiscreteScheduler
-from .timesteps import *
+"""diffusers' schedulers with our step: the same names, state, files, results and random draws, in one operation.
+
+`apply_visgen_to_diffusers(pipeline)` puts them into a pipeline; or take a class by its name from here. diffusers itself
+is imported with the first of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .apply import NAMES, apply_visgen_to_diffusers, classes
+
+__all__ = ["apply_visgen_to_diffusers", *NAMES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return classes()[name]

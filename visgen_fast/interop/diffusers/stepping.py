@@ -33,6 +33,8 @@ class Stepping:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if hasattr(cls, "_stock"):
+            return  # a user's own subclass
         cls._stock = stock = cls.__mro__[2]
         cls.__module__, cls.__qualname__, cls.__doc__ = stock.__module__, stock.__qualname__, stock.__doc__
         cls.set_timesteps = _with_host_copies(stock.set_timesteps)  # type: ignore[attr-defined]
@@ -42,6 +44,8 @@ class Stepping:
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """For pickle and copies: pickle finds classes by their names, and ours has diffusers'."""
+        if "_stock" not in vars(type(self)):
+            return super().__reduce_ex__(protocol)  # type: ignore[return-value]
         state = {name: value for name, value in vars(self).items() if name not in _CACHES}
         return _rebuilt, (type(self).__name__,), state
 

@@ -38,7 +38,7 @@ def ddpm(prediction: str, variance: str, clamp: float, alphas: Numbers, timestep
         denoise = converted(prediction, np.sqrt(at), np.sqrt(1 - at), to_noise=False)
         if denoise is None or prediction not in _PREDICTIONS:
             return None
-        kept = at / before
+        kept = _kept(at, before)
         beta = 1 - kept
         small = np.maximum((1 - before) / (1 - at) * beta, 1e-20)
         noise = {
@@ -72,7 +72,7 @@ def ddim(
         if denoise is None or prediction not in _PREDICTIONS:
             return None
         noise = times(1 / sigma, X) - times(alpha / sigma, D) if from_clipped else _noise(prediction, alpha, sigma)
-        fresh = eta**2 * (1 - before) / (1 - at) * (1 - at / before)
+        fresh = eta**2 * (1 - before) / (1 - at) * (1 - _kept(at, before))
         following = times(np.sqrt(before), D) + times(np.sqrt(np.maximum(1 - before - fresh, 0)), noise)
         following = following + times(np.sqrt(np.maximum(fresh, 0)), Z)
         return TimedTable.of(filled(denoise, following, {0: D}, clamp=clamp), timesteps)
@@ -123,6 +123,12 @@ _PREDICTIONS = ("epsilon", "sample", "v_prediction")
 
 def _shares(alphas: Numbers, timesteps: Times, final: float = 1.0) -> np.ndarray:
     return np.array([alphas[time] if time >= 0 else final for time in timesteps], dtype=np.float64)
+
+
+def _kept(at: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """ᾱ/ᾱ', rounded as diffusers does: what is left of 1 − ᾱ/ᾱ' at the last steps owes as much to rounding as to β."""
+    single = (at.astype(np.float32), before.astype(np.float32))
+    return (single[0] / single[1]).astype(np.float64) if (single[0] == at).all() else at / before
 
 
 def _noise(prediction: str, alpha: np.ndarray, sigma: np.ndarray) -> Sums:
