@@ -1,10 +1,11 @@
 // The family `solve` on one instruction set: one row of a sampler's table for each sample, frame or token.
 //
-// Per element: each operand whose coefficient is not 0 read once, the next state and up to two slots written once, one
-// fused multiply-add an operand and result; a normal number where the row adds noise from seeds.
+// Per element: each operand whose coefficient is not 0 read once from memory, the next state and up to two slots
+// written once; a multiply-add for each operand of each sum; a normal number where the row adds noise from seeds.
 #include "../../ops/solve.h"
 
 #include "../kernels.h"
+#include "block.h"
 #include "sums.h"
 #include "tile.h"
 
@@ -13,120 +14,176 @@ namespace {
 
 constexpr TableColumns kAt;
 
-// What one row of the table, the sample's weights and its limit make of a tile.
+// What a step reads from memory. Outputs and slots stand in their order.
+enum Source { kState, kOutputs, kSlots = kOutputs + kMostOutputs, kNoise = kSlots + kMostSlots, kSources };
+
+// Σ coefficient·source over the sources whose coefficient is not 0, for what the others hold is not read; and, for a
+// result, its coefficient of the denoised image.
+template <class Real>
+struct Sum {
+  int count = 0, sources[kOperands];
+  Real coefficients[kOperands], of_denoised = 0;
+
+  void add(int source, double coefficient) {
+    const Real rounded = static_cast<Real>(coefficient);
+    if (rounded == 0) return;
+    sources[count] = source;
+    coefficients[count++] = rounded;
+  }
+};
+
+// What one row of the table, the sample's weights and its limit say to do with each element.
 template <class Real>
 struct Step {
-  Real u, v, clamp, limit, l0, l1, weights[kMostOutputs];
-  Real sums[3][kOperands];  // of the next state and the two slots written
-  int slots[3];             // -1 where nothing is written; the next state's is not read
-  bool needs[kOperands];
+  int64_t row;
+  Real clamp, limit, l0, l1;
+  Sum<Real> denoised, results[3];  // the next state and the slots written
+  const Operand* places[3];        // of the results
+  int result_count = 0;
+  bool reads[kSources] = {}, denoises = false;
 
-  Step(const StepParameters& p, int64_t sample, int64_t step) {
-    const double* row = p.table + step * kTableColumns;
-    u = static_cast<Real>(row[kAt.u]), v = static_cast<Real>(row[kAt.v]);
-    clamp = static_cast<Real>(row[kAt.clamp]);
-    l0 = static_cast<Real>(row[kAt.l0]), l1 = static_cast<Real>(row[kAt.l1]);
+  Step(const StepParameters& p, int64_t sample, int64_t row) : row(row) {
+    const double* numbers = p.table + row * kTableColumns;
+    clamp = static_cast<Real>(numbers[kAt.clamp]);
+    l0 = static_cast<Real>(numbers[kAt.l0]), l1 = static_cast<Real>(numbers[kAt.l1]);
     limit = p.limit ? static_cast<const Real*>(p.limit)[sample] : Real(0);
-    for (int j = 0; j < kMostOutputs; ++j) weights[j] = j == 0 ? Real(1) : Real(0);
-    if (p.weights) {
-      const int64_t at = (p.weight_rows > 1 ? step : 0) * p.weight_samples + (p.weight_samples > 1 ? sample : 0);
-      for (int j = 0; j < p.output_count; ++j) weights[j] = static_cast<Real>(p.weights[at * p.output_count + j]);
+    add_result(p, p.next, numbers + kAt.next);
+    const int slots[] = {static_cast<int>(numbers[kAt.slot_a]), static_cast<int>(numbers[kAt.slot_b])};
+    if (slots[0] >= 0) add_result(p, p.slots[slots[0]], numbers + kAt.write_a);
+    if (slots[1] >= 0) add_result(p, p.slots[slots[1]], numbers + kAt.write_b);
+    if (!denoises) return;
+    denoised.add(kState, numbers[kAt.u]);
+    for (int j = 0; j < p.output_count; ++j) {
+      denoised.add(kOutputs + j, numbers[kAt.v] * weight_of(p, sample, j));
     }
-    slots[0] = 0, slots[1] = static_cast<int>(row[kAt.slot_a]), slots[2] = static_cast<int>(row[kAt.slot_b]);
-    for (bool& need : needs) need = false;
-    for (int s = 0; s < 3; ++s) {
-      for (int k = 0; k < kOperands; ++k) {
-        const double coefficient = slots[s] < 0 ? 0 : row[kAt.next + s * kOperands + k];
-        sums[s][k] = static_cast<Real>(coefficient);
-        needs[k] = needs[k] || sums[s][k] != 0;
-      }
-    }
+    mark(denoised);
+  }
+
+ private:
+  double weight_of(const StepParameters& p, int64_t sample, int output) const {
+    if (!p.weights) return output == 0 ? 1 : 0;
+    const int64_t at = (p.weight_rows > 1 ? row : 0) * p.weight_samples + (p.weight_samples > 1 ? sample : 0);
+    return p.weights[at * p.output_count + output];
+  }
+
+  void add_result(const StepParameters& p, const Operand& place, const double* coefficients) {
+    Sum<Real>& sum = results[result_count];
+    sum.add(kState, coefficients[kAt.of_x]);
+    sum.of_denoised = static_cast<Real>(coefficients[kAt.of_denoised]);
+    denoises = denoises || sum.of_denoised != 0;
+    sum.add(kOutputs + p.output_count - 1, coefficients[kAt.of_output]);
+    for (int k = 0; k < kMostSlots; ++k) sum.add(kSlots + k, coefficients[kAt.of_slots + k]);
+    sum.add(kNoise, coefficients[kAt.of_noise]);
+    mark(sum);
+    places[result_count++] = &place;
+  }
+
+  void mark(const Sum<Real>& sum) {
+    for (int k = 0; k < sum.count; ++k) reads[sum.sources[k]] = true;
   }
 };
 
-template <class Real>
-struct Buffers {
-  alignas(64) Real operand[kOperands][kTile], outputs[kMostOutputs][kTile], guided[kTile], noise[kTile + kGroup],
-      result[3][kTile];
+// Consecutive elements in memory.
+struct Stretch {
+  char* data = nullptr;
+  DType dtype = DType::float32;
+  int64_t size = 4;  // bytes of an element
+
+  Stretch() = default;
+  Stretch(void* data, DType dtype) : data(static_cast<char*>(data)), dtype(dtype), size(size_of(dtype)) {}
+  void* at(int64_t element) const { return data + element * size; }
 };
 
-template <int n, class Real>
-void sum_of(const Real (&c)[kOperands], const Real* const (&in)[kOperands], Real* __restrict out, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) {
-    Real sum = c[0] * in[0][i];
-    VISGEN_UNROLL
-    for (int k = 1; k < n; ++k) sum += c[k] * in[k][i];
-    out[i] = sum;
-  }
+bool is_stretch(const Operand& operand, const SampleShape& shape) {
+  return shape.dimensions == 1 && operand.strides[0] == 1;
 }
 
-// Σ coefficient·term over the terms whose coefficient is not 0: what the others hold is not read.
+Stretch stretch_of(const Operand& operand, int64_t sample, int64_t begin) {
+  const Stretch all(operand.data, operand.dtype);
+  return {all.at(sample * operand.sample_stride + begin), operand.dtype};
+}
+
 template <class Real>
-void weighted_sum(const Real* coefficients, const Real* const* terms, int terms_count, Real* out, int64_t count) {
-  Real c[kOperands];
-  const Real* in[kOperands];
-  int used = 0;
-  for (int k = 0; k < terms_count; ++k) {
-    if (coefficients[k] == 0) continue;
-    c[used] = coefficients[k];
-    in[used++] = terms[k];
+VISGEN_HOST_DEVICE void add(Real factor, const Block<Real>& values, Block<Real>& sum) {
+  sum.each([factor](auto& total, const auto& value) { total += factor * value; }, values);
+}
+
+template <class Real>
+VISGEN_HOST_DEVICE Block<Real> evaluate(const Sum<Real>& sum, const Stretch (&from)[kSources], int64_t begin) {
+  Block<Real> result;
+  for (int k = 0; k < sum.count; ++k) {
+    const Stretch& source = from[sum.sources[k]];
+    add(sum.coefficients[k], load_block<Real>(source.at(begin), source.dtype), result);
   }
-  switch (used) {
-    case 0:
-      memset(out, 0, sizeof(Real) * count);
-      return;
-    case 1:
-      return sum_of<1>(c, in, out, count);
-    case 2:
-      return sum_of<2>(c, in, out, count);
-    case 3:
-      return sum_of<3>(c, in, out, count);
-    case 4:
-      return sum_of<4>(c, in, out, count);
-    case 5:
-      return sum_of<5>(c, in, out, count);
-    case 6:
-      return sum_of<6>(c, in, out, count);
-    case 7:
-      return sum_of<7>(c, in, out, count);
-    default:
-      return sum_of<8>(c, in, out, count);
-  }
+  return result;
 }
 
 // NaN stays NaN.
 template <class Real>
-void clamp_to(Real bound, Real* values, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) {
-    const Real low = values[i] < -bound ? -bound : values[i];
-    values[i] = low > bound ? bound : low;
-  }
+VISGEN_HOST_DEVICE void clamp_to(Real bound, Block<Real>& block) {
+  block.each([bound](auto& vector) {
+    const auto most = decltype(vector - vector){} + bound;
+    vector = vector < -most ? -most : vector;
+    vector = vector > most ? most : vector;
+  });
 }
 
 template <class Real>
-const Real* denoise(const StepParameters& p, const Step<Real>& step, const Real* x, int64_t sample, int64_t begin,
-                    int64_t count, Buffers<Real>& buffers) {
-  const Real* outputs[kMostOutputs] = {};
-  for (int j = 0; j < p.output_count; ++j) {
-    if (step.v == 0 || step.weights[j] == 0) continue;
-    outputs[j] = load_tile(p.outputs[j], p.shape, sample, begin, count, buffers.outputs[j]);
-  }
-  const Real* guided = outputs[0];
-  if (step.v != 0 && (p.output_count > 1 || step.weights[0] != 1)) {
-    weighted_sum(step.weights, outputs, p.output_count, buffers.guided, count);
-    guided = buffers.guided;
-  }
-  Real* denoised = buffers.operand[kAt.of_denoised];
-  const Real coefficients[2] = {step.u, step.v};
-  const Real* const terms[2] = {x, guided};
-  weighted_sum(coefficients, terms, 2, denoised, count);
+VISGEN_HOST_DEVICE Block<Real> denoise(const StepParameters& p, const Step<Real>& step, const Stretch (&from)[kSources],
+                                       int64_t begin) {
+  Block<Real> denoised = evaluate(step.denoised, from, begin);
   if (p.limit) {
-    clamp_to(step.limit, denoised, count);
-    for (int64_t i = 0; i < count; ++i) denoised[i] /= step.limit;
+    clamp_to(step.limit, denoised);
+    denoised.each([&](auto& vector) { vector /= step.limit; });
   } else if (step.clamp > 0) {
-    clamp_to(step.clamp, denoised, count);
+    clamp_to(step.clamp, denoised);
   }
   return denoised;
+}
+
+// All results before any is stored: the state may be overwritten, and slots are.
+template <int results, class Real>
+void step_block(const StepParameters& p, const Step<Real>& step, const Stretch (&from)[kSources],
+                const Stretch (&to)[3], int64_t begin) {
+  Block<Real> denoised, sums[results];
+  if (step.denoises) denoised = denoise(p, step, from, begin);
+  VISGEN_UNROLL
+  for (int r = 0; r < results; ++r) {
+    sums[r] = evaluate(step.results[r], from, begin);
+    if (step.results[r].of_denoised != 0) add(step.results[r].of_denoised, denoised, sums[r]);
+  }
+  VISGEN_UNROLL
+  for (int r = 0; r < results; ++r) store_block(sums[r], to[r].at(begin), to[r].dtype);
+}
+
+// The elements [begin, count), too few for a block, in a block of their own.
+template <int results, class Real>
+void step_rest(const StepParameters& p, const Step<Real>& step, Stretch (&from)[kSources], Stretch (&to)[3],
+               int64_t begin, int64_t count) {
+  constexpr int kBytes = Block<Real>::kSize * sizeof(double);
+  alignas(64) char sources[kSources][kBytes] = {}, stored[results][kBytes];
+  for (int k = 0; k < kSources; ++k) {
+    if (!step.reads[k]) continue;
+    memcpy(sources[k], from[k].at(begin), (count - begin) * from[k].size);
+    from[k].data = sources[k];
+  }
+  char* places[results];
+  for (int r = 0; r < results; ++r) {
+    places[r] = static_cast<char*>(to[r].at(begin));
+    to[r].data = stored[r];
+  }
+  step_block<results>(p, step, from, to, 0);
+  for (int r = 0; r < results; ++r) memcpy(places[r], stored[r], (count - begin) * to[r].size);
+}
+
+template <int results, class Real>
+void step_stretch(const StepParameters& p, const Step<Real>& step, Stretch (&from)[kSources], Stretch (&to)[3],
+                  int64_t count) {
+  int64_t begin = 0;
+  for (; begin + Block<Real>::kSize <= count; begin += Block<Real>::kSize) {
+    step_block<results>(p, step, from, to, begin);
+  }
+  if (begin < count) step_rest<results>(p, step, from, to, begin, count);
 }
 
 // exp(½(l0 + l1·variance)) times the noise, in place.
@@ -147,47 +204,73 @@ inline void scale_noise(double l0, double l1, const double* variance, double* no
 }
 
 template <class Real>
-const Real* make_noise(const StepParameters& p, const Step<Real>& step, int64_t row, int64_t sample, int64_t begin,
-                       int64_t count, Buffers<Real>& buffers) {
+struct Buffers {
+  alignas(64) Real sources[kSources][kTile], noise[kTile + kGroup], results[3][kTile];
+};
+
+// Of seeds, or multiplied by what the variance says.
+template <class Real>
+Real* make_noise(const StepParameters& p, const Step<Real>& step, int64_t sample, int64_t begin, int64_t count,
+                 Buffers<Real>& buffers) {
+  Real* scaled = buffers.sources[kNoise];
   const Real* z = p.noise.data ? load_tile(p.noise, p.shape, sample, begin, count, buffers.noise)
                                : normal_tile(static_cast<uint64_t>(p.seeds[sample]),
-                                             p.stream + static_cast<uint64_t>(row), begin, count, buffers.noise);
-  if (!p.variance.data) return z;
-  Real* scaled = buffers.operand[kAt.of_noise];
+                                             p.stream + static_cast<uint64_t>(step.row), begin, count, buffers.noise);
   memcpy(scaled, z, sizeof(Real) * count);
-  const Real* variance = load_tile(p.variance, p.shape, sample, begin, count, buffers.guided);
-  scale_noise(step.l0, step.l1, variance, scaled, count);
+  if (p.variance.data) {
+    const Real* variance = load_tile(p.variance, p.shape, sample, begin, count, buffers.noise);
+    scale_noise(step.l0, step.l1, variance, scaled, count);
+  }
   return scaled;
 }
 
+const Operand& operand_of(const StepParameters& p, int source) {
+  if (source == kState) return p.x;
+  if (source < kSlots) return p.outputs[source - kOutputs];
+  return source < kNoise ? p.slots[source - kSlots] : p.noise;
+}
+
+bool makes_noise(const StepParameters& p) { return !p.noise.data || p.variance.data; }
+
+// Whether all that the step touches lies in memory as the loop wants it.
 template <class Real>
-void step_tile(const StepParameters& p, const Step<Real>& step, int64_t row, int64_t sample, int64_t begin,
-               int64_t count, Buffers<Real>& buffers) {
-  const Real* terms[kOperands] = {};
-  const bool needs_x = step.needs[kAt.of_x] || (step.needs[kAt.of_denoised] && step.u != 0);
-  if (needs_x) terms[kAt.of_x] = load_tile(p.x, p.shape, sample, begin, count, buffers.operand[kAt.of_x]);
-  if (step.needs[kAt.of_denoised]) {
-    terms[kAt.of_denoised] = denoise(p, step, terms[kAt.of_x], sample, begin, count, buffers);
+bool is_one_stretch(const StepParameters& p, const Step<Real>& step) {
+  if (step.reads[kNoise] && makes_noise(p)) return false;
+  for (int k = 0; k < kSources; ++k) {
+    if (step.reads[k] && !is_stretch(operand_of(p, k), p.shape)) return false;
   }
-  if (step.needs[kAt.of_output]) {
-    terms[kAt.of_output] =
-        load_tile(p.outputs[p.output_count - 1], p.shape, sample, begin, count, buffers.operand[kAt.of_output]);
+  for (int r = 0; r < step.result_count; ++r) {
+    if (!is_stretch(*step.places[r], p.shape)) return false;
   }
-  for (int k = 0; k < kMostSlots; ++k) {
-    const int at = kAt.of_slots + k;
-    if (step.needs[at]) terms[at] = load_tile(p.slots[k], p.shape, sample, begin, count, buffers.operand[at]);
+  return true;
+}
+
+template <class Real>
+void step_tile(const StepParameters& p, const Step<Real>& step, int64_t sample, int64_t begin, int64_t count,
+               Buffers<Real>& buffers) {
+  Stretch from[kSources], to[3];
+  for (int k = 0; k < kSources; ++k) {
+    if (!step.reads[k]) continue;
+    const Operand& operand = operand_of(p, k);
+    if (k == kNoise && makes_noise(p)) {
+      from[k] = Stretch(make_noise(p, step, sample, begin, count, buffers), kArithmetic<Real>);
+    } else if (is_stretch(operand, p.shape)) {
+      from[k] = stretch_of(operand, sample, begin);
+    } else {
+      load_tile(operand, p.shape, sample, begin, count, buffers.sources[k]);
+      from[k] = Stretch(buffers.sources[k], kArithmetic<Real>);
+    }
   }
-  if (step.needs[kAt.of_noise]) terms[kAt.of_noise] = make_noise(p, step, row, sample, begin, count, buffers);
-  // All three before any is stored: the state may be overwritten, and slots are.
-  for (int s = 0; s < 3; ++s) {
-    if (step.slots[s] >= 0) weighted_sum(step.sums[s], terms, kOperands, buffers.result[s], count);
+  for (int r = 0; r < step.result_count; ++r) {
+    to[r] = is_stretch(*step.places[r], p.shape) ? stretch_of(*step.places[r], sample, begin)
+                                                 : Stretch(buffers.results[r], kArithmetic<Real>);
   }
-  for (int s = 0; s < 3; ++s) {
-    if (step.slots[s] < 0) continue;
-    const Operand& to = s == 0 ? p.next : p.slots[step.slots[s]];
-    Real* place = tile_for_output(to, p.shape, sample, begin, buffers.result[s]);
-    if (place != buffers.result[s]) memcpy(place, buffers.result[s], sizeof(Real) * count);
-    store_tile(to, p.shape, sample, begin, count, buffers.result[s]);
+  if (step.result_count == 1) step_stretch<1>(p, step, from, to, count);
+  if (step.result_count == 2) step_stretch<2>(p, step, from, to, count);
+  if (step.result_count == 3) step_stretch<3>(p, step, from, to, count);
+  for (int r = 0; r < step.result_count; ++r) {
+    if (is_stretch(*step.places[r], p.shape)) continue;
+    store_tile(*step.places[r], p.shape, sample, begin, count, buffers.results[r]);
   }
 }
 
@@ -199,9 +282,10 @@ void take_step(const StepParameters& p, int64_t first_unit, int64_t last_unit) {
     const Unit unit = unit_at(p.partition, index);
     const int64_t row = p.steps ? p.steps[unit.sample * rows_per_sample + unit.begin / p.row_size] : p.step;
     const Step<Real> step(p, unit.sample, row);
-    for (int64_t begin = unit.begin; begin < unit.end; begin += kTile) {
-      const int64_t count = kTile < unit.end - begin ? kTile : unit.end - begin;
-      step_tile(p, step, row, unit.sample, begin, count, buffers);
+    const int64_t most = is_one_stretch(p, step) ? unit.end - unit.begin : kTile;
+    for (int64_t begin = unit.begin; begin < unit.end; begin += most) {
+      const int64_t count = most < unit.end - begin ? most : unit.end - begin;
+      step_tile(p, step, unit.sample, begin, count, buffers);
     }
   }
 }
