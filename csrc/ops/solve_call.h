@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../common/registration.h"
+#include "overlap.h"
 #include "solve.h"
 #include "tensors.h"
 
@@ -43,7 +44,9 @@ struct SolveOperations {
     p.stream = static_cast<uint64_t>(stream);
     p.limit = data_of(limit, x, {x.size(0)}, real_of(x), "limit");
     p.shape = batch.merge();
-    if (x.numel() > 0) Device::run(p, x);
+    if (x.numel() == 0) return;
+    refuse_shared_memory(p);
+    Device::run(p, x);
   }
 
   // Per sample, the sums of the products of (1, x, outputs): float64 [samples, n, n].
@@ -65,6 +68,22 @@ struct SolveOperations {
   VISGEN_OPERATIONS(solver_step_, output_products)
 
  private:
+  // A kernel reads an element of every operand before it writes that element, and knows no other order.
+  static void refuse_shared_memory(const StepParameters& p) {
+    const Operand* written[] = {&p.next, &p.slots[0], &p.slots[1], &p.slots[2], &p.slots[3]};
+    const Operand* read[] = {&p.x, &p.outputs[0], &p.outputs[1], &p.outputs[2], &p.noise, &p.variance};
+    for (int i = 0; i <= kMostSlots && written[i]->data; ++i) {
+      const Span span(*written[i], p.shape);
+      bool apart = !span.repeats;
+      for (int j = 0; j < i; ++j) apart = apart && !span.meets({*written[j], p.shape});
+      check(apart, "x, or out, and the slots are written: each element must have memory of its own");
+      for (const Operand* other : read) {
+        apart = !other->data || same_elements(*other, *written[i], p.shape) || !span.meets({*other, p.shape});
+        check(apart, "outputs, noise and variance must not share memory with what is written: clone them");
+      }
+    }
+  }
+
   static void set_rows(StepParameters& p, const Tensor& x, const Tensor& table, const OptionalTensor& steps,
                        int64_t step) {
     check(table.dim() == 2, "table must be [rows, ", kTableColumns, "]");

@@ -109,8 +109,6 @@ def solver_step_(
         if runs_reference(x, *given, *slots, weights, seeds, noise, variance, limit, out):
             _check_step(x, given, table, step, slots, weights, seeds, noise, stream, variance, limit)
             return _by_definition(x, given, table, step, slots, weights, seeds, noise, stream, variance, limit, out)
-        if not torch.compiler.is_compiling():
-            _refuse_shared_memory((x if out is None else out, *slots), (x, *given, noise, variance))
         if len(given) > _MOST_OUTPUTS or len(slots) > MOST_SLOTS:
             raise IndexError("too many outputs or slots")
         o = (*given, None, None)
@@ -189,35 +187,6 @@ def _rows(step: Tensor, x: Tensor) -> tuple[Tensor, int]:
 def _refuse_gradients(*tensors: Tensor | None) -> None:
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         raise ValueError("solver_step_ has no gradient, and one of its tensors requires one: call solver_step")
-
-
-def _refuse_shared_memory(written: Sequence[Tensor], read: Sequence[Tensor | None]) -> None:
-    """RuntimeError where an element would be read after it is written."""
-    others = [tensor for tensor in read if tensor is not None and tensor is not written[0]]
-    storages = [tensor.untyped_storage().data_ptr() for tensor in (*written, *others)]
-    if len(set(storages)) == len(storages) and all(tensor.is_contiguous() for tensor in written):
-        return
-    for place, one in enumerate(written):
-        repeats = any(stride == 0 and size > 1 for stride, size in zip(one.stride(), one.shape, strict=True))
-        if repeats or any(_clash(one, other) for other in written[place + 1 :]):
-            raise RuntimeError("x, or out, and the slots are written: each element must have memory of its own")
-        if any(_clash(one, other) and not _same_elements(one, other) for other in others):
-            raise RuntimeError("outputs, noise and variance must not share memory with what is written: clone them")
-
-
-def _same_elements(one: Tensor, other: Tensor) -> bool:
-    return one.data_ptr() == other.data_ptr() and one.stride() == other.stride() and one.dtype == other.dtype
-
-
-def _clash(one: Tensor, other: Tensor) -> bool:
-    """Whether the ranges of memory of two tensors meet, of which neither skips any."""
-    (low, high), (start, end) = (_span(tensor) for tensor in (one, other))
-    return low < end and start < high and high - low == one.nbytes and end - start == other.nbytes
-
-
-def _span(tensor: Tensor) -> tuple[int, int]:
-    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
-    return tensor.data_ptr(), tensor.data_ptr() + (reach * tensor.element_size() if tensor.numel() else 0)
 
 
 def _by_definition(x, outputs, table, step, slots, weights, seeds, noise, stream, variance, limit, out):

@@ -51,14 +51,12 @@ VISGEN_HOST_DEVICE void store_block(Block<Real> block, Real* data) {
 }
 
 // bfloat16, a network's usual type, never leaves registers.
-typedef uint16_t ShortVector __attribute__((vector_size(kVectorBytes / 2)));
-
 VISGEN_HOST_DEVICE Block<float> load_bfloat16(const uint16_t* data) {
   Block<float> block;
   block.each([&](FloatVector& vector) {
     ShortVector stored;
     memcpy(&stored, data, sizeof(stored));
-    vector = (FloatVector)(__builtin_convertvector(stored, WordVector) << 16);
+    vector = (FloatVector)(widen(stored) << 16);
     data += kLanes;
   });
   return block;
@@ -68,7 +66,7 @@ VISGEN_HOST_DEVICE void store_bfloat16(Block<float> block, uint16_t* data) {
   block.each([&](const FloatVector& vector) {
     const WordVector bits = (WordVector)vector, rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
     const WordVector is_nan = (WordVector)((IntVector)(bits & 0x7FFFFFFFu) > 0x7F800000);
-    const ShortVector stored = __builtin_convertvector((is_nan & 0x7FC0u) | (~is_nan & rounded), ShortVector);
+    const ShortVector stored = narrow((is_nan & 0x7FC0u) | (~is_nan & rounded));
     memcpy(data, &stored, sizeof(stored));
     data += kLanes;
   });

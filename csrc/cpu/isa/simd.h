@@ -80,6 +80,36 @@ struct WordOfFloat<FloatVector> {
   using Word = WordVector;
 };
 
+// As many 16-bit numbers as a vector has lanes, into the lanes and back. Compilers convert them in two halves.
+typedef uint16_t ShortVector __attribute__((vector_size(kVectorBytes / 2)));
+
+VISGEN_HOST_DEVICE WordVector widen(ShortVector value) {
+#if defined(__AVX512F__)
+  return (WordVector)_mm512_cvtepu16_epi32((__m256i)value);
+#elif defined(__AVX2__)
+  return (WordVector)_mm256_cvtepu16_epi32((__m128i)value);
+#elif defined(__SSE2__)
+  return (WordVector)_mm_unpacklo_epi16(_mm_cvtsi64_si128(bits_as<int64_t>(value)), _mm_setzero_si128());
+#else
+  return __builtin_convertvector(value, WordVector);
+#endif
+}
+
+// Of lanes below 2¹⁶.
+VISGEN_HOST_DEVICE ShortVector narrow(WordVector value) {
+#if defined(__AVX512F__)
+  return (ShortVector)_mm512_cvtepi32_epi16((__m512i)value);
+#elif defined(__AVX2__)
+  const __m256i halves = _mm256_packus_epi32((__m256i)value, (__m256i)value);
+  return (ShortVector)_mm256_castsi256_si128(_mm256_permute4x64_epi64(halves, 0x08));
+#elif defined(__SSE2__)
+  const __m128i extended = _mm_srai_epi32(_mm_slli_epi32((__m128i)value, 16), 16);
+  return bits_as<ShortVector>(_mm_cvtsi128_si64(_mm_packs_epi32(extended, extended)));
+#else
+  return __builtin_convertvector(value, ShortVector);
+#endif
+}
+
 // Several vectors whose instructions alternate: a Philox round is a chain of dependent instructions, and four chains
 // keep the multipliers busy (on Zen 4, a quarter faster than one after the other).
 struct WideVectors {
