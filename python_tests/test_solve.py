@@ -275,6 +275,42 @@ def test_what_would_be_read_after_it_is_written_is_refused(x, given, said) -> No
         ops.solver_step_(state, arguments.pop("outputs"), table(1, 0, noisy=False), 0, **arguments)
 
 
+def test_the_operation_itself_refuses_shared_memory(library, device) -> None:
+    memory, rows = torch.linspace(-1, 1, 60, device=device), table(1, 0, noisy=False).to(device)
+    x, shifted, apart = memory[:18].view(2, 9), memory[4:22].view(2, 9), memory[40:58].view(2, 9)
+    step = torch.ops.visgen_fast.solver_step_.default
+
+    def call(output, slot, out=None):
+        step(x, output, None, None, rows, None, 0, slot, *[None] * 6, 0, None, None, out)
+
+    before = memory.clone()
+    with pytest.raises(RuntimeError, match=OWN):
+        call(apart, x)
+    for output, out in ((shifted, None), (apart, shifted)):
+        with pytest.raises(RuntimeError, match="outputs, noise and variance must not share memory"):
+            call(output, torch.ones(2, 9, device=device), out)
+    assert torch.equal(memory, before)
+    call(x, apart)  # each element of the output is read before it is overwritten
+    assert not torch.equal(memory, before)
+
+
+def test_the_layout_changes_no_bit(backend, device) -> None:
+    """61 · 5 elements of a sample: whole blocks and a rest, in memory as the loop wants it or gathered."""
+    types = torch.float32, torch.bfloat16, torch.float16, torch.float64
+    for key, other in enumerate(types):
+        tensors = [random((3, 61, 5), dtype, device, j) for j, dtype in enumerate((types[0], other, other, types[0]))]
+        noise = random((3, 61, 5), other, device, 9)
+        results = []
+        for layout in (lambda t: t.clone(), lambda t: t.mT.contiguous().mT, lambda t: t.repeat(1, 1, 2)[..., :5]):
+            x, *outputs, slot = (layout(tensor) for tensor in tensors)
+            weights = torch.tensor([3.0, -2.0], device=device)
+            options = {"slots": (slot,), "weights": weights, "noise": layout(noise)}
+            results.append([ops.solver_step_(x, outputs, table(1, key).to(device), row, **options) for row in (1, 2)])
+            results[-1].append(slot)
+        for found in results[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(found, results[0], strict=True)), other
+
+
 def test_memory_may_be_shared_where_nothing_is_read_after_it_is_written() -> None:
     memory, rows = torch.linspace(-1, 1, 72).view(4, 2, 3, 3), table(1, 0, noisy=False)
     expected, (kept,) = ops.solver_step(memory[0], memory[0], rows, 0, slots=(memory[1],))

@@ -53,7 +53,7 @@ struct Step {
     if (slots[1] >= 0) add_result(p, p.slots[slots[1]], numbers + kAt.write_b);
     if (!denoises) return;
     denoised.add(kState, numbers[kAt.u]);
-    for (int j = 0; j < p.output_count; ++j) {
+    for (int j = 0; j < p.output_count && numbers[kAt.v] != 0; ++j) {
       denoised.add(kOutputs + j, numbers[kAt.v] * weight_of(p, sample, j));
     }
     mark(denoised);
@@ -290,8 +290,39 @@ void take_step(const StepParameters& p, int64_t first_unit, int64_t last_unit) {
   }
 }
 
+// Adds to `sums`, [n + 1, n + 1], the sums of n signals (column 0) and of their products, all in one pass.
+template <int n, class Real>
+void add_tile(const Real* const* in, int64_t count, double* sums) {
+  typedef Real RealVector __attribute__((vector_size(kDoubles * sizeof(Real))));
+  DoubleVector totals[n][n + 1] = {};
+  int64_t i = 0;
+  for (; i + kDoubles <= count; i += kDoubles) {
+    DoubleVector values[n];
+    VISGEN_UNROLL
+    for (int j = 0; j < n; ++j) {
+      RealVector value;
+      memcpy(&value, in[j] + i, sizeof(value));
+      values[j] = __builtin_convertvector(value, DoubleVector);
+      totals[j][0] += values[j];
+      VISGEN_UNROLL
+      for (int k = 0; k <= j; ++k) totals[j][k + 1] += values[j] * values[k];
+    }
+  }
+  for (int j = 0; j < n; ++j) {
+    double* row = sums + (j + 1) * (n + 1);
+    for (int k = 0; k <= j + 1; ++k) {
+      for (int lane = 0; lane < kDoubles; ++lane) row[k] += totals[j][k][lane];
+      for (int64_t rest = i; rest < count; ++rest) {
+        row[k] += static_cast<double>(in[j][rest]) * (k == 0 ? 1 : static_cast<double>(in[k - 1][rest]));
+      }
+    }
+  }
+}
+
 template <class Real>
 void add_products(const ProductsParameters& p, int64_t first_unit, int64_t last_unit) {
+  constexpr void (*kAddTile[])(const Real* const*, int64_t, double*) = {nullptr, add_tile<1, Real>, add_tile<2, Real>,
+                                                                        add_tile<3, Real>, add_tile<4, Real>};
   alignas(64) Real buffers[ProductsParameters::kMost - 1][kTile];
   const int n = p.count + 1;
   for (int64_t index = first_unit; index < last_unit; ++index) {
@@ -304,9 +335,8 @@ void add_products(const ProductsParameters& p, int64_t first_unit, int64_t last_
       const Real* in[ProductsParameters::kMost - 1];
       for (int j = 0; j < p.count; ++j) {
         in[j] = load_tile(p.signals[j], p.shape, unit.sample, begin, count, buffers[j]);
-        sums[(j + 1) * n] += sum(in[j], count);
-        for (int k = 0; k <= j; ++k) sums[(j + 1) * n + k + 1] += dot(in[j], in[k], count);
       }
+      kAddTile[p.count](in, count, sums);
     }
   }
 }
