@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
+from guided import KINDS, LABELS, STEPS, Recorder, as_images, began, both, combined, images, network, summed
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -20,75 +20,17 @@ from visgen_fast.diffusion import (
     ClassifierFree,
     CosineVP,
     DynamicThresholding,
-    Plan,
     PlusPlus,
     Projected,
-    RectifiedFlow,
     TwoConditions,
     Unguided,
     Upsample,
     ZeroStar,
-    convert,
     plan,
     sample,
     to_noise,
-    to_x,
 )
-from visgen_fast.diffusion.guiding import Guidance, Guided, Guiding, Run
-from visgen_fast.nn.conditions import AnyCondition, Condition, null_like
-
-STEPS = plan("euler", RectifiedFlow(), "velocity", steps=4)
-LABELS = torch.tensor([3, 5])
-KINDS = [(CosineVP(), "v"), (CosineVP(), "epsilon"), (RectifiedFlow(), "velocity"), (CosineVP(), "edm")]
-
-
-class Recorder:
-    """A linear network in x, t and label that counts its calls."""
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-
-    def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        self.batches.append(len(x_t))
-        return self.answer(x_t, t, labels)
-
-    @staticmethod
-    def answer(x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        return x_t * (1 + labels[:, None]) + t[:, None]
-
-
-def network(x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-    """One that is not linear, for images of any shape."""
-    shape = -1, *[1] * (x_t.dim() - 1)
-    return torch.sin(3 * x_t + t.view(shape) + labels.view(shape)) + 0.1 * labels.view(shape)
-
-
-def began(guidance: Guidance, model: Callable, labels: AnyCondition, batch: int, steps: Plan = STEPS) -> Guiding:
-    return guidance.begin(Run(model, steps, labels, batch, torch.float64, torch.device("cpu")))
-
-
-def summed(guided: Guided, row: int) -> Tensor:
-    """The output that a sampler's step makes of what the guidance gives."""
-    if guided.weights is None:
-        return guided.outputs[0]
-    batch, shape = len(guided.outputs[0]), (-1, *[1] * (guided.outputs[0].dim() - 1))
-    weights = guided.weights[row if len(guided.weights) > 1 else 0].expand(batch, -1)
-    return sum(weights[:, j].view(shape) * output for j, output in enumerate(guided.outputs))
-
-
-def combined(guidance: Guidance, model, x_t: Tensor, labels: AnyCondition, row: int = 2, steps: Plan = STEPS) -> Tensor:
-    """The output of the first call of a run that begins with this row."""
-    guiding = began(guidance, model, labels, len(x_t), steps)
-    return summed(guiding.evaluate(x_t, steps.times[row], row), row)
-
-
-def images(key: int, batch: int = 2) -> Tensor:
-    return torch.randn(batch, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(key))
-
-
-def both(x: Tensor, row: int, steps: Plan = STEPS) -> tuple[Tensor, Tensor]:
-    t = steps.times[row].expand(len(x))
-    return network(x, t, LABELS), network(x, t, torch.full_like(LABELS, 10))
+from visgen_fast.nn.conditions import Condition, null_like
 
 
 @given(scale=st.floats(0, 10).filter(lambda scale: scale not in (0, 1)))
@@ -102,140 +44,6 @@ def test_guidance_forms_agree_and_take_one_doubled_call(scale: float) -> None:
     torch.testing.assert_close(result, (1 + w) * conditional - w * unconditional, rtol=1e-9, atol=1e-9)
     other = combined(ClassifierFree.from_weight(w, 10), model, x_t, LABELS)
     torch.testing.assert_close(other, result, rtol=1e-9, atol=1e-9)
-
-
-def test_where_one_output_is_all_the_other_is_not_computed() -> None:
-    model, x_t, t = Recorder(), torch.ones(2, 1, dtype=torch.float64), STEPS.times[2].expand(2)
-    for guidance, label in ((ClassifierFree(1.0), None), (ClassifierFree(0.0, 10), 10), (Auto(1.0, model), None)):
-        told = LABELS if label is None else torch.full_like(LABELS, label)
-        assert torch.equal(combined(guidance, model, x_t, LABELS), Recorder.answer(x_t, t, told))
-    assert model.batches == [2, 2, 2]
-
-
-def test_where_a_weight_is_zero_its_condition_is_not_computed() -> None:
-    """Of u + first·(f − u) + scale·(c − f)."""
-    x_t = torch.ones(2, 1, dtype=torch.float64)
-    for scale, first, calls in ((3.0, 1.0, [4]), (2.0, 2.0, [4]), (0.0, 1.0, [2]), (1.0, 1.0, [2]), (2.0, 3.0, [6])):
-        model = Recorder()
-        kept = [TwoConditions(s, first, 10, lambda y: y + 1) for s in (scale, torch.tensor([scale, scale]))]
-        fewer, whole = (combined(guidance, model, x_t, LABELS) for guidance in kept)
-        torch.testing.assert_close(fewer, whole)
-        assert model.batches == [*calls, 6]
-    model, asked = Recorder(), []
-    combined(Classifier(0.0, lambda *_: asked.append(1)), model, x_t, LABELS)
-    assert model.batches == [2] and not asked
-
-
-def plus_one(labels: Tensor) -> Tensor:
-    return labels + 1
-
-
-def total(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-    return x.sin().sum((1, 2, 3))
-
-
-# With a scale of s, which PlusPlus takes a tenth of.
-SCALED: dict[str, Callable] = {
-    "ClassifierFree": lambda s: ClassifierFree(s, 10),
-    "rescaled": lambda s: ClassifierFree(s, 10, rescale=0.5),
-    "from_weight": lambda s: ClassifierFree.from_weight(s, 10),
-    "Projected": lambda s: Projected(s, 10),
-    "ZeroStar": lambda s: ZeroStar(s, 10, zero_steps=0),
-    "PlusPlus": lambda s: PlusPlus((lambda t: s(t) / 10) if callable(s) else s / 10, 10),
-    "Auto": lambda s: Auto(s, network),
-    "TwoConditions": lambda s: TwoConditions(s, 1.5, 10, plus_one),
-    "its other scale": lambda s: TwoConditions(1.5, s, 10, plus_one),
-    "Classifier": lambda s: Classifier(s, total),
-    "Upsample": lambda s: Upsample(s, 2),
-}
-
-
-@pytest.mark.parametrize("name", SCALED)
-def test_each_step_may_have_its_own_scale_the_same_for_all_its_stages(name: str) -> None:
-    steps, kind = plan("heun", RectifiedFlow(), "velocity", times=[1.0, 0.6, 0.3, 0.0]), SCALED[name]
-
-    def scale(time: float) -> float:
-        return {1.0: 2.0, 0.6: 1.0, 0.3: 3.0}[time]
-
-    by_step = began(kind(scale), network, LABELS, 2, steps)
-    for row in range(steps.calls):
-        x, t = images(row), steps.times[row]
-        began_at = steps.ends[steps.step_of_row[row]].time
-        alone = began(kind(scale(began_at)), network, LABELS, 2, steps)
-        torch.testing.assert_close(*(summed(one.evaluate(x, t, row), row) for one in (by_step, alone)))
-
-
-def test_where_the_scale_of_a_step_is_one_the_network_is_called_once() -> None:
-    def scale(time: float) -> float:
-        return 1.0 if time > 0.4 else 2.0
-
-    for kind in (ClassifierFree, Projected, ZeroStar):
-        model = Recorder()
-        options = {"zero_steps": 0} if kind is ZeroStar else {}
-        sample(model, STEPS, (1,), LABELS, LABELS, guidance=kind(scale, 10, **options))
-        assert model.batches == [2, 2, 2, 4]
-
-
-def test_a_step_may_have_a_scale_for_each_sample_and_the_start_of_a_plan_does_not_matter() -> None:
-    def scale(time: float) -> Tensor:
-        return torch.tensor([1 + time, 3 - time])
-
-    def drawn(part: slice, guidance: Guidance) -> Tensor:
-        begin = images(3)[part], 0.5
-        return sample(
-            network, STEPS, (3, 4, 4), LABELS[part], LABELS[part], guidance=guidance, initial=begin, dtype=torch.float64
-        )
-
-    x, whole = images(0), drawn(slice(None), ClassifierFree(scale, 10))
-    for kind, part in ((lambda t: 1 + t, slice(0, 1)), (lambda t: 3 - t, slice(1, 2))):
-        torch.testing.assert_close(whole[part], drawn(part, ClassifierFree(kind, 10)))
-    with pytest.raises(ValueError, match=r"scale must be a number or \[2\], got a tensor of shape \[3\]"):
-        combined(ClassifierFree(lambda t: torch.ones(3), 10), network, x, LABELS)
-    with pytest.raises(ValueError, match=r"the scale of CFG\+\+ must lie in \[0, 1\]"):
-        combined(PlusPlus(lambda t: 7.0, 10), network, x, LABELS)
-
-
-def test_one_call_at_twice_the_batch_or_two_calls_give_the_same() -> None:
-    x_t = images(0)[:, :, 0, 0]
-    for guidance in (ClassifierFree, PlusPlus, Projected, ZeroStar):
-        counts = []
-        for batched in (True, False):
-            model = Recorder()
-            counts.append((combined(guidance(0.5, 10, batched=batched), model, x_t, LABELS), model.batches))
-        torch.testing.assert_close(counts[0][0], counts[1][0])
-        assert counts[0][1] == [4] and counts[1][1] == [2, 2]
-
-
-def test_each_sample_may_have_its_own_scale() -> None:
-    x_t, scales = images(0), (2.0, 5.0)
-
-    def plus(labels: Tensor) -> Tensor:
-        return labels + 1
-
-    def total(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        return x.sin().sum((1, 2, 3))
-
-    kinds = [lambda s: ClassifierFree(s, 10), lambda s: ClassifierFree(s, 10, rescale=0.5), lambda s: Projected(s, 10)]
-    kinds += [lambda s: ZeroStar(s, 10), lambda s: PlusPlus(s / 10, 10), lambda s: Auto(s, network)]
-    kinds += [
-        lambda s: TwoConditions(s, 2 * s, 10, plus),
-        lambda s: Classifier(s, total),
-    ]
-    for kind in kinds:
-        together = combined(kind(torch.tensor(scales)), network, x_t, LABELS)
-        for place, scale in enumerate(scales):
-            torch.testing.assert_close(together[place], combined(kind(scale), network, x_t, LABELS)[place])
-
-
-def test_an_interval_is_decided_by_the_time_at_which_the_step_began() -> None:
-    steps = plan("heun", RectifiedFlow(), "velocity", times=[1.0, 0.6, 0.4, 0.35, 0.0])
-    for guidance in (ClassifierFree, PlusPlus, Projected, ZeroStar):
-        model = Recorder()
-        options = {"zero_steps": 0} if guidance is ZeroStar else {}
-        guiding = began(guidance(0.5, 10, interval=(0.4, 0.6), **options), model, LABELS, 2, steps)
-        for row in range(steps.calls):
-            guiding.evaluate(torch.ones(2, 1, dtype=torch.float64), steps.times[row], row)
-        assert model.batches == [2, 2, 4, 4, 4, 4, 2]  # of the second call of the third step the time is 0.35
 
 
 @given(share=st.floats(0.05, 1), scale=st.floats(1.5, 9))
@@ -271,13 +79,6 @@ def test_guidance_takes_any_condition() -> None:
     plain, absent = model(x_t, t, whole), model(x_t, t, null_like(whole, null))
     result = combined(ClassifierFree(3.0, null), model, x_t, whole)
     torch.testing.assert_close(result, absent + 3 * (plain - absent))
-
-
-def as_images(output: Tensor, x: Tensor, row: int, steps: Plan) -> Tensor:
-    """x̂ of an output, where x is what the network read."""
-    alpha, sigma = steps.schedule.alpha(steps.times[row]), steps.schedule.sigma(steps.times[row])
-    scale = steps.prediction.input_scale
-    return to_x(output, x if scale is None else x / scale(alpha, sigma), alpha, sigma, steps.prediction)
 
 
 @pytest.mark.parametrize(("schedule", "kind"), KINDS)
@@ -434,50 +235,6 @@ def test_dynamic_thresholding_holds_the_guided_image_within_its_quantile(most: f
         callback=lambda step, t, x, denoised: seen.append(denoised),
     )  # fmt: skip
     assert len(seen) == 4 and all(1 - 1e-6 <= image.abs().max() <= 1 for image in seen)
-
-
-@pytest.mark.parametrize("row", range(4))
-def test_upsample_guidance_is_the_published_formula_for_noise(row: int) -> None:
-    """Hwang et al., 2024: ε + w·U[ε(D[x_t]/√P, τ)/m − D[ε]], P = ᾱ + (1 − ᾱ)/m², SNR(τ) = m²·SNR(t)."""
-    steps, w, m, x = plan("ddim", CosineVP(), "epsilon", times=[0.9, 0.7, 0.5, 0.3, 0.1]), 0.7, 2, images(row)
-    alpha, sigma = steps.ends[row].alpha, steps.ends[row].sigma
-    tau = steps.schedule.time(torch.tensor(2 * math.log(m * alpha / sigma), dtype=torch.float64))
-    small = F.avg_pool2d(x, m) / math.sqrt(alpha**2 + sigma**2 / m**2)
-    whole, part = network(x, steps.times[row].expand(2), LABELS), network(small, tau.expand(2), LABELS)
-    expected = whole + w * F.interpolate(part / m - F.avg_pool2d(whole, m), scale_factor=m, mode="nearest")
-    torch.testing.assert_close(combined(Upsample(w, m), network, x, LABELS, row, steps), expected)
-
-
-@pytest.mark.parametrize(("schedule", "kind"), KINDS)
-@pytest.mark.parametrize("inner", [Unguided(), ClassifierFree(3.0, 10), Projected(3.0, 10, limit=1.0)])
-def test_upsample_guidance_at_scale_one_has_the_small_image_s_means(schedule, kind, inner) -> None:
-    """Of a network whose every denoised image is 0.3: the large image's means become that of the small one."""
-    steps = plan("heun", schedule, kind, times=[0.9, 0.5, 0.2])
-
-    def constant(read: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        alpha, sigma = schedule.alpha(t)[0], schedule.sigma(t)[0]
-        scale = 1 if steps.prediction.input_scale is None else steps.prediction.input_scale(alpha, sigma)
-        large = torch.rand(read.shape, dtype=read.dtype, generator=torch.Generator().manual_seed(0))
-        image = torch.full_like(read, 0.3) if read.shape[-1] == 2 else large
-        return convert(image, read / scale, alpha, sigma, "x", kind)
-
-    guiding = began(Upsample(1.0, 2, inner), constant, LABELS, 2, steps)
-    for row in range(steps.calls):
-        x = images(row)
-        found = as_images(summed(guiding.evaluate(x, steps.times[row], row), row), x, row, steps)
-        torch.testing.assert_close(F.avg_pool2d(found, 2), torch.full_like(found[..., ::2, ::2], 0.3))
-        assert found.std() > 0.1
-
-
-def test_upsample_guidance_outside_its_interval_calls_no_small_network() -> None:
-    sizes: list[int] = []
-
-    def model(x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        sizes.append(x_t.shape[-1])
-        return x_t
-
-    sample(model, STEPS, (1, 4, 4), LABELS, LABELS, guidance=Upsample(0.5, 2, interval=(0.4, 1.0)))
-    assert sizes == [4, 2, 4, 2, 4, 2, 4]
 
 
 EVERY = [

@@ -319,3 +319,12 @@ def test_memory_may_be_shared_where_nothing_is_read_after_it_is_written() -> Non
     halves = torch.linspace(-1, 1, 36).view(2, 6, 3)
     expected, _ = ops.solver_step(halves[:, :3], halves[:, 3:], rows, 0, slots=(kept,))
     assert torch.equal(ops.solver_step_(halves[:, :3], halves[:, 3:], rows, 0, slots=(kept,)), expected)
+
+
+def test_weights_may_lie_in_any_layout(backend, device) -> None:
+    x, outputs = torch.randn(3, 5, device=device), (torch.randn(3, 5, device=device), torch.randn(3, 5, device=device))
+    table = torch.zeros(2, 32, dtype=torch.float64, device=device)
+    table[:, [2, 9]], table[:, 6:8] = 1, -1  # the next state is the sum of the outputs
+    weights = torch.randn(2, 6, 4, dtype=torch.float64, device=device)[:, ::2, 1::2]
+    found, _ = ops.solver_step(x, outputs, table, 1, weights=weights)
+    torch.testing.assert_close(found, ops.solver_step(x, outputs, table, 1, weights=weights.contiguous())[0])

@@ -114,7 +114,8 @@ def solver_step_(
         o = (*given, None, None)
         s = (*slots, None, None, None, None)
         if weights is not None:
-            weights = weights.to(torch.float64).reshape((1, 1, -1) if weights.dim() == 1 else weights.shape)
+            weights = weights.to(torch.float64).contiguous()
+            weights = weights.view((1, 1, -1) if weights.dim() == 1 else weights.shape)
         if limit is not None:
             limit = limit.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
         _step(

@@ -13,6 +13,7 @@ and two of the slots s0…s3, which carry what later rows need, as other sums of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -63,7 +64,7 @@ def output_products(outputs: Tensor | Sequence[Tensor], x: Tensor | None = None)
     """Per sample, the sums over all elements of the products of (1, x, outputs): float64 [B, n, n]."""
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     signals = [torch.ones_like(outputs[0]), *([] if x is None else [x]), *outputs]
-    flat = torch.stack([signal.double().flatten(1) for signal in signals], 1)
+    flat = torch.stack([_rows_of(signal.double()) for signal in signals], 1)
     return flat @ flat.transpose(1, 2)
 
 
@@ -83,7 +84,7 @@ def denoised_quantile(
     row[..., CLAMP] = 0
     scaled = [o.to(dtype) for o in outputs]
     denoised = denoise(x.to(dtype), scaled, row, _weights(weights, step, outputs, x, dtype), None)
-    ordered = denoised.abs().flatten(1).sort(1).values
+    ordered = _rows_of(denoised.abs()).sort(1).values
     place = q * (ordered.shape[1] - 1)
     low = int(place)
     high = min(low + 1, ordered.shape[1] - 1)
@@ -102,6 +103,11 @@ def denoise(
         return torch.minimum(torch.maximum(denoised, -bound), bound) / bound
     bound = torch.where(row[..., CLAMP] > 0, row[..., CLAMP], torch.inf)
     return torch.minimum(torch.maximum(denoised, -bound), bound)
+
+
+def _rows_of(x: Tensor) -> Tensor:
+    """A row a sample, [B, elements]."""
+    return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
 def _sum_of_terms(weights: Sequence[Tensor | float], terms: Sequence[Tensor]) -> Tensor:

@@ -69,7 +69,8 @@ def with_noise(path: Path, i: int, eta: float) -> tuple[Sum, float]:
     if end.sigma == 0:
         return end.alpha * D, 1.0
     gain = -math.expm1(-h * (1 + eta)) if math.isfinite(h) else 1.0
-    fresh = math.sqrt(-math.expm1(-2 * eta * h)) if math.isfinite(h) else float(eta > 0)
+    # Of an inversion, whose h is negative, a complex number: the plan refuses it.
+    fresh = (-math.expm1(-2 * eta * h)) ** 0.5 if math.isfinite(h) else float(eta > 0)
     kept = end.sigma / start.sigma * math.exp(-eta * h) if math.isfinite(h) or eta > 0 else end.sigma / start.sigma
     return kept * X + end.alpha * gain * D + end.sigma * fresh * Z, gain
 

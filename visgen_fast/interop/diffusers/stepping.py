@@ -146,9 +146,7 @@ def unusable(kept: tuple[Any, ...], sample: Tensor) -> str:
     return ""
 
 
-def limits(
-    config: Any, sample: Tensor, output: Any, table: Table, row: int, weights: Tensor | None = None
-) -> Tensor:
+def limits(config: Any, sample: Tensor, output: Any, table: Table, row: int, weights: Tensor | None = None) -> Tensor:
     """[B], what dynamic thresholding holds each denoised image within."""
     quantile = ops.denoised_quantile(
         sample, output, table.on(sample.device), row, config.dynamic_thresholding_ratio, weights
@@ -167,7 +165,9 @@ def step_(
 ) -> Tensor:
     """The next state, in memory of its own. ValueError where the noise levels leave no finite step."""
     if not table.finite[row]:
-        raise ValueError("sigmas or alphas_cumprod have no finite step here: the prediction type says nothing of the image")
+        raise ValueError(
+            "sigmas or alphas_cumprod have no finite step here: the prediction type says nothing of the image"
+        )
     out = torch.empty_like(sample, dtype=dtype)
     return ops.solver_step_(sample, output, table.on(sample.device), row, slots=slots, out=out, **options)
 

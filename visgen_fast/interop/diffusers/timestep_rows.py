@@ -59,7 +59,14 @@ def ddpm(prediction: str, variance: str, clamp: float, alphas: Numbers, timestep
 
 @functools.lru_cache(maxsize=64)
 def ddim(
-    prediction: str, eta: float, from_clipped: bool, clamp: float, alphas: Numbers, final: float, timesteps: Times, by: int
+    prediction: str,
+    eta: float,
+    from_clipped: bool,
+    clamp: float,
+    alphas: Numbers,
+    final: float,
+    timesteps: Times,
+    by: int,
 ) -> TimedTable | None:
     """Song et al., "Denoising diffusion implicit models", 2021, equation 12, to the timestep less `by`.
 
@@ -91,7 +98,9 @@ def consistency(
         scaled = np.array(timesteps) * scaling
         denoised = times(scaled / np.sqrt(scaled**2 + 0.25), D) + times(0.25 / (scaled**2 + 0.25), X)
         again = np.arange(len(timesteps)) != steps - 1
-        following = times(np.where(again, np.sqrt(before), 1), denoised) + times(np.where(again, np.sqrt(1 - before), 0), Z)
+        following = times(np.where(again, np.sqrt(before), 1), denoised) + times(
+            np.where(again, np.sqrt(1 - before), 0), Z
+        )
         return TimedTable.of(filled(denoise, following, {0: denoised}, clamp=clamp), timesteps)
 
 
