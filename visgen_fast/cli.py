@@ -18,7 +18,17 @@ _EXTRA = {"accelerate", "safetensors", "tyro", "rich", "PIL", "matplotlib", "ten
 # Of a write, which does not know its file's name.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
-COMMANDS = ("train", "sample", "evaluate", "samplers", "recipes", "info", "bench", "demo")  # each a file of commands/
+COMMANDS = (
+    "train",
+    "sample",
+    "evaluate",
+    "samplers",
+    "schedule",
+    "recipes",
+    "info",
+    "bench",
+    "demo",
+)  # each a file of commands/
 _HELP = """\
 usage: visgen-fast COMMAND ...
 
@@ -29,6 +39,7 @@ commands:
   sample CHECKPOINT   draw images with a trained model
   evaluate CHECKPOINT measure a trained tokenizer: PSNR, rFID, usage of its codes, invalid codes
   samplers            list the samplers, with their costs and orders
+  schedule NAME       show noise schedules, and what their training weighs
   recipes             list the recipes
   info                show versions, device and compiled libraries
   bench [FAMILY]      measure the operations (in a checkout of the repository)
@@ -42,6 +53,7 @@ examples:
   visgen-fast sample runs/digits --labels 3 7 --guidance 3 --sampler unipc --steps 10
   visgen-fast sample runs/digits --like samples.png --seeds 1 2 3
   visgen-fast evaluate runs/rq-vae --beam 4
+  visgen-fast schedule cosine laplace:scale=0.5 cosine:reference=16,resolution=64 --out schedule.png
   torchrun --nproc-per-node 2 -m visgen_fast train rectified-flow --dataset fashion-mnist --mixed-precision bf16
 
 visgen-fast COMMAND --help says more; visgen-fast train RECIPE --help lists a recipe's settings.

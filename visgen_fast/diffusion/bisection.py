@@ -22,4 +22,5 @@ def inverse(rising: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
             beyond = rising(middle) < value
             low, high = torch.where(beyond, middle, low), torch.where(beyond, high, middle)
     slope = torch.func.jvp(rising, (high,), (torch.ones_like(high),))[1]
-    return (high + (value - rising(high)) / slope).clamp(0, 1)
+    step = (value - rising(high)) / torch.where(slope > 0, slope, torch.inf)  # none where the function stands still
+    return (high + step).clamp(0, 1)

@@ -38,8 +38,9 @@ class Schedule(ABC):
         return 2 * (self.alpha(t).clamp_min(SMALLEST).log() - self.sigma(t).clamp_min(SMALLEST).log())
 
     def slope(self, t: Tensor) -> Tensor:
-        """dλ/dt at times t in [0, 1]: negative, finite where `log_snr` is."""
-        return torch.func.jvp(self.log_snr, (t,), (torch.ones_like(t),))[1]
+        """dλ/dt at times t in [0, 1], negative and finite: its value next to an end where it is infinite."""
+        inside = t.clamp(1e-12, 1 - torch.finfo(t.dtype).eps / 2)
+        return torch.func.jvp(self.log_snr, (inside,), (torch.ones_like(t),))[1]
 
     def levels(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
         """(α, σ) at a log signal-to-noise ratio."""

@@ -1,0 +1,137 @@
+"""Schedules and weights by name, with options: `cosine`, `laplace:scale=0.5`, `cosine:reference=16,resolution=64`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from .densities import Cauchy, Density, HyperbolicSecant, Laplace, Normal
+from .derived_schedules import FromDensity, Interpolated, Shifted
+from .schedules import CosineVP, KarrasVE, RectifiedFlow, Schedule, SigmoidVP
+from .table_schedules import DiscreteVP
+from .times import LevelTimes, LogitNormalTimes, TimeSampling, UniformTimes
+from .weights import ELBO, P2, EDMMonotonic, EDMWeight, MinSNR, Sigmoid, SoftMinSNR, TruncatedSNR, Weight
+
+T = TypeVar("T")
+
+
+def _from(density: Callable[..., Density]) -> Callable[..., Schedule]:
+    def make(**options: float) -> Schedule:
+        cut = {name: options.pop(name) for name in ("log_snr_min", "log_snr_max") if name in options}
+        return FromDensity(density(**options), **cut)
+
+    own = list(inspect.signature(density).parameters.values())
+    ends = [inspect.signature(FromDensity).parameters[name] for name in ("log_snr_min", "log_snr_max")]
+    make.__signature__ = inspect.Signature([*own, *ends])  # type: ignore[attr-defined]
+    return make
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "rectified-flow": RectifiedFlow,
+    "cosine": CosineVP,
+    "sigmoid": SigmoidVP,
+    "karras": KarrasVE,
+    "ddpm-linear": DiscreteVP.linear,
+    "ddpm-scaled-linear": DiscreteVP.scaled_linear,
+    "ddpm-cosine": DiscreteVP.cosine,
+    "ddpm-sigmoid": DiscreteVP.sigmoid,
+    "normal": _from(Normal),
+    "laplace": _from(Laplace),
+    "cauchy": _from(Cauchy),
+    "hyperbolic-secant": _from(HyperbolicSecant),
+}
+"""Schedules that have names, under uniform times; options are the arguments."""
+
+TIMES: dict[str, tuple[Callable[[], Schedule], Callable[..., Callable[[Schedule], TimeSampling]]]] = {
+    "logit-normal": (
+        RectifiedFlow,
+        lambda mean=0.0, std=1.0: lambda schedule: LogitNormalTimes(mean, std),
+    ),
+    "edm": (
+        KarrasVE,
+        lambda mean=-1.2, std=1.2: lambda schedule: LevelTimes(schedule, Normal(-2 * mean, 2 * std)),
+    ),
+}
+"""Schedules with times of their own: rectified flow as in Stable Diffusion 3, and ln σ ~ N(mean, std²) as in EDM."""
+
+WEIGHTS: dict[str, Callable[..., Weight]] = {
+    "min-snr": MinSNR,
+    "soft-min-snr": SoftMinSNR,
+    "p2": P2,
+    "truncated-snr": TruncatedSNR,
+    "edm": EDMWeight,
+    "sigmoid": Sigmoid,
+    "edm-monotonic": EDMMonotonic,
+    "elbo": ELBO,
+}
+"""Weights that have names; options are the arguments."""
+
+_OF_SHIFT, _OF_INTERPOLATION = ("reference", "resolution", "ends"), ("low", "high", "resolution")
+
+
+def named_schedule(text: str) -> tuple[Schedule, TimeSampling]:
+    """The schedule of this name, and the times that it is trained at.
+
+    Any takes the options of `Shifted` (reference, resolution, ends) or `Interpolated` (low, high, resolution) besides
+    its own. ValueError, which lists what there is, for a name or an option that there is not, or a value that is none.
+    """
+    name, options = _parsed(text)
+    if name not in SCHEDULES and name not in TIMES:
+        raise ValueError(f"schedule must be one of {', '.join([*SCHEDULES, *TIMES])}; got {name!r}")
+    derived = {key: options.pop(key) for key in dict.fromkeys((*_OF_SHIFT, *_OF_INTERPOLATION)) if key in options}
+    make, of_times = TIMES[name] if name in TIMES else (SCHEDULES[name], None)
+    known = (*_OF_SHIFT, "low", "high")
+    if of_times is None:
+        schedule, times = _called(name, make, options, known), lambda schedule: UniformTimes()
+    else:
+        schedule, times = make(), _called(name, of_times, options, known)
+    if "low" in derived or "high" in derived:
+        schedule = _called(name, lambda low, high, resolution: Interpolated(schedule, low, high, resolution), derived)
+    elif derived:
+        plain = schedule
+        schedule = _called(
+            name, lambda reference, resolution, ends="move": Shifted(plain, reference, resolution, ends), derived
+        )
+    return schedule, times(schedule)
+
+
+def named_weight(text: str) -> Weight:
+    """The weight of this name; ValueError as of `named_schedule`."""
+    name, options = _parsed(text)
+    if name not in WEIGHTS:
+        raise ValueError(f"weight must be one of {', '.join(WEIGHTS)}; got {name!r}")
+    return _called(name, WEIGHTS[name], options)
+
+
+def _parsed(text: str) -> tuple[str, dict[str, Any]]:
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for option in filter(None, rest.split(",")):
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise ValueError(f"an option must be like name=value, got {option!r} in {text!r}")
+        options[key.strip().replace("-", "_")] = _value(key, value.strip())
+    return name.strip(), options
+
+
+def _value(key: str, value: str) -> Any:
+    if key.strip() == "ends":
+        return value
+    try:
+        return int(value) if value.isdecimal() else float(value)
+    except ValueError:
+        raise ValueError(f"{key} must be a number, got {value!r}") from None
+
+
+def _called(name: str, make: Callable[..., T], options: dict[str, Any], more: tuple[str, ...] = ()) -> T:
+    """What it makes of the options; ValueError where one is unknown or missing."""
+    parameters = inspect.signature(make).parameters
+    unknown = sorted(set(options) - set(parameters))
+    if unknown:
+        known = ", ".join((*parameters, *more)) or "none"
+        raise ValueError(f"{name} has the options {known.replace('_', '-')}; got {', '.join(unknown)}")
+    missing = [key for key, one in parameters.items() if one.default is one.empty and key not in options]
+    if missing:
+        raise ValueError(f"{name} needs {', '.join(missing)} as well, got {', '.join(options)}")
+    return make(**options)
