@@ -80,7 +80,7 @@ class Stepping:
         """The timestep as a number, without reading the device where it is one of `timesteps`."""
         if not isinstance(timestep, Tensor):
             return timestep
-        place = self._place(timestep) if timestep.device.type != "cpu" else None
+        place = self._place(timestep)
         return timestep.item() if place is None else self._host("timesteps")[place]
 
     def _host(self, name: str) -> tuple[Any, ...]:
@@ -167,7 +167,10 @@ def step_(
 ) -> Tensor:
     """The next state, in memory of its own. ValueError where the noise levels leave no finite step."""
     if not table.finite[row]:
-        raise ValueError("sigmas or alphas_cumprod have no finite step here: the prediction type says nothing of the image")
+        raise ValueError(
+            f"row {row} has no finite step: the scheduler's levels are NaN or increase, or no signal is left at this one "
+            "and the prediction type must be 'sample', 'v_prediction' or 'flow_prediction'"
+        )
     out = torch.empty_like(sample, dtype=dtype)
     return ops.solver_step_(sample, output, table.on(sample.device), row, slots=slots, out=out, **options)
 
