@@ -90,7 +90,8 @@ def outcomes(tests: Path, folder: Path, plugin: str = "") -> tuple[dict[str, str
     files = [tests / "schedulers" / f"test_scheduler_{name}.py" for name in FILES.values()]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull]
     command += ["--rootdir", tests.parent, f"--junitxml={report}", *(["-p", plugin] if plugin else []), *files]
-    paths = os.pathsep.join(map(str, (folder, ROOT, tests.parent, *sys.path[1:])))
+    given = filter(None, [os.environ.get("PYTHONPATH")])
+    paths = os.pathsep.join(map(str, (folder, ROOT, tests.parent, *given)))
     environment = os.environ | {"PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if not report.is_file():

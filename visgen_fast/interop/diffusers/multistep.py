@@ -11,7 +11,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
 from .multistep_rows import dpm_solver, unipc
-from .stepping import NO_TABLE, NOT_SET, REWRITTEN, Stepping, begun, limits, step_, unfit, unusable
+from .stepping import NO_TABLE, NOT_SET, REWRITTEN, Stepping, begun, given_noise, limits, step_, unfit, unusable
 
 
 class DPMSolverMultistepScheduler(Stepping, diffusers.DPMSolverMultistepScheduler):
@@ -44,13 +44,12 @@ class DPMSolverMultistepScheduler(Stepping, diffusers.DPMSolverMultistepSchedule
         row = self._step_index * config.solver_order + order - 1
         options = {}
         if config.algorithm_type.startswith("sde-"):
-            options = {"noise": variance_noise}
-            if variance_noise is None:
-                options = self._noise(output, torch.float32, generator)
+            drawn = variance_noise is None
+            options = self._noise(output, torch.float32, generator) if drawn else given_noise(variance_noise, output)
         if config.thresholding:
             options["limit"] = limits(config, sample, output, table, row)
         kept = torch.empty_like(sample, dtype=self._kept_dtype(sample, output))
-        following = step_(sample, output, table, row, kept.dtype, (kept, *history), **options)
+        following = step_(sample, (output,), table, row, kept.dtype, (kept, *history), **options)
         self.model_outputs[:] = [*self.model_outputs[1:], kept]
         if self.lower_order_nums < config.solver_order:
             self.lower_order_nums += 1

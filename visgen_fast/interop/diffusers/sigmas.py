@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ... import ops
 from .sigma_rows import churn_of, euler, euler_ancestral, flow_euler, heun
-from .stepping import NO_TABLE, Stepping, begun, step_, unfit, unusable
+from .stepping import NO_STEP, NO_TABLE, Stepping, begun, step_, unfit, unusable
 
 
 class EulerDiscreteScheduler(Stepping, diffusers.EulerDiscreteScheduler):
@@ -48,7 +48,7 @@ class EulerDiscreteScheduler(Stepping, diffusers.EulerDiscreteScheduler):
             sample = torch.add(sample.to(_computed(sample)), self._drawn(model_output, generator), alpha=level)
         denoised = _like(sample, model_output, prediction)
         row, dtype = self._step_index, model_output.dtype
-        following = step_(sample, model_output, table, row, dtype, (denoised,))
+        following = step_(sample, (model_output,), table, row, dtype, (denoised,))
         self._step_index += 1
         if not return_dict:
             return following, denoised
@@ -79,7 +79,7 @@ class EulerAncestralDiscreteScheduler(Stepping, diffusers.EulerAncestralDiscrete
         noise = self._noise(model_output, model_output.dtype, generator)
         denoised = _like(sample, model_output, prediction)
         row, dtype = self._step_index, model_output.dtype
-        following = step_(sample, model_output, table, row, dtype, (denoised,), **noise)
+        following = step_(sample, (model_output,), table, row, dtype, (denoised,), **noise)
         self._step_index += 1
         if not return_dict:
             return following, denoised
@@ -104,7 +104,7 @@ class HeunDiscreteScheduler(Stepping, diffusers.HeunDiscreteScheduler):
         denoised = torch.empty_like(sample, dtype=model_output.dtype if given else dtype)
         slope = torch.empty_like(sample, dtype=dtype) if first else self.prev_derivative
         slots = (denoised, slope) if first else (denoised, slope, self.sample)
-        following = step_(sample, model_output, table, 2 * step + (not first), dtype, slots)
+        following = step_(sample, (model_output,), table, 2 * step + (not first), dtype, slots)
         self.prev_derivative, self.dt, self.sample = None, None, None
         if first:
             self.prev_derivative, self.dt, self.sample = slope, self.sigmas[step + 1] - self.sigmas[step], sample
@@ -135,9 +135,16 @@ class FlowMatchEulerDiscreteScheduler(Stepping, diffusers.FlowMatchEulerDiscrete
             options: dict[str, Any] = {"s_churn": s_churn, "s_tmin": s_tmin, "s_tmax": s_tmax, "s_noise": s_noise}
             options |= {"per_token_timesteps": per_token_timesteps, "return_dict": return_dict}
             return self._own_step(reason, model_output, timestep, sample, generator=generator, **options)
-        table = self._table(flow_euler, stochastic, self._host("sigmas"))
-        noise = self._noise(sample, _computed(sample), generator) if stochastic else {}
-        following = step_(sample, model_output, table, self._step_index, model_output.dtype, (), **noise)
+        sigmas, step = self._host("sigmas"), self._step_index
+        if not stochastic and sample.dtype == model_output.dtype == _computed(sample):
+            change = sigmas[step + 1] - sigmas[step]
+            if not math.isfinite(change):
+                raise ValueError(NO_STEP)
+            following = torch.add(sample, model_output, alpha=change)  # one pass by itself
+        else:
+            table = self._table(flow_euler, stochastic, sigmas)
+            noise = self._noise(sample, _computed(sample), generator) if stochastic else {}
+            following = step_(sample, (model_output,), table, step, model_output.dtype, (), **noise)
         self._step_index += 1
         return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=following) if return_dict else (following,)
 

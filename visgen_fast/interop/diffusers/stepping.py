@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ... import ops
 from ..._library import has_kernels
 from .tables import Table
 
 _CACHES = ("_visgen_host", "_visgen_table")
+_step = torch.ops.visgen_fast.solver_step_.default
 _said: set[tuple[str, str]] = set()
 
 
@@ -80,7 +82,7 @@ class Stepping:
         """The timestep as a number, without reading the device where it is one of `timesteps`."""
         if not isinstance(timestep, Tensor):
             return timestep
-        place = self._place(timestep) if timestep.device.type != "cpu" else None
+        place = self._place(timestep)
         return timestep.item() if place is None else self._host("timesteps")[place]
 
     def _host(self, name: str) -> tuple[Any, ...]:
@@ -119,14 +121,21 @@ def unfit(output: Any, sample: Any) -> str:
         return "the sample and the output differ in shape or device"
     if not (output.is_floating_point() and sample.is_floating_point()):
         return "the sample and the output must be floating-point"
-    if torch.compiler.is_compiling() or not has_kernels(sample.device):
-        return f"no operations of ours for {sample.device.type} can be called here"
+    if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling():
+        return "it is transformed or compiled"
+    if not has_kernels(sample.device):
+        return f"there is no compiled library for {sample.device.type}"
     return ""
 
 
 NOT_SET = "set_timesteps was not called"
 NO_TABLE = "no table stands for its settings"
 REWRITTEN = "what it remembers was rewritten"
+
+NO_STEP = (
+    "there is no finite step: the scheduler's levels are NaN or increase, or no signal is left at this one and "
+    "prediction_type must be 'sample', 'v_prediction' or 'flow_prediction'"
+)
 
 
 def begun(scheduler: Any, timestep: Any) -> str:
@@ -146,6 +155,11 @@ def unusable(kept: tuple[Any, ...], sample: Tensor) -> str:
     return ""
 
 
+def given_noise(noise: Tensor, output: Tensor) -> dict[str, Any]:
+    """Noise from the caller, for `step_`; diffusers lets it be broadcast."""
+    return {"noise": noise.to(output.device).expand(output.shape)}
+
+
 def limits(config: Any, sample: Tensor, output: Any, table: Table, row: int, weights: Tensor | None = None) -> Tensor:
     """[B], what dynamic thresholding holds each denoised image within."""
     quantile = ops.denoised_quantile(
@@ -156,20 +170,29 @@ def limits(config: Any, sample: Tensor, output: Any, table: Table, row: int, wei
 
 def step_(
     sample: Tensor,
-    output: Tensor | tuple[Tensor, ...],
+    outputs: tuple[Tensor, ...],
     table: Table,
     row: int,
     dtype: torch.dtype,
     slots: tuple[Tensor, ...],
-    **options: Any,
+    *,
+    weights: Tensor | None = None,
+    noise: Tensor | None = None,
+    seeds: Tensor | None = None,
+    variance: Tensor | None = None,
+    limit: Tensor | None = None,
 ) -> Tensor:
-    """The next state, in memory of its own. ValueError where the noise levels leave no finite step."""
+    """The next state, in memory of its own. ValueError where the noise levels leave no finite step.
+
+    The kernel is called as `ops.solver_step_` calls it, less what `unfit` has seen to and what no memory of ours needs.
+    """
     if not table.finite[row]:
-        raise ValueError(
-            "sigmas or alphas_cumprod have no finite step here: the prediction type says nothing of the image"
-        )
-    out = torch.empty_like(sample, dtype=dtype)
-    return ops.solver_step_(sample, output, table.on(sample.device), row, slots=slots, out=out, **options)
+        raise ValueError(NO_STEP)
+    out, rows = torch.empty_like(sample, dtype=dtype), table.on(sample.device)
+    output, other = outputs if len(outputs) == 2 else (outputs[0], None)
+    four = (*slots, None, None, None, None)[:4]
+    _step(sample, output, other, None, rows, None, row, *four, weights, seeds, noise, 0, variance, limit, out)
+    return out
 
 
 def _version(tensor: Tensor) -> int:

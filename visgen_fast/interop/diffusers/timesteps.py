@@ -12,7 +12,7 @@ from diffusers.schedulers.scheduling_lcm import LCMSchedulerOutput
 from diffusers.schedulers.scheduling_tcd import TCDSchedulerOutput
 from torch import Tensor
 
-from .stepping import NO_TABLE, NOT_SET, Stepping, limits, step_, unfit
+from .stepping import NO_TABLE, NOT_SET, Stepping, given_noise, limits, step_, unfit
 from .timestep_rows import TimedTable, consistency, ddim, ddpm, trajectory_consistency
 
 _ELSEWHERE = "the timestep is not that of its place in timesteps"
@@ -80,9 +80,10 @@ class DDIMScheduler(Stepping, diffusers.DDIMScheduler):
             return self._own_step(reason or NO_TABLE, model_output, timestep, sample, **options)
         options = {}
         if eta > 0:
-            options = {"noise": variance_noise}
             if variance_noise is None:
                 options = self._noise(model_output, model_output.dtype, generator)
+            else:
+                options = given_noise(variance_noise, model_output)
         if config.thresholding:
             options["limit"] = limits(config, sample, model_output, timed.table, row)
         following, denoised = both(config, sample, model_output, timed, row, **options)
@@ -115,7 +116,7 @@ class LCMScheduler(Stepping, diffusers.LCMScheduler):
         if config.thresholding:
             options["limit"] = limits(config, sample, model_output, timed.table, row)
         denoised = torch.empty_like(sample, dtype=dtype)
-        following = step_(sample, model_output, timed.table, row, dtype, (denoised,), **options)
+        following = step_(sample, (model_output,), timed.table, row, dtype, (denoised,), **options)
         self._step_index += 1
         if not return_dict:
             return following, denoised
@@ -145,7 +146,7 @@ class TCDScheduler(Stepping, diffusers.TCDScheduler):
         if eta > 0 and row != self.num_inference_steps - 1:
             options = self._noise(model_output, dtype, generator)
         noised = torch.empty_like(sample, dtype=dtype)
-        following = step_(sample, model_output, timed.table, row, dtype, (noised,), **options)
+        following = step_(sample, (model_output,), timed.table, row, dtype, (noised,), **options)
         self._step_index += 1
         if not return_dict:
             return following, noised
@@ -183,4 +184,4 @@ def both(
     dtype = torch.result_type(sample, output)
     given = config.prediction_type == "sample"
     denoised = torch.empty_like(sample, dtype=output.dtype if given else dtype)
-    return step_(sample, output, timed.table, row, dtype, (denoised,), **options), denoised
+    return step_(sample, (output,), timed.table, row, dtype, (denoised,), **options), denoised
