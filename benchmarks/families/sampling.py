@@ -1,8 +1,8 @@
 """A guided loop of DPM-Solver++ 2M around a network that costs nothing, against diffusers' own.
 
-The network's two outputs lie ready, so what is left is what a sampler costs: here `diffusion.sample`, there the lines of
-diffusers' pipelines around its scheduler. Counted are the images that the steps must read and write; the initial noise
-is drawn besides, by both.
+The network's two outputs lie ready, so what is left is what a sampler costs: here `diffusion.sample`, there the lines
+of diffusers' pipelines around its scheduler. Counted are the images that the steps must read and write; the initial
+noise is drawn besides, by both.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +52,7 @@ def cases(device: str) -> list[Case]:
 
 def workload(case: Case, device: str) -> Workload:
     steps, batch = plan("dpm++2m", CosineVP(), "v", steps=_STEPS), case.shape[0]
-    guidance = ClassifierFree(_SCALE, null_label=0, batched=False)
+    guidance, shape = ClassifierFree(_SCALE, null_label=0, batched=False), case.shape[1:]
 
     def make_inputs(index: int) -> Loop:
         generator = torch.Generator(device).manual_seed(index)
@@ -60,7 +62,7 @@ def workload(case: Case, device: str) -> Workload:
 
     def compute(loop: Loop) -> Tensor:
         says = itertools.cycle(loop.outputs)
-        return sample(lambda x, t, labels: next(says), steps, case.shape[1:], loop.labels, loop.seeds, guidance=guidance)
+        return sample(lambda x, t, labels: next(says), steps, shape, loop.labels, loop.seeds, guidance=guidance)
 
     contenders = ours(compute, None, device)
     if importlib.util.find_spec("diffusers"):
@@ -90,10 +92,10 @@ def _images_moved(steps: Plan) -> tuple[int, int]:
     return reads, writes
 
 
-def _diffusers_loop(case: Case):
+def _diffusers_loop(case: Case) -> Callable[[Loop], Tensor]:
     from diffusers import DPMSolverMultistepScheduler
 
-    scheduler = DPMSolverMultistepScheduler(
+    scheduler: Any = DPMSolverMultistepScheduler(
         beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", algorithm_type="dpmsolver++", solver_order=2
     )
 

@@ -113,10 +113,8 @@ def solver_step_(
             raise IndexError("too many outputs or slots")
         o = (*given, None, None)
         s = (*slots, None, None, None, None)
-        if weights is not None and not (weights.dtype == torch.float64 and weights.dim() == 3):
-            weights = weights.to(torch.float64).reshape((1, 1, -1) if weights.dim() == 1 else weights.shape)
         if weights is not None:
-            weights = weights.contiguous()
+            weights = (weights[None, None] if weights.dim() == 1 else weights).to(torch.float64).contiguous()
         if limit is not None:
             limit = limit.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
         _step(
@@ -187,7 +185,7 @@ def _rows(step: Tensor, x: Tensor) -> tuple[Tensor, int]:
 
 
 def _refuse_gradients(*tensors: Tensor | None) -> None:
-    if torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors):
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         raise ValueError("solver_step_ has no gradient, and one of its tensors requires one: call solver_step")
 
 
