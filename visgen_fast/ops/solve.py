@@ -114,7 +114,9 @@ def solver_step_(
         o = (*given, None, None)
         s = (*slots, None, None, None, None)
         if weights is not None:
-            weights = (weights[None, None] if weights.dim() == 1 else weights).to(torch.float64).contiguous()
+            if weights.dtype != torch.float64:  # a conversion that changes nothing takes as long as adding two images
+                weights = weights.to(torch.float64)
+            weights = (weights[None, None] if weights.dim() == 1 else weights).contiguous()
         if limit is not None:
             limit = limit.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
         _step(
