@@ -108,7 +108,7 @@ def of_epsilon(objective: DiffusionObjective, t: Tensor) -> Tensor:
 @every_schedule
 @every_times
 def test_the_implied_weight_is_a_histogram_of_drawn_times_by_their_weights(schedule: Schedule, times: str) -> None:
-    count, bins, parts = 6000, 6, 60
+    count, bins, parts = 4000, 6, 40
     sampling = TIMES[times](schedule)
     drawn = sampling.quantile((torch.arange(count, dtype=torch.float64) + 0.5) / count)
     log_snr = schedule.log_snr(drawn)

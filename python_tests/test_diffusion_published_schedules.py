@@ -313,6 +313,7 @@ def test_a_learned_schedule_begins_near_a_line_stays_monotone_and_learns() -> No
         (lambda: Table([0, 1], [0, -math.inf]), "log_snr must be finite and fall"),
         (lambda: DiscreteVP([1.0, 0.5]), "alphas_cumprod must fall, from below 1 to no less than 0"),
         (lambda: DiscreteVP([0.9, math.nan]), "alphas_cumprod must fall"),
+        (lambda: DiscreteVP.linear(10), r"betas must lie in \(0, 1\), got 0.01 to 2"),
         (lambda: LearnedVP(1, 1), "log_snr_min must be smaller than log_snr_max, got 1 and 1"),
         (lambda: LearnedVP(features=0), "features must be at least 1, got 0"),
         (lambda: Normal(std=0), "std must be positive and finite, and mean finite, got std 0"),

@@ -21,6 +21,6 @@ def inverse(rising: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
             middle = (low + high) / 2
             beyond = rising(middle) < value
             low, high = torch.where(beyond, middle, low), torch.where(beyond, high, middle)
-    slope = torch.func.jvp(rising, (high,), (torch.ones_like(high),))[1]
+    slope = torch.func.vjp(rising, high)[1](torch.ones_like(high))[0]
     step = (value - rising(high)) / torch.where(slope > 0, slope, torch.inf)  # none where the function stands still
     return (high + step).clamp(0, 1)

@@ -40,7 +40,7 @@ class Schedule(ABC):
     def slope(self, t: Tensor) -> Tensor:
         """dλ/dt at times t in [0, 1], negative and finite: its value next to an end where it is infinite."""
         inside = t.clamp(1e-12, 1 - torch.finfo(t.dtype).eps / 2)
-        return torch.func.jvp(self.log_snr, (inside,), (torch.ones_like(t),))[1]
+        return torch.func.vjp(self.log_snr, inside)[1](torch.ones_like(t))[0]
 
     def levels(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
         """(α, σ) at a log signal-to-noise ratio."""

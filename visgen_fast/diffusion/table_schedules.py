@@ -71,8 +71,14 @@ class DiscreteVP(VariancePreserving):
 
     @classmethod
     def from_betas(cls, betas: Tensor | Sequence[float]) -> DiscreteVP:
-        """ᾱ is the running product of 1 − β (Ho et al., "Denoising diffusion probabilistic models", 2020)."""
-        return cls(torch.cumprod(1 - _numbers(betas, "betas"), 0))
+        """ᾱ is the running product of 1 − β (Ho et al., "Denoising diffusion probabilistic models", 2020).
+
+        ValueError unless they lie in (0, 1); the last may be 1.
+        """
+        numbers = _numbers(betas, "betas")
+        if not bool(((numbers > 0) & (numbers <= 1)).all()) or bool((numbers[:-1] == 1).any()):
+            raise ValueError(f"betas must lie in (0, 1), got {numbers.min():g} to {numbers.max():g}")
+        return cls(torch.cumprod(1 - numbers, 0))
 
     @classmethod
     def linear(cls, steps: int = 1000, *, beta_start: float | None = None, beta_end: float | None = None) -> DiscreteVP:

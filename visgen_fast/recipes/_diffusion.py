@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from ..data.images import ImageFormat
+from ..diffusion.objective import DiffusionObjective
+from ..diffusion.predictions import Prediction
+from ..diffusion.schedules import Schedule
+from ..diffusion.times import TimeSampling
 from ..models.dit import DiT
+from ..systems.diffusion import DiffusionSystem, SamplerSettings
 from ..training.bounds import AtLeast, Between
 from ..untrusted import MOST_SAMPLING_STEPS
 from ._images import ImageSettings
+
+_MINUTES: dict[str, Any] = {
+    **{"steps": 1000, "batch_size": 64, "learning_rate": 2e-3, "warmup_steps": 50, "lr_schedule": "cosine"},
+    **{"ema_decay": 0.99, "sample_every": 250, "checkpoint_every": 250},
+}
+_HOURS: dict[str, Any] = {"steps": 20_000, "width": 256, "depth": 6, "learning_rate": 5e-4, "ema_decay": 0.9995}
+_DAYS: dict[str, Any] = {
+    **{"steps": 100_000, "width": 384, "depth": 8, "heads": 6, "patch_size": 4, "learning_rate": 3e-4},
+    **{"ema_decay": 0.9998, "sample_every": 2000, "checkpoint_every": 2000, "horizontal_flip": True, "workers": 2},
+}
+DIT_PRESETS = {"digits": _MINUTES, **dict.fromkeys(("fashion-mnist", "photographs", "emoji"), _HOURS), "folder": _DAYS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,3 +68,20 @@ def dit(settings: DiTSettings, images: ImageFormat) -> DiT:
         classes=len(images.class_names),
         dropout=settings.dropout,
     )
+
+
+def dit_system(
+    settings: DiTSettings,
+    images: ImageFormat,
+    schedule: Schedule,
+    prediction: Prediction | str,
+    times: TimeSampling,
+    *,
+    sampler: str = "euler",
+    **options: Any,
+) -> DiffusionSystem:
+    """The transformer with a `DiffusionObjective` of these and `options`, and `sampler` to draw with."""
+    model = dit(settings, images)
+    objective = DiffusionObjective(schedule, prediction, times, settings.label_drop, model.null_label, **options)
+    drawing = SamplerSettings(settings.sampling_steps, settings.guidance, sampler)
+    return DiffusionSystem(model, objective, images.shape, drawing)

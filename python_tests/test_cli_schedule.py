@@ -1,0 +1,86 @@
+"""`visgen-fast schedule`: names, options, the table and the figure."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from visgen_fast import cli
+from visgen_fast.diffusion import (
+    CosineVP,
+    FromDensity,
+    Interpolated,
+    KarrasVE,
+    Laplace,
+    LevelTimes,
+    MinSNR,
+    Normal,
+    Shifted,
+    UniformTimes,
+)
+from visgen_fast.diffusion.named import SCHEDULES, TIMES, WEIGHTS, named_schedule, named_weight
+
+
+@pytest.mark.parametrize("name", [*SCHEDULES, *TIMES])
+def test_every_name_is_shown(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["schedule", name]) == 0
+    out = capsys.readouterr().out
+    rows = [line.split() for line in out.splitlines() if line[:3].strip().replace(".", "").isdecimal()]
+    assert [row[0] for row in rows] == [f"{i / 10:.1f}" for i in range(11)] and f"{name}: w(λ)" in out
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+@pytest.mark.parametrize("name", ["cosine", "edm"])
+def test_every_weight_is_shown(name: str, weight: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["schedule", name, "--weight", weight]) == 0
+    never = "never rises" in capsys.readouterr().out
+    assert never == (
+        weight in ("sigmoid", "edm-monotonic", "elbo") or (name == "cosine" and weight in ("truncated-snr", "edm"))
+    )
+
+
+def test_options_are_the_arguments() -> None:
+    assert named_schedule("laplace:scale=0.25,mean=1")[0] == FromDensity(Laplace(1, 0.25))
+    assert named_schedule("cosine:log-snr-min=-10")[0] == CosineVP(log_snr_min=-10)
+    assert named_schedule("cosine:reference=16,resolution=64,ends=keep")[0] == Shifted(CosineVP(), 16, 64, "keep")
+    assert named_schedule("cosine:low=32,high=64,resolution=128")[0] == Interpolated(CosineVP(), 32, 64, 128)
+    assert named_schedule("edm") == (KarrasVE(), LevelTimes(KarrasVE(), Normal(2.4, 2.4)))
+    shifted, times = named_schedule("edm:mean=-0.8,reference=32,resolution=64")
+    assert shifted == Shifted(KarrasVE(), 32, 64) and times == LevelTimes(shifted, Normal(1.6, 2.4))
+    assert named_schedule("ddpm-linear:steps=99")[0].steps == 99 and named_schedule("cosine")[1] == UniformTimes()
+    assert named_weight("min-snr:gamma=1") == MinSNR(1)
+
+
+def test_the_figure_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "schedule.png"
+    assert cli.main(["schedule", "rectified-flow", "karras", "--out", str(out), "--weight", "elbo"]) == 0
+    assert f"figure: {out}" in capsys.readouterr().out
+    with Image.open(out) as image:
+        assert image.size[0] > 1000 and image.size[1] > 700 and len(image.convert("L").getcolors()) > 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["cosin"], "schedule must be one of rectified-flow, cosine, .*, edm; got 'cosin'"),
+        (["cosine:foo=1"], "cosine has the options log-snr-min, log-snr-max, reference, .*; got foo"),
+        (["cosine:reference=16"], "cosine needs resolution as well, got reference"),
+        (["cosine:low=16"], "cosine needs high, resolution as well, got low"),
+        (["cosine:16"], "an option must be like name=value, got '16'"),
+        (["laplace:scale=wide"], "scale must be a number, got 'wide'"),
+        (["laplace:scale=0"], "scale must be positive and finite"),
+        (["cosine", "--weight", "min"], "weight must be one of min-snr, .*; got 'min'"),
+        (["cosine", "--prediction", "noise"], "prediction must be one of x, epsilon, v, velocity, edm; got 'noise'"),
+        (["rectified-flow", "--prediction", "epsilon"], "'epsilon' says nothing of the image at t = 1"),
+        (["cosine", "--out", "schedule.jpg"], "--out must be the name of a .png file, got schedule.jpg"),
+        ([], "give one schedule or more, and at most 8, got 0"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments, said, capsys: pytest.CaptureFixture[str]) -> None:
+
+    assert cli.main(["schedule", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert re.search(said, error) and error.count("\n") == 1
