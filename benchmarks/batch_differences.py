@@ -42,7 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def differences(
-    network: Callable[..., Tensor], shape: tuple[int, ...], null: int, sampler: str, images: int, steps: int, device: str
+    network: Callable[..., Tensor],
+    shape: tuple[int, ...],
+    null: int,
+    sampler: str,
+    images: int,
+    steps: int,
+    device: str,
 ) -> tuple[float, float, float]:
     """(largest, root of the mean square, standard deviation of the images) of images drawn together and alone."""
     made, guidance = plan(sampler, RectifiedFlow(), "velocity", steps=steps), ClassifierFree(2.0, null)

@@ -167,6 +167,8 @@ def test_a_file_of_another_model_is_refused(run, tmp_path, options, said, capsys
         (["--shift=0"], "shift must be positive, got 0.0"),
         (["--interval=0.3"], "--interval must be FLOAT FLOAT or None, got '0.3'"),
         (["--guidance=2", "--interval", "0.9", "0.1"], "interval must be (low, high) with 0 ≤ low ≤ high ≤ 1"),
+        (["--guidance=1", "--interval", "0.1", "0.9"], "interval changes guidance, and there is none: guidance is 1"),
+        (["--guidance=1", "--rescale=0.5"], "rescale changes guidance, and there is none: guidance is 1"),
         (["--guidance=2", "--rescale=nan"], "rescale must lie in [0, 1], got nan"),
         (["--seeds", "1", f"{2**63}"], f"--seed must lie in [-2**63, 2**63), got {2**63}"),
         (["--seeds"], "--seeds must be at least one number"),

@@ -298,9 +298,9 @@ def test_graphs_on_cuda_draw_what_eager_steps_do_with_one_for_each_kind(name, sa
                 )
                 for graph in (True, False)
             )  # fmt: skip
-            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     for replayed, eager in zip(seen[True], seen[False], strict=True):
-        torch.testing.assert_close(replayed, eager, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(replayed, eager, rtol=1e-4, atol=1e-4)
     (kept,) = graphs._kept.values()
     assert len(kept.graphs) == kinds
     release_graphs()

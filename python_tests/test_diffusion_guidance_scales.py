@@ -125,6 +125,10 @@ def test_one_call_at_twice_the_batch_or_two_calls_give_the_same() -> None:
             counts.append((combined(guidance(0.5, 10, batched=batched), model, x_t, LABELS), model.batches))
         torch.testing.assert_close(counts[0][0], counts[1][0])
         assert counts[0][1] == [4] and counts[1][1] == [2, 2]
+    model = Recorder()
+    both = [TwoConditions(3.0, 2.0, 10, plus_one, batched=batched) for batched in (True, False)]
+    torch.testing.assert_close(*(combined(guidance, model, x_t, LABELS) for guidance in both))
+    assert model.batches == [6, 2, 2, 2]
 
 
 def test_each_sample_may_have_its_own_scale() -> None:

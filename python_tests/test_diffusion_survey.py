@@ -12,7 +12,7 @@ import torch
 from visgen_fast import cli, ops
 from visgen_fast.commands.samplers import HEADER, as_markdown, cells
 from visgen_fast.diffusion import SAMPLERS, CosineVP, plan, sample
-from visgen_fast.diffusion.survey import facts, measured_spread, survey
+from visgen_fast.diffusion.survey import SamplerFacts, facts, measured_spread, survey
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "sampling.md"
 
@@ -63,8 +63,13 @@ def test_noise_is_yes_no_or_the_option_that_adds_it() -> None:
 
 
 @pytest.fixture(scope="module")
-def found() -> list[tuple[str, ...]]:
-    return [cells(one) for one in survey()]
+def surveyed() -> list[SamplerFacts]:
+    return list(survey())
+
+
+@pytest.fixture(scope="module")
+def found(surveyed) -> list[tuple[str, ...]]:
+    return [cells(one) for one in surveyed]
 
 
 def test_every_sampler_is_surveyed_and_only_noise_has_no_order(found) -> None:
@@ -84,7 +89,8 @@ def test_the_documentation_shows_what_is_measured(found) -> None:
             assert float(written[5]) == pytest.approx(float(measured[5]), abs=0.11)
 
 
-def test_the_command_prints_them(capsys, found) -> None:
+def test_the_command_prints_them(capsys, found, surveyed, monkeypatch) -> None:
+    monkeypatch.setattr("visgen_fast.diffusion.survey.survey", lambda: iter(surveyed))
     assert cli.main(["samplers"]) == 0
     printed = capsys.readouterr().out
     assert all(row[0] in printed for row in found) and "For one step: network calls" in printed

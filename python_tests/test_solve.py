@@ -328,3 +328,14 @@ def test_weights_may_lie_in_any_layout(backend, device) -> None:
     weights = torch.randn(2, 6, 4, dtype=torch.float64, device=device)[:, ::2, 1::2]
     found, _ = ops.solver_step(x, outputs, table, 1, weights=weights)
     torch.testing.assert_close(found, ops.solver_step(x, outputs, table, 1, weights=weights.contiguous())[0])
+
+
+def test_a_sample_may_be_one_number(backend, device) -> None:
+    """The shape [B], in the kernel and in the definition, which serves gradients."""
+    x = torch.tensor([1.0, -2.0, 3.0], device=device)
+    for signal in (x, x.clone().requires_grad_()):
+        products = ops.output_products(signal)
+        torch.testing.assert_close(products[:, 1, 1], x.double() ** 2)
+    table = torch.zeros(1, 32, dtype=torch.float64, device=device)
+    table[:, 1], table[:, 6:8] = 1, -1
+    torch.testing.assert_close(ops.denoised_quantile(x, x, table, 0, 0.5), x.abs())

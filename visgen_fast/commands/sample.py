@@ -48,11 +48,11 @@ class SampleOptions:
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=("--seed",))] = (0,)
     """Another seed draws other images; those of several stand side by side."""
     steps: int | None = None
-    """Steps of the sampler; by default the recipe's, as are all options that follow."""
+    """Steps of the sampler; by default the recipe's, as are the options down to --rescale."""
     sampler: str | None = None
     """One of those that visgen-fast samplers lists."""
     spacing: str | None = None
-    """Where the steps are: linear, trailing, leading, karras, exponential, quadratic or beta."""
+    """Where the steps are, for example karras or trailing; a wrong name lists all."""
     shift: float | None = None
     """Moves the steps towards noise, as Stable Diffusion 3 does; above 0."""
     order: int | None = None
@@ -188,9 +188,16 @@ def _drawn(
             if previews is not None and next(done) < steps:
                 previews(*seen)
 
-        seeds, count = list(options.seeds), _count(options)
-        device = next(system.parameters()).device
-        return draw_samples(system, labels, count, seed=seeds, device=device, callback=watch, **asked), previews
+        drawn = draw_samples(
+            system,
+            labels,
+            _count(options),
+            seed=options.seeds,
+            device=next(system.parameters()).device,
+            callback=watch if wanted or bar.visible else None,
+            **asked,
+        )
+    return drawn, previews
 
 
 def _label(name: str, class_names: Sequence[str]) -> int:

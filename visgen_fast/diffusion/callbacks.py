@@ -31,7 +31,8 @@ class ProgressBar:
 
         console = Console(stderr=True)
         columns = TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn()
-        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.visible = console.is_terminal
+        self._progress = Progress(*columns, console=console, transient=True, disable=not self.visible)
         self._task = self._progress.add_task("sampling", total=steps)
 
     def __enter__(self) -> ProgressBar:

@@ -111,9 +111,10 @@ class GraphedSteps(Steps):
             with _capturing:
                 self.graphs[kind] = Captured(lambda: self.whole(row), self._pool)
             self._pool = self.graphs[kind].pool
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             self.failed = True
-            warnings.warn(f"this step cannot be captured ({str(error).splitlines()[0]}): it runs eagerly", stacklevel=5)
+            reason = str(error).partition("\n")[0]
+            warnings.warn(f"this step cannot be captured ({reason}): it runs eagerly", stacklevel=5)
 
 
 class Captured:

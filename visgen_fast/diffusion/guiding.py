@@ -75,10 +75,9 @@ class Run:
         """
         conditions = [one(self.labels) for one in told]
         count = len(conditions)
-        if count == 1 or not batched:
+        if not batched or count == 1:
             for into, one in zip(conditions, told, strict=True):
                 self._follow(into, one)
-        if not batched or count == 1:
             return lambda x, t: tuple(self.call(self.model, x, t, one) for one in conditions)
         together = concatenate(conditions)
         self._follow(together, lambda labels: concatenate([one(labels) for one in told]))
@@ -130,7 +129,8 @@ class Guidance(ABC):
     """A way of guiding.
 
     A scale is a number; float [B], one for each sample; or a function from the time at which a step begins to either.
-    It holds nothing of a run: what a run must remember lies in what `begin` returns."""
+    A guidance holds nothing of a run: what a run must remember lies in what `begin` returns.
+    """
 
     @abstractmethod
     def begin(self, run: Run) -> Guiding:

@@ -143,7 +143,11 @@ class DiffusionSystem(GenerativeSystem):
         for name in asked.keys() - set(known):
             raise ValueError(f"{name} is no option of a diffusion system, which has {', '.join(known)}")
         settings = replace(self.sampler, **{name: value for name, value in asked.items() if value is not None})
-        return replace(settings, guidance=self._guidance(asked.get("guidance")))
+        settings = replace(settings, guidance=self._guidance(asked.get("guidance")))
+        for name in ("interval", "rescale"):
+            if asked.get(name) and settings.guidance == 1:
+                raise ValueError(f"{name} changes guidance, and there is none: guidance is 1")
+        return settings
 
     def _plan(self, settings: SamplerSettings) -> Plan:
         return plan(
