@@ -79,6 +79,14 @@ def test_a_scheduler_put_there_meanwhile_stays(unet):
     assert pipeline.scheduler is other
 
 
+def test_a_scheduler_that_is_ours_already_stays_and_takes_the_noise_asked_for(unet):
+    pipeline = pipeline_of(unet, ours.DDPMScheduler())
+    scheduler = pipeline.scheduler
+    with apply_visgen_to_diffusers(pipeline, noise="visgen"):
+        assert pipeline.scheduler is scheduler and scheduler.visgen_noise == "visgen"
+    assert pipeline.scheduler is scheduler and scheduler.visgen_noise == "torch"
+
+
 def test_a_scheduler_in_the_middle_of_its_steps_is_taken_over(unet):
     def half(take_over):
         pipeline = pipeline_of(unet, diffusers.UniPCMultistepScheduler())

@@ -62,14 +62,17 @@ def apply_visgen_to_diffusers(pipeline: Any = None, *, noise: Literal["torch", "
         return replacement
     ours = {cls._stock: cls for cls in classes().values()}
     components = getattr(pipeline, "components", None) or vars(pipeline)
-    found = {name: component for name, component in components.items() if type(component) in ours}
+    found = {name: one for name, one in components.items() if type(one) in ours or type(one) in ours.values()}
     if not found:
         raise ValueError("pipeline must have one of the schedulers that are replaced; got none: " + ", ".join(NAMES))
     for name, theirs in found.items():
-        made = _in_the_state_of(theirs, ours[type(theirs)])
+        made = theirs
+        if type(theirs) in ours:
+            made = _in_the_state_of(theirs, ours[type(theirs)])
+            replacement._undo.append(functools.partial(_put_back, pipeline, name, made, theirs))
+            setattr(pipeline, name, made)
+        replacement._undo.append(functools.partial(setattr, made, "visgen_noise", made.visgen_noise))
         made.visgen_noise = noise
-        replacement._undo.append(functools.partial(_put_back, pipeline, name, made, theirs))
-        setattr(pipeline, name, made)
     return replacement
 
 
