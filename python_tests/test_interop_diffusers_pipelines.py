@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 
-import diffusers
 import pytest
 import torch
 
@@ -14,7 +13,7 @@ from visgen_fast.interop import apply_visgen_to_diffusers
 from visgen_fast.interop import diffusers as ours
 from visgen_fast.interop.diffusers import NAMES
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array")
+diffusers = pytest.importorskip("diffusers")  # needs Python 3.11
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,9 @@ def test_a_pipeline_draws_the_same_pictures_and_gets_its_scheduler_back(unet):
     with apply_visgen_to_diffusers(pipeline) as applied:
         assert type(pipeline.scheduler) is ours.DDPMScheduler
         assert isinstance(pipeline.scheduler, diffusers.DDPMScheduler)
-        torch.testing.assert_close(torch.from_numpy(pictures_of(pipeline)), torch.from_numpy(expected), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            torch.from_numpy(pictures_of(pipeline)), torch.from_numpy(expected), atol=1e-5, rtol=0
+        )
     assert pipeline.scheduler is theirs
     applied.revert()
 
@@ -76,6 +77,14 @@ def test_a_scheduler_put_there_meanwhile_stays(unet):
     pipeline.scheduler = other = diffusers.DDIMScheduler()
     applied.revert()
     assert pipeline.scheduler is other
+
+
+def test_a_scheduler_that_is_ours_already_stays_and_takes_the_noise_asked_for(unet):
+    pipeline = pipeline_of(unet, ours.DDPMScheduler())
+    scheduler = pipeline.scheduler
+    with apply_visgen_to_diffusers(pipeline, noise="visgen"):
+        assert pipeline.scheduler is scheduler and scheduler.visgen_noise == "visgen"
+    assert pipeline.scheduler is scheduler and scheduler.visgen_noise == "torch"
 
 
 def test_a_scheduler_in_the_middle_of_its_steps_is_taken_over(unet):
@@ -212,5 +221,8 @@ def test_a_prediction_of_noise_without_signal_is_refused():
 @pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"])
 def test_a_terminal_shift_of_a_single_step_is_refused(name):
     config = {"shift_terminal": 0.1} | (FLOW if "UniPC" in name else {})
-    with pytest.warns(RuntimeWarning, match="invalid value|divide by zero"), pytest.raises(ValueError, match="no finite"):
+    with (
+        pytest.warns(RuntimeWarning, match="invalid value|divide by zero"),
+        pytest.raises(ValueError, match="no finite"),
+    ):
         ended(getattr(ours, name)(**config), 1)

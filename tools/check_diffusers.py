@@ -59,7 +59,9 @@ def pytest_terminal_summary(terminalreporter):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tests", type=Path, metavar="FOLDER", required=True, help="`tests` of a checkout of diffusers")
+    parser.add_argument(
+        "--tests", type=Path, metavar="FOLDER", required=True, help="`tests` of a checkout of diffusers"
+    )
     tests = parser.parse_args().tests.resolve()
     missing = [name for name in FILES.values() if not (tests / "schedulers" / f"test_scheduler_{name}.py").is_file()]
     if missing:

@@ -273,7 +273,9 @@ def compare(case: Trajectory, dtype: torch.dtype = torch.float32) -> Verdict:
     try:
         states = run(ours, case, dtype)
     except ValueError as error:
-        return Verdict(0.0, 0.0, "" if broken else f"refused: {error}", f"diffusers is not finite, ours refuses: {error}")
+        return Verdict(
+            0.0, 0.0, "" if broken else f"refused: {error}", f"diffusers is not finite, ours refuses: {error}"
+        )
     if not states.isfinite().all():
         return Verdict(0.0, 0.0, "ours is not finite")
     if broken:
@@ -304,7 +306,9 @@ def main() -> int:
     for name, verdicts in found.items():
         farthest = [max(getattr(verdict, whose) for verdict in verdicts) for whose in ("ours", "theirs")]
         finite = sum(bool(verdict.note) for verdict in verdicts)
-        print(f"| {name.removesuffix('Scheduler')} | {len(verdicts)} | {farthest[0]:.1e} | {farthest[1]:.1e} | {finite} |")
+        print(
+            f"| {name.removesuffix('Scheduler')} | {len(verdicts)} | {farthest[0]:.1e} | {farthest[1]:.1e} | {finite} |"
+        )
     failures = sum(bool(verdict.words) for verdicts in found.values() for verdict in verdicts)
     print(f"{failures} trajectories are not as they should be" if failures else "every trajectory is as it should be")
     return min(failures, 1)

@@ -27,6 +27,7 @@ _SCHEDULERS = {
     "EulerDiscreteScheduler": (2, 2, 4),
     "DDIMScheduler": (2, 2, 4),
 }
+_REMEMBERED = ("_step_index", "model_outputs", "lower_order_nums", "last_sample", "this_order")
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Step:
-    """A step about to be taken, by each scheduler, from the state that earlier ones left."""
+    """What a step reads: the state, the network's output, and what earlier steps left in the scheduler."""
 
     x: Tensor
     output: Tensor
-    ours: Any
-    theirs: Any
     state: dict[str, Any]
 
 
@@ -64,20 +63,20 @@ def workload(case: Case, device: str) -> Workload:
 
     from visgen_fast.interop import diffusers as with_ours
 
+    both = [getattr(package, case.scheduler)() for package in (with_ours, diffusers)]
+    for scheduler in both:
+        scheduler.set_timesteps(_STEPS, device=device)
+        scheduler.is_scale_input_called = True
+
     def make_inputs(index: int) -> Step:
         generator = torch.Generator(device).manual_seed(index)
         x, *outputs = (torch.randn(case.shape, device=device, generator=generator) for _ in range(5))
-        both = [getattr(package, case.scheduler)() for package in (with_ours, diffusers)]
-        for scheduler in both:
-            scheduler.set_timesteps(_STEPS, device=device)
-            scheduler.is_scale_input_called = True
-            if hasattr(scheduler, "set_begin_index"):
-                scheduler.set_begin_index(_STEP - 3)
+        scheduler = copy.deepcopy(both[1])
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(_STEP - 3)
         for k, output in enumerate(outputs[:3]):
-            both[1].step(output, both[1].timesteps[_STEP - 3 + k], x)
-        remembered = ("_step_index", "model_outputs", "lower_order_nums", "last_sample", "this_order")
-        state = {name: value for name, value in vars(both[1]).items() if name in remembered}
-        return Step(x, outputs[3], *both, state)
+            scheduler.step(output, scheduler.timesteps[_STEP - 3 + k], x)
+        return Step(x, outputs[3], {name: vars(scheduler)[name] for name in _REMEMBERED if name in vars(scheduler)})
 
     def stepped(scheduler: Any, step: Step) -> Tensor:
         scheduler.__dict__.update(step.state)
@@ -86,7 +85,7 @@ def workload(case: Case, device: str) -> Workload:
         return scheduler.step(step.output, scheduler.timesteps[_STEP], step.x, return_dict=False)[0]
 
     def compute(step: Step) -> Tensor:
-        return stepped(step.ours, step)
+        return stepped(both[0], step)
 
     def accuracy(step: Step):
         return [compute(step)], [compute(_in_double(step))]
@@ -98,7 +97,7 @@ def workload(case: Case, device: str) -> Workload:
         make_inputs=make_inputs,
         contenders=[
             *ours(compute, accuracy, device),
-            Contender("diffusers", lambda step: stepped(step.theirs, step), is_peer=True),
+            Contender("diffusers", lambda step: stepped(both[1], step), is_peer=True),
         ],
         read_bytes=4 * read * numbers,
         written_bytes=4 * written * numbers,
@@ -113,7 +112,7 @@ def _in_double(step: Step) -> Step:
         return value.double() if isinstance(value, Tensor) else value
 
     state = {name: double(value) for name, value in step.state.items()}
-    return Step(double(step.x), double(step.output), copy.deepcopy(step.ours), step.theirs, state)
+    return Step(double(step.x), double(step.output), state)
 
 
 def _promises(scheduler: str, small: float, large: float) -> list[Promise]:

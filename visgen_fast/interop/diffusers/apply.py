@@ -25,7 +25,7 @@ def apply_visgen_to_diffusers(pipeline: Any = None, *, noise: Literal["torch", "
     """Makes diffusers' schedulers take each step as one operation; their names, options, state and files stay.
 
     DDPM, DDIM, EulerDiscrete, EulerAncestralDiscrete, HeunDiscrete, DPMSolverMultistep, UniPCMultistep,
-    FlowMatchEulerDiscrete, LCM and TCD are replaced; other schedulers, and subclasses that are not diffusers', are left.
+    FlowMatchEulerDiscrete, LCM and TCD are replaced; other schedulers are left, and so are other people's subclasses.
 
     Args:
         pipeline: its schedulers are replaced by ours in the same state, as if they had been ours from the start. By
@@ -38,8 +38,8 @@ def apply_visgen_to_diffusers(pipeline: Any = None, *, noise: Literal["torch", "
         What to call `revert()` on, or to use in a `with`, to have diffusers' own back. A pipeline gets its own
         schedulers back in the state in which they were.
 
-    What differs from diffusers, beside the rounding (coefficients are float64 here, and 16-bit states are rounded once a
-    step), and which settings run diffusers' own code, the page "Inside other codebases" of the documentation lists.
+    What differs from diffusers beside the rounding, and which settings run diffusers' own code, the page "diffusers" of
+    the documentation lists.
 
     Raises:
         ImportError: diffusers is not there.
@@ -62,14 +62,17 @@ def apply_visgen_to_diffusers(pipeline: Any = None, *, noise: Literal["torch", "
         return replacement
     ours = {cls._stock: cls for cls in classes().values()}
     components = getattr(pipeline, "components", None) or vars(pipeline)
-    found = {name: component for name, component in components.items() if type(component) in ours}
+    found = {name: one for name, one in components.items() if type(one) in ours or type(one) in ours.values()}
     if not found:
         raise ValueError("pipeline must have one of the schedulers that are replaced; got none: " + ", ".join(NAMES))
     for name, theirs in found.items():
-        made = _in_the_state_of(theirs, ours[type(theirs)])
+        made = theirs
+        if type(theirs) in ours:
+            made = _in_the_state_of(theirs, ours[type(theirs)])
+            replacement._undo.append(functools.partial(_put_back, pipeline, name, made, theirs))
+            setattr(pipeline, name, made)
+        replacement._undo.append(functools.partial(setattr, made, "visgen_noise", made.visgen_noise))
         made.visgen_noise = noise
-        replacement._undo.append(functools.partial(_put_back, pipeline, name, made, theirs))
-        setattr(pipeline, name, made)
     return replacement
 
 

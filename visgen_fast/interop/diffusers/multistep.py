@@ -91,7 +91,8 @@ class UniPCMultistepScheduler(Stepping, diffusers.UniPCMultistepScheduler):
         if reason or table is None:
             return self._own_step(reason, model_output, timestep, sample, return_dict=return_dict)
         row = (self._step_index * (most + 1) + corrector) * most + predictor - 1
-        outputs, options = (model_output,), {}
+        outputs: tuple[Tensor, ...] = (model_output,)
+        options: dict[str, Any] = {}
         if len(history) == 3:  # one more than there are slots for
             outputs, options = (model_output, history[2]), {"weights": _of_the_first(sample.device)}
         if config.thresholding and self.predict_x0:

@@ -11,6 +11,7 @@ Where a step is infinitely long, or none, nothing can be said of changes along i
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,16 +134,16 @@ def _unified(
     if size == 1:
         weights = np.full((count, 1), 0.5)
     else:
-        powers = np.arange(size)
-        moments = nodes[:, None, :size] ** powers[:, None]
-        right = np.stack([phi(k + 2, z) * float(np.prod(np.arange(1, k + 2))) / scale for k in powers], -1)
+        powers = range(size)
+        moments = nodes[:, None, :size] ** np.arange(size)[:, None]
+        right = np.stack([phi(k + 2, z) * math.factorial(k + 1) / scale for k in powers], -1)
         sound = np.isfinite(moments).all((1, 2)) & np.isfinite(right).all(1)
         sound[sound] &= np.linalg.det(moments[sound]) != 0
         weights = np.full((count, size), np.nan)
         weights[sound] = np.linalg.solve(moments[sound], right[sound][..., None])[..., 0]
     if new is not None:
         differences.append(np.tile(new - m, (count, 1)))
-    change = sum(times(weights[:, k], difference) for k, difference in enumerate(differences))
+    change = np.sum([times(weights[:, k], difference) for k, difference in enumerate(differences)], 0)
     added = times(steps.scale * scale, change)
     return base - np.where(np.isfinite(added).all(1, keepdims=True), added, 0 if new is None else np.nan)
 

@@ -78,12 +78,13 @@ def _ends(sigmas: Sigmas) -> tuple[np.ndarray, np.ndarray]:
 
 def _denoise(prediction: str, sigma: np.ndarray) -> tuple[Numbers, Numbers] | None:
     """(u, v) of x̂ = u·x + v·output, where x = image + σ·noise and v is that of x/√(σ² + 1)."""
-    return {
+    found: dict[str, tuple[Numbers, Numbers]] = {
         "epsilon": (1.0, -sigma),
         "v_prediction": (1 / (sigma**2 + 1), -sigma / np.sqrt(sigma**2 + 1)),
         "sample": (0.0, 1.0),
         "original_sample": (0.0, 1.0),
-    }.get(prediction)
+    }
+    return found.get(prediction)
 
 
 def _slope(prediction: str, sigma: np.ndarray) -> Sums:

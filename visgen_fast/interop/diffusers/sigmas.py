@@ -140,9 +140,9 @@ class FlowMatchEulerDiscreteScheduler(Stepping, diffusers.FlowMatchEulerDiscrete
             change = sigmas[step + 1] - sigmas[step]
             if not math.isfinite(change):
                 raise ValueError(NO_STEP)
-            following = torch.add(sample, model_output, alpha=change)  # one pass by itself
+            following: Any = torch.add(sample, model_output, alpha=change)  # one pass by itself
         else:
-            table = self._table(flow_euler, stochastic, sigmas)
+            table = flow_euler(stochastic, sigmas)
             noise = self._noise(sample, _computed(sample), generator) if stochastic else {}
             following = step_(sample, (model_output,), table, step, model_output.dtype, (), **noise)
         self._step_index += 1

@@ -30,7 +30,26 @@ class Stepping:
     """The base beside one of diffusers' classes, whose name, state, files and signatures a subclass keeps."""
 
     visgen_noise = "torch"  # or "visgen": from seeds, the same whatever the batch, device and number of threads
-    _stock: type  # diffusers' class
+    _stock: Any  # diffusers' class
+    # diffusers' own, as far as steps read or set it.
+    config: Any
+    timesteps: Any
+    sigmas: Any
+    num_inference_steps: Any
+    model_outputs: Any
+    timestep_list: Any
+    last_sample: Any
+    solver_p: Any
+    dt: Any
+    prev_derivative: Any
+    sample: Any
+    this_order: Any
+    lower_order_nums: Any
+    disable_corrector: Any
+    predict_x0: Any
+    variance_type: Any
+    _begin_index: Any
+    _step_index: Any
     _repeats_times = False  # a time that stands twice among the timesteps means the second, for a start inside a step
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -56,12 +75,12 @@ class Stepping:
         if (type(self).__name__, reason) not in _said:
             _said.add((type(self).__name__, reason))
             warnings.warn(f"{type(self).__name__}.step runs diffusers' own code: {reason}", stacklevel=3)
-        return self._stock.step(self, *arguments, **options)  # type: ignore[attr-defined]
+        return self._stock.step(self, *arguments, **options)
 
     def _init_step_index(self, timestep: Any) -> None:
-        place = self._place(timestep) if self._begin_index is None else None  # type: ignore[has-type]
+        place = self._place(timestep) if self._begin_index is None else None
         if place is None:
-            self._stock._init_step_index(self, timestep)  # type: ignore[attr-defined]
+            self._stock._init_step_index(self, timestep)
             return
         if self._repeats_times:
             host = self._host("timesteps")
@@ -70,7 +89,7 @@ class Stepping:
 
     def _place(self, timestep: Any) -> int | None:
         """Which of `timesteps` this is, for a view of it: known from its address, without reading the device."""
-        every = self.timesteps  # type: ignore[attr-defined]
+        every = self.timesteps
         if not isinstance(timestep, Tensor) or timestep.dim() or timestep.dtype != every.dtype:
             return None
         if timestep.device != every.device or not every.is_contiguous():
@@ -88,6 +107,8 @@ class Stepping:
     def _host(self, name: str) -> tuple[Any, ...]:
         """The numbers in a tensor of the state; the same tuple as long as nobody has rewritten them."""
         tensor = getattr(self, name)
+        if not isinstance(tensor, Tensor):
+            return tuple(map(float, tensor))
         copies = self.__dict__.setdefault("_visgen_host", {})
         known = copies.get(name)
         if known is None or known[0] is not tensor or known[1] != _version(tensor):
@@ -155,7 +176,7 @@ def unusable(kept: tuple[Any, ...], sample: Tensor) -> str:
     return ""
 
 
-def given_noise(noise: Tensor, output: Tensor) -> dict[str, Any]:
+def given_noise(noise: Any, output: Tensor) -> dict[str, Any]:
     """Noise from the caller, for `step_`; diffusers lets it be broadcast."""
     return {"noise": noise.to(output.device).expand(output.shape)}
 

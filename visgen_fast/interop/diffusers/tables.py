@@ -25,12 +25,14 @@ class Table:
 
     rows: Tensor  # float64 [rows, 32]
     finite: list[bool]  # of each row
+    row_of: dict[int, int]  # by timestep, where rows are found so: the first one, for a timestep that stands twice
     _on_devices: dict[torch.device, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, rows: np.ndarray) -> Table:
+    def of(cls, rows: np.ndarray, timesteps: tuple[int, ...] = ()) -> Table:
         rows = np.ascontiguousarray(rows.reshape(-1, COLUMNS))
-        return cls(torch.from_numpy(rows), np.isfinite(rows).all(1).tolist())
+        row_of = {time: row for row, time in reversed(list(enumerate(timesteps)))}
+        return cls(torch.from_numpy(rows), np.isfinite(rows).all(1).tolist(), row_of)
 
     def on(self, device: torch.device) -> Tensor:
         if device.type == "cpu":
@@ -76,7 +78,7 @@ def levels(sigmas: tuple[float, ...], flow: bool) -> tuple[np.ndarray, np.ndarra
 
 def converted(prediction: str, alpha: Numbers, sigma: Numbers, *, to_noise: bool) -> tuple[Numbers, Numbers] | None:
     """(u, v) of what a solver integrates, u·x + v·output: the noise or the image; None if there is none."""
-    if prediction in ("flow_prediction", "velocity") and not to_noise:
+    if prediction == "flow_prediction" and not to_noise:
         return 1.0, -sigma
     if prediction == "epsilon":
         return (0.0, 1.0) if to_noise else (1 / alpha, -sigma / alpha)

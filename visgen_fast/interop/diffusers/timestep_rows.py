@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,20 +16,8 @@ Numbers = tuple[float, ...]
 Times = tuple[int, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class TimedTable:
-    """A table, and which row is a timestep's: the first, where a timestep stands twice."""
-
-    table: Table
-    rows: dict[int, int]
-
-    @classmethod
-    def of(cls, rows: np.ndarray, timesteps: Times) -> TimedTable:
-        return cls(Table.of(rows), {time: row for row, time in reversed(list(enumerate(timesteps)))})
-
-
 @functools.lru_cache(maxsize=64)
-def ddpm(prediction: str, variance: str, clamp: float, alphas: Numbers, timesteps: Times) -> TimedTable | None:
+def ddpm(prediction: str, variance: str, clamp: float, alphas: Numbers, timesteps: Times) -> Table | None:
     """Ho et al., "Denoising diffusion probabilistic models", 2020, equation 7; slot 0 takes x̂."""
     at = _shares(alphas, timesteps)
     before = _shares(alphas, (*timesteps[1:], -1), 1.0)
@@ -54,7 +41,7 @@ def ddpm(prediction: str, variance: str, clamp: float, alphas: Numbers, timestep
         following = following + times(np.where(np.array(timesteps) > 0, noise, 0.0), Z)
         low, high = np.log(small), np.log(np.maximum(beta, 1e-20))
         middle = ((low + high) / 2, (high - low) / 2)
-        return TimedTable.of(filled(denoise, following, {0: D}, clamp=clamp, log_variance=middle), timesteps)
+        return Table.of(filled(denoise, following, {0: D}, clamp=clamp, log_variance=middle), timesteps)
 
 
 @functools.lru_cache(maxsize=64)
@@ -67,7 +54,7 @@ def ddim(
     final: float,
     timesteps: Times,
     by: int,
-) -> TimedTable | None:
+) -> Table | None:
     """Song et al., "Denoising diffusion implicit models", 2021, equation 12, to the timestep less `by`.
 
     The noise is what the output says, also where x̂ was clamped, unless `from_clipped`. Slot 0 takes x̂.
@@ -82,13 +69,13 @@ def ddim(
         fresh = eta**2 * (1 - before) / (1 - at) * (1 - _kept(at, before))
         following = times(np.sqrt(before), D) + times(np.sqrt(np.maximum(1 - before - fresh, 0)), noise)
         following = following + times(np.sqrt(np.maximum(fresh, 0)), Z)
-        return TimedTable.of(filled(denoise, following, {0: D}, clamp=clamp), timesteps)
+        return Table.of(filled(denoise, following, {0: D}, clamp=clamp), timesteps)
 
 
 @functools.lru_cache(maxsize=64)
 def consistency(
     prediction: str, clamp: float, scaling: float, alphas: Numbers, steps: int, timesteps: Times
-) -> TimedTable | None:
+) -> Table | None:
     """Luo et al., "Latent consistency models", 2023, algorithm 3: denoised, which slot 0 takes, and noised again."""
     at, before = _shares(alphas, timesteps), _shares(alphas, (*timesteps[1:], *timesteps[-1:]))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -101,13 +88,11 @@ def consistency(
         following = times(np.where(again, np.sqrt(before), 1), denoised) + times(
             np.where(again, np.sqrt(1 - before), 0), Z
         )
-        return TimedTable.of(filled(denoise, following, {0: denoised}, clamp=clamp), timesteps)
+        return Table.of(filled(denoise, following, {0: denoised}, clamp=clamp), timesteps)
 
 
 @functools.lru_cache(maxsize=64)
-def trajectory_consistency(
-    prediction: str, eta: float, alphas: Numbers, steps: int, timesteps: Times
-) -> TimedTable | None:
+def trajectory_consistency(prediction: str, eta: float, alphas: Numbers, steps: int, timesteps: Times) -> Table | None:
     """Zheng et al., "Trajectory consistency distillation", 2024, algorithm 4: to (1 − η)·t', then noise up to t'.
 
     Slot 0 takes the state in between.
@@ -124,7 +109,7 @@ def trajectory_consistency(
         again = (np.arange(len(timesteps)) != steps - 1) & (eta > 0)
         kept = np.where(again, before / middle, 1.0)
         following = times(np.sqrt(kept), noised) + times(np.sqrt(np.maximum(1 - kept, 0)), Z)
-        return TimedTable.of(filled(denoise, following, {0: noised}), timesteps)
+        return Table.of(filled(denoise, following, {0: noised}), timesteps)
 
 
 _PREDICTIONS = ("epsilon", "sample", "v_prediction")

@@ -13,7 +13,8 @@ from diffusers.schedulers.scheduling_tcd import TCDSchedulerOutput
 from torch import Tensor
 
 from .stepping import NO_TABLE, NOT_SET, Stepping, given_noise, limits, step_, unfit
-from .timestep_rows import TimedTable, consistency, ddim, ddpm, trajectory_consistency
+from .tables import Table
+from .timestep_rows import consistency, ddim, ddpm, trajectory_consistency
 
 _ELSEWHERE = "the timestep is not that of its place in timesteps"
 
@@ -32,20 +33,20 @@ class DDPMScheduler(Stepping, diffusers.DDPMScheduler):
         learned = self.variance_type == "learned_range"
         if learned and model_output.shape[1] == 2 * sample.shape[1]:
             output, variance = model_output.split(sample.shape[1], 1)
-        reason, timed, row = unfit(output, sample) or (learned and variance is None and NO_TABLE), None, None
+        reason, table, row = unfit(output, sample) or (learned and variance is None and NO_TABLE), None, None
         if not reason and self.variance_type == config.variance_type:
             key = (config.prediction_type, self.variance_type, clamp_of(config), self._host("alphas_cumprod"))
-            timed = self._table(ddpm, *key, self._host("timesteps"))
-            row, reason = row_of(self, timed, timestep)
-        if reason or timed is None or row is None:
+            table = self._table(ddpm, *key, self._host("timesteps"))
+            row, reason = row_of(self, table, timestep)
+        if reason or table is None or row is None:
             options: dict[str, Any] = {"generator": generator, "return_dict": return_dict}
             return self._own_step(reason or NO_TABLE, model_output, timestep, sample, **options)
         options = {"variance": variance}
         if self._host("timesteps")[row] > 0:
             options |= self._noise(output, output.dtype, generator)
         if config.thresholding:
-            options["limit"] = limits(config, sample, output, timed.table, row)
-        following, denoised = both(config, sample, output, timed, row, **options)
+            options["limit"] = limits(config, sample, output, table, row)
+        following, denoised = both(config, sample, output, table, row, **options)
         if not return_dict:
             return following, denoised
         return DDPMSchedulerOutput(prev_sample=following, pred_original_sample=denoised)
@@ -64,17 +65,17 @@ class DDIMScheduler(Stepping, diffusers.DDIMScheduler):
         return_dict: bool = True,
     ) -> DDIMSchedulerOutput | tuple:
         config = self.config
-        reason, timed, row = unfit(model_output, sample), None, None
+        reason, table, row = unfit(model_output, sample), None, None
         if self.num_inference_steps is None or (eta > 0 and variance_noise is not None and generator is not None):
             reason = "its arguments are refused"
         if not reason:
-            timed = self._table(
-                *(ddim, config.prediction_type, eta, use_clipped_model_output, clamp_of(config)),
+            table = self._table(
+                *(ddim, config.prediction_type, float(eta), bool(use_clipped_model_output), clamp_of(config)),
                 *(self._host("alphas_cumprod"), self._host("final_alpha_cumprod")[0], self._host("timesteps")),
                 config.num_train_timesteps // self.num_inference_steps,
             )
-            row, reason = row_of(self, timed, timestep)
-        if reason or timed is None or row is None:
+            row, reason = row_of(self, table, timestep)
+        if reason or table is None or row is None:
             options: dict[str, Any] = {"eta": eta, "use_clipped_model_output": use_clipped_model_output}
             options |= {"generator": generator, "variance_noise": variance_noise, "return_dict": return_dict}
             return self._own_step(reason or NO_TABLE, model_output, timestep, sample, **options)
@@ -85,8 +86,8 @@ class DDIMScheduler(Stepping, diffusers.DDIMScheduler):
             else:
                 options = given_noise(variance_noise, model_output)
         if config.thresholding:
-            options["limit"] = limits(config, sample, model_output, timed.table, row)
-        following, denoised = both(config, sample, model_output, timed, row, **options)
+            options["limit"] = limits(config, sample, model_output, table, row)
+        following, denoised = both(config, sample, model_output, table, row, **options)
         if not return_dict:
             return following, denoised
         return DDIMSchedulerOutput(prev_sample=following, pred_original_sample=denoised)
@@ -104,9 +105,9 @@ class LCMScheduler(Stepping, diffusers.LCMScheduler):
         config = self.config
         reason = unfit(model_output, sample)
         key = (config.prediction_type, clamp_of(config), config.timestep_scaling, self._host("alphas_cumprod"))
-        timed = self._table(consistency, *key, self.num_inference_steps, self._host("timesteps"))
-        reason = reason or placed(self, timed, timestep)
-        if reason or timed is None:
+        table = self._table(consistency, *key, self.num_inference_steps, self._host("timesteps"))
+        reason = reason or placed(self, table, timestep)
+        if reason or table is None:
             options: dict[str, Any] = {"generator": generator, "return_dict": return_dict}
             return self._own_step(reason, model_output, timestep, sample, **options)
         row, dtype = self._step_index, torch.result_type(sample, model_output)
@@ -114,9 +115,9 @@ class LCMScheduler(Stepping, diffusers.LCMScheduler):
         if row != self.num_inference_steps - 1:
             options = self._noise(model_output, dtype, generator)
         if config.thresholding:
-            options["limit"] = limits(config, sample, model_output, timed.table, row)
+            options["limit"] = limits(config, sample, model_output, table, row)
         denoised = torch.empty_like(sample, dtype=dtype)
-        following = step_(sample, (model_output,), timed.table, row, dtype, (denoised,), **options)
+        following = step_(sample, (model_output,), table, row, dtype, (denoised,), **options)
         self._step_index += 1
         if not return_dict:
             return following, denoised
@@ -133,12 +134,12 @@ class TCDScheduler(Stepping, diffusers.TCDScheduler):
         generator: torch.Generator | None = None,
         return_dict: bool = True,
     ) -> TCDSchedulerOutput | tuple:
-        timed, reason = None, unfit(model_output, sample) or ("" if 0 <= eta <= 1 else "eta lies outside [0, 1]")
+        table, reason = None, unfit(model_output, sample) or ("" if 0 <= eta <= 1 else "eta lies outside [0, 1]")
         if not reason:
-            key = (self.config.prediction_type, eta, self._host("alphas_cumprod"), self.num_inference_steps)
-            timed = self._table(trajectory_consistency, *key, self._host("timesteps"))
-            reason = placed(self, timed, timestep)
-        if reason or timed is None:
+            key = (self.config.prediction_type, float(eta), self._host("alphas_cumprod"), self.num_inference_steps)
+            table = self._table(trajectory_consistency, *key, self._host("timesteps"))
+            reason = placed(self, table, timestep)
+        if reason or table is None:
             options: dict[str, Any] = {"eta": eta, "generator": generator, "return_dict": return_dict}
             return self._own_step(reason, model_output, timestep, sample, **options)
         row, dtype = self._step_index, torch.result_type(sample, model_output)
@@ -146,7 +147,7 @@ class TCDScheduler(Stepping, diffusers.TCDScheduler):
         if eta > 0 and row != self.num_inference_steps - 1:
             options = self._noise(model_output, dtype, generator)
         noised = torch.empty_like(sample, dtype=dtype)
-        following = step_(sample, (model_output,), timed.table, row, dtype, (noised,), **options)
+        following = step_(sample, (model_output,), table, row, dtype, (noised,), **options)
         self._step_index += 1
         if not return_dict:
             return following, noised
@@ -157,19 +158,19 @@ def clamp_of(config: Any) -> float:
     return float(config.clip_sample_range) if config.clip_sample and not config.thresholding else 0.0
 
 
-def row_of(scheduler: Any, timed: TimedTable | None, timestep: Any) -> tuple[int | None, str]:
+def row_of(scheduler: Any, table: Table | None, timestep: Any) -> tuple[int | None, str]:
     """The row of a timestep; or why there is none."""
-    if timed is None or (isinstance(timestep, Tensor) and timestep.numel() != 1):
+    if table is None or (isinstance(timestep, Tensor) and timestep.numel() != 1):
         return None, NO_TABLE
-    row = timed.rows.get(scheduler._time(timestep))
+    row = table.row_of.get(scheduler._time(timestep))
     return row, _ELSEWHERE if row is None else ""
 
 
-def placed(scheduler: Any, timed: TimedTable | None, timestep: Any) -> str:
+def placed(scheduler: Any, table: Table | None, timestep: Any) -> str:
     """Finds the step; why there is none, or nothing."""
     if scheduler.num_inference_steps is None:
         return NOT_SET
-    if timed is None or (isinstance(timestep, Tensor) and timestep.numel() != 1):
+    if table is None or (isinstance(timestep, Tensor) and timestep.numel() != 1):
         return NO_TABLE
     if scheduler._step_index is None:
         scheduler._init_step_index(timestep)
@@ -177,11 +178,9 @@ def placed(scheduler: Any, timed: TimedTable | None, timestep: Any) -> str:
     return "" if 0 <= step < len(every) and scheduler._time(timestep) == every[step] else _ELSEWHERE
 
 
-def both(
-    config: Any, sample: Tensor, output: Tensor, timed: TimedTable, row: int, **options: Any
-) -> tuple[Tensor, Tensor]:
+def both(config: Any, sample: Tensor, output: Tensor, table: Table, row: int, **options: Any) -> tuple[Tensor, Tensor]:
     """The next state and x̂, in diffusers' dtypes."""
     dtype = torch.result_type(sample, output)
     given = config.prediction_type == "sample"
     denoised = torch.empty_like(sample, dtype=output.dtype if given else dtype)
-    return step_(sample, (output,), timed.table, row, dtype, (denoised,), **options), denoised
+    return step_(sample, (output,), table, row, dtype, (denoised,), **options), denoised
