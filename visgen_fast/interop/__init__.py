@@ -7,6 +7,7 @@ an outside package until it is asked for.
 
 from ._replacement import Replacement
 from .diffusers import apply_visgen_to_diffusers
+from .k_diffusion import apply_visgen_to_k_diffusion
 from .rqvae import apply_visgen_to_rqvae, from_rqvae, to_rqvae
 from .var import apply_visgen_to_var, from_var, to_var
 from .vector_quantize_pytorch import (
@@ -18,6 +19,7 @@ from .vector_quantize_pytorch import (
 __all__ = [
     "Replacement",
     "apply_visgen_to_diffusers",
+    "apply_visgen_to_k_diffusion",
     "apply_visgen_to_rqvae",
     "apply_visgen_to_var",
     "apply_visgen_to_vector_quantize_pytorch",
