@@ -31,9 +31,4 @@ double dot(const Real* x, const Real* y, int64_t count) {
   return sum_of_terms(x, y, count, [](auto left, auto right) { return left * right; });
 }
 
-template <class Real>
-double sum(const Real* x, int64_t count) {
-  return sum_of_terms(x, x, count, [](auto value, auto) { return value; });
-}
-
 }  // namespace visgen::VISGEN_ISA
