@@ -15,7 +15,7 @@ import pytest
 from benchmarks import tables
 from benchmarks.families import FAMILIES
 from visgen_fast import cli, ops
-from visgen_fast.commands import evaluate, sample, train
+from visgen_fast.commands import evaluate, sample, schedule, train
 
 ROOT = Path(__file__).resolve().parents[1]
 OPERATIONS = sorted(set(ops.__all__) - {"Purpose"})
@@ -50,7 +50,7 @@ def test_there_are_snippets_for_all_uses():
 @pytest.mark.parametrize("command", commands())
 def test_a_command_is_understood(command, monkeypatch):
     """Its recipe exists, and all its options; what it would do is left out."""
-    for module, action in ((train, "_train_recipe"), (sample, "draw"), (evaluate, "measure")):
+    for module, action in ((train, "_train_recipe"), (sample, "draw"), (evaluate, "measure"), (schedule, "show")):
         monkeypatch.setattr(module, action, lambda *arguments: None)
     try:
         assert cli.main(shlex.split(command)) == 0

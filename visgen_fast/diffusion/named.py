@@ -44,14 +44,8 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 """Schedules that have names, under uniform times; options are the arguments."""
 
 TIMES: dict[str, tuple[Callable[[], Schedule], Callable[..., Callable[[Schedule], TimeSampling]]]] = {
-    "logit-normal": (
-        RectifiedFlow,
-        lambda mean=0.0, std=1.0: lambda schedule: LogitNormalTimes(mean, std),
-    ),
-    "edm": (
-        KarrasVE,
-        lambda mean=-1.2, std=1.2: lambda schedule: LevelTimes(schedule, Normal(-2 * mean, 2 * std)),
-    ),
+    "logit-normal": (RectifiedFlow, lambda mean=0.0, std=1.0: lambda schedule: LogitNormalTimes(mean, std)),
+    "edm": (KarrasVE, lambda mean=-1.2, std=1.2: lambda schedule: LevelTimes(schedule, Normal(-2 * mean, 2 * std))),
 }
 """Schedules with times of their own: rectified flow as in Stable Diffusion 3, and ln σ ~ N(mean, std²) as in EDM."""
 
@@ -67,7 +61,7 @@ WEIGHTS: dict[str, Callable[..., Weight]] = {
 }
 """Weights that have names; options are the arguments."""
 
-_OF_SHIFT, _OF_INTERPOLATION = ("reference", "resolution", "ends"), ("low", "high", "resolution")
+_OF_MOVES = ("reference", "resolution", "ends", "low", "high")
 
 
 def named_schedule(text: str) -> tuple[Schedule, TimeSampling]:
@@ -79,21 +73,23 @@ def named_schedule(text: str) -> tuple[Schedule, TimeSampling]:
     name, options = _parsed(text)
     if name not in SCHEDULES and name not in TIMES:
         raise ValueError(f"schedule must be one of {', '.join([*SCHEDULES, *TIMES])}; got {name!r}")
-    derived = {key: options.pop(key) for key in dict.fromkeys((*_OF_SHIFT, *_OF_INTERPOLATION)) if key in options}
-    make, of_times = TIMES[name] if name in TIMES else (SCHEDULES[name], None)
-    known = (*_OF_SHIFT, "low", "high")
-    if of_times is None:
-        schedule, times = _called(name, make, options, known), lambda schedule: UniformTimes()
-    else:
-        schedule, times = make(), _called(name, of_times, options, known)
-    if "low" in derived or "high" in derived:
-        schedule = _called(name, lambda low, high, resolution: Interpolated(schedule, low, high, resolution), derived)
-    elif derived:
-        plain = schedule
-        schedule = _called(
-            name, lambda reference, resolution, ends="move": Shifted(plain, reference, resolution, ends), derived
-        )
+    moved = {key: options.pop(key) for key in _OF_MOVES if key in options}
+    if name in SCHEDULES:
+        schedule = _moved(name, _called(name, SCHEDULES[name], options, _OF_MOVES), moved)
+        return schedule, UniformTimes()
+    make, of_times = TIMES[name]
+    times, schedule = _called(name, of_times, options, _OF_MOVES), _moved(name, make(), moved)
     return schedule, times(schedule)
+
+
+def _moved(name: str, plain: Schedule, options: dict[str, Any]) -> Schedule:
+    if options.keys() & {"low", "high"}:
+        return _called(name, lambda low, high, resolution: Interpolated(plain, low, high, resolution), options)
+    if options:
+        return _called(
+            name, lambda reference, resolution, ends="move": Shifted(plain, reference, resolution, ends), options
+        )
+    return plain
 
 
 def named_weight(text: str) -> Weight:

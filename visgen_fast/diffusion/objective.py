@@ -121,6 +121,7 @@ class DiffusionObjective(nn.Module):
             penalty_scale=self.penalty_scale,
             reduction="none",
         )
+        assert isinstance(losses, Tensor)  # without `terms`
         correction = self.times.correction(t)
         if self.training:
             self.times.observe(t, losses if correction is None else losses / correction)

@@ -22,22 +22,24 @@ _COLOURS = ("#0b6e4f", "#d1495b", "#457b9d", "#edae49", "#6c4f9e", "#3d405b", "#
 
 def plot_schedules(objectives: Mapping[str, DiffusionObjective], image: Tensor, out: Path) -> None:
     """Draws the objectives, by the names of their schedules, as the PNG file `out`; `image` is [3, H, W] in [−1, 1]."""
-    figure = Figure(figsize=(13, 4.4 + 1.75 * len(objectives)), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(4.2, 1.75 * len(objectives)))
+    figure = Figure(figsize=(11, 3.8 + 1.5 * len(objectives)), layout="constrained")
+    above, below = np.ravel(figure.subfigures(2, 1, height_ratios=(3.8, 1.5 * len(objectives))))
     curves = above.subplots(1, 3)
     for number, (name, objective) in enumerate(objectives.items()):
         _curves(curves, name, objective, _COLOURS[number % len(_COLOURS)])
-    curves[0].set(xlabel="t, from data to noise", ylabel="λ", ylim=(-_SHOWN, _SHOWN), title="log signal-to-noise λ(t)")
+    curves[0].set(
+        xlabel="t, from data to noise", ylabel="λ", ylim=(-_SHOWN, _SHOWN), title="log signal-to-noise ratio λ(t)"
+    )
     curves[1].set(xlabel="λ", xlim=(-_SHOWN, _SHOWN), ylim=(0, None), title="levels drawn in training, p(λ)")
     curves[2].set(xlabel="λ", xlim=(-_SHOWN, _SHOWN), ylim=(1e-3, 1e3), yscale="log")
     curves[2].set(title="weight of ‖ε − ε̂‖², w(λ), 1 at λ = 0")
     for axes in curves:
         axes.grid(alpha=0.25)
-    curves[0].legend()
+    above.legend(*curves[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     rows = below.subplots(len(objectives), _LEVELS, squeeze=False)
     for row, (name, objective) in zip(rows, objectives.items(), strict=True):
         _images(row, name, objective, image)
-    figure.savefig(out, dpi=110)
+    figure.savefig(out, dpi=100)
 
 
 def _curves(axes: np.ndarray, name: str, objective: DiffusionObjective, colour: str) -> None:
@@ -49,7 +51,7 @@ def _curves(axes: np.ndarray, name: str, objective: DiffusionObjective, colour: 
     axes[0].plot(t, objective.schedule.log_snr(t), color=colour, label=name)
     axes[1].plot(log_snr, objective.level_density(log_snr), color=colour)
     axes[2].plot(log_snr, torch.where(weights > 0, weights / middle, torch.nan), color=colour, label=monotone)
-    axes[2].legend(title="with λ it")
+    axes[2].legend(title="with λ, w")
 
 
 def _images(row: np.ndarray, name: str, objective: DiffusionObjective, image: Tensor) -> None:
