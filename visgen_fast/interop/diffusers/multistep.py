@@ -11,7 +11,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
 from .multistep_rows import dpm_solver, unipc
-from .stepping import NO_TABLE, NOT_SET, REWRITTEN, Stepping, begun, given_noise, limits, step_, unfit, unusable
+from .stepping import NO_TABLE, NOT_SET, Stepping, begun, given_noise, limits, step_, unfit
 
 
 class DPMSolverMultistepScheduler(Stepping, diffusers.DPMSolverMultistepScheduler):
@@ -32,12 +32,11 @@ class DPMSolverMultistepScheduler(Stepping, diffusers.DPMSolverMultistepSchedule
             *(dpm_solver, config.algorithm_type, config.solver_type, config.solver_order, prediction),
             *(config.use_flow_sigmas, config.thresholding, self._host("sigmas")),
         )
-        reason = unfit(output, sample) or (table is None and NO_TABLE)
-        reason = reason or (self.num_inference_steps is None and NOT_SET) or begun(self, timestep)
+        reason = (table is None and NO_TABLE) or (self.num_inference_steps is None and NOT_SET) or begun(self, timestep)
         if not reason:
             order = self._order()
             history = tuple(self.model_outputs[-1:-order:-1])
-            reason = unusable(history, sample)
+            reason = unfit(output, sample, history)
         if reason or table is None:
             options: dict[str, Any] = {"generator": generator, "variance_noise": variance_noise}
             return self._own_step(reason, model_output, timestep, sample, return_dict=return_dict, **options)
@@ -81,13 +80,13 @@ class UniPCMultistepScheduler(Stepping, diffusers.UniPCMultistepScheduler):
             *(unipc, config.solver_type, most, config.prediction_type, config.use_flow_sigmas),
             *(self.predict_x0, self._host("sigmas")),
         )
-        reason = unfit(model_output, sample) or ((table is None or self.solver_p) and NO_TABLE)
-        reason = reason or (self.num_inference_steps is None and NOT_SET) or begun(self, timestep)
+        reason = ((table is None or self.solver_p) and NO_TABLE) or (self.num_inference_steps is None and NOT_SET)
+        reason = reason or begun(self, timestep)
         if not reason:
             corrector, predictor = self._orders()
             history = tuple(self.model_outputs[-1 : -max(corrector, predictor - 1) - 1 : -1])
-            read = (*history, self.last_sample) if corrector else history
-            reason = unusable(read, sample) or (REWRITTEN if predictor < 1 else "")
+            kept = (*history, self.last_sample) if corrector else history
+            reason = unfit(model_output, sample, kept) or ("the steps are over" if predictor < 1 else "")
         if reason or table is None:
             return self._own_step(reason, model_output, timestep, sample, return_dict=return_dict)
         row = (self._step_index * (most + 1) + corrector) * most + predictor - 1
@@ -99,13 +98,13 @@ class UniPCMultistepScheduler(Stepping, diffusers.UniPCMultistepScheduler):
             options["limit"] = limits(config, sample, outputs, table, row, options.get("weights"))
         unchanged = config.prediction_type == ("sample" if self.predict_x0 else "epsilon")
         dtype = model_output.dtype if unchanged else torch.result_type(sample, model_output)
-        kept, state = torch.empty_like(sample, dtype=dtype), sample
-        slots = (kept, *history[:2])
+        converted, state = torch.empty_like(sample, dtype=dtype), sample
+        slots = (converted, *history[:2])
         if corrector:
             state = torch.empty_like(sample, dtype=self.last_sample.dtype)
             slots, options["noise"] = (*slots, state), self.last_sample
         following = step_(sample, outputs, table, row, state.dtype, slots, **options)
-        self.model_outputs[:] = [*self.model_outputs[1:], kept]
+        self.model_outputs[:] = [*self.model_outputs[1:], converted]
         self.timestep_list[:] = [*self.timestep_list[1:], timestep]
         self.this_order, self.last_sample = predictor, state
         if self.lower_order_nums < most:

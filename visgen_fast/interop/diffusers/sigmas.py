@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ... import ops
 from .sigma_rows import churn_of, euler, euler_ancestral, flow_euler, heun
-from .stepping import NO_STEP, NO_TABLE, Stepping, begun, step_, unfit, unusable
+from .stepping import NO_STEP, NO_TABLE, Stepping, begun, step_, unfit
 
 
 class EulerDiscreteScheduler(Stepping, diffusers.EulerDiscreteScheduler):
@@ -95,8 +95,8 @@ class HeunDiscreteScheduler(Stepping, diffusers.HeunDiscreteScheduler):
         config, first = self.config, self.dt is None
         clamp = float(config.clip_sample_range) if config.clip_sample else 0.0
         table = self._table(heun, config.prediction_type, clamp, self._host("sigmas"))
-        reason = unfit(model_output, sample) or (table is None and NO_TABLE) or begun(self, timestep)
-        reason = reason or ("" if first else unusable((self.prev_derivative, self.sample), sample))
+        kept = () if first else (self.prev_derivative, self.sample)
+        reason = unfit(model_output, sample, kept) or (table is None and NO_TABLE) or begun(self, timestep)
         if reason or table is None:
             return self._own_step(reason, model_output, timestep, sample, return_dict=return_dict)
         step, dtype = self._step_index, torch.result_type(sample, model_output)

@@ -107,13 +107,15 @@ class Stepping:
     def _host(self, name: str) -> tuple[Any, ...]:
         """The numbers in a tensor of the state; the same tuple as long as nobody has rewritten them."""
         tensor = getattr(self, name)
-        if not isinstance(tensor, Tensor):
-            return tuple(map(float, tensor))
         copies = self.__dict__.setdefault("_visgen_host", {})
         known = copies.get(name)
-        if known is None or known[0] is not tensor or known[1] != _version(tensor):
-            known = copies[name] = (tensor, _version(tensor), tuple(tensor.reshape(-1).tolist()))
-        return known[2]
+        if known is not None and known[0] is tensor and (known[1] is None or known[1] == tensor._version):
+            return known[2]
+        if not isinstance(tensor, Tensor):
+            return tuple(map(float, tensor))
+        numbers = tuple(tensor.reshape(-1).tolist())
+        copies[name] = (tensor, _version(tensor), numbers)
+        return numbers
 
     def _table(self, make: Callable[..., Table | None], *key: Any) -> Table | None:
         """What `make` makes of the key, kept as long as the key stays what it is."""
@@ -132,16 +134,20 @@ class Stepping:
         return {"seeds": torch.cat(seeds)}
 
 
-def unfit(output: Any, sample: Any) -> str:
-    """Why no table can take this step, or nothing."""
+def unfit(output: Any, sample: Any, kept: tuple[Any, ...] = ()) -> str:
+    """Why no table can take this step, with what earlier ones `kept`; or nothing."""
     if type(output) is not Tensor or type(sample) is not Tensor:
         return "the sample and the output must be plain tensors"
-    if torch.is_grad_enabled() and (output.requires_grad or sample.requires_grad):
+    if torch.is_grad_enabled() and torch._C._any_requires_grad(output, sample, *kept):
         return "a gradient is asked for, which our step does not have"
-    if output.shape != sample.shape or not 1 <= sample.dim() <= 9 or output.device != sample.device:
-        return "the sample and the output differ in shape or device"
+    shape = sample.shape
+    if output.shape != shape or not 1 <= len(shape) <= 9:
+        return "the sample and the output differ in shape"
     if not (output.is_floating_point() and sample.is_floating_point()):
         return "the sample and the output must be floating-point"
+    for one in kept:
+        if type(one) is not Tensor or one.shape != shape:
+            return "what it remembers was rewritten"
     if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling():
         return "it is transformed or compiled"
     if not has_kernels(sample.device):
@@ -151,7 +157,6 @@ def unfit(output: Any, sample: Any) -> str:
 
 NOT_SET = "set_timesteps was not called"
 NO_TABLE = "no table stands for its settings"
-REWRITTEN = "what it remembers was rewritten"
 
 NO_STEP = (
     "there is no finite step: the scheduler's levels are NaN or increase, or no signal is left at this one and "
@@ -164,16 +169,6 @@ def begun(scheduler: Any, timestep: Any) -> str:
     if scheduler._step_index is None:
         scheduler._init_step_index(timestep)
     return "" if 0 <= scheduler._step_index < len(scheduler.sigmas) - 1 else "the steps are over"
-
-
-def unusable(kept: tuple[Any, ...], sample: Tensor) -> str:
-    """Why a step cannot read what earlier ones kept, or nothing."""
-    for one in kept:
-        if type(one) is not Tensor or one.shape != sample.shape or one.device != sample.device:
-            return REWRITTEN
-        if one.requires_grad and torch.is_grad_enabled():
-            return "a gradient is asked for, which our step does not have"
-    return ""
 
 
 def given_noise(noise: Any, output: Tensor) -> dict[str, Any]:
@@ -216,8 +211,9 @@ def step_(
     return out
 
 
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
+def _version(tensor: Tensor) -> int | None:
+    """How often a tensor was written to; inference tensors don't count."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def _with_host_copies(set_timesteps: Callable[..., Any]) -> Callable[..., Any]:
