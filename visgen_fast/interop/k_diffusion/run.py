@@ -94,17 +94,19 @@ class Run:
 
         k-diffusion's draws in the same order, so that seeds give the same noise; but none in a run that adds none.
         """
-        adds = (self.table[:, _Z] != 0).tolist()
-        if not self.sampler.churns:
-            return x, adds, self._sampler_of_noise(x) if any(adds) else _none
-        raised = math.sqrt(self.plan.levels[0].sigma ** 2 - self.plan.ends[0].sigma ** 2) * self.given["s_noise"]
-        if not (raised or any(adds)):
+        adds, steps = (self.table[:, _Z] != 0).tolist(), self.plan.step_of_row
+        ends = [step != following for step, following in itertools.pairwise((*steps, None))]
+        if self.sampler.churns:
+            below, start = self.plan.ends[0].sigma, self.plan.levels[0].sigma
+            raised = math.sqrt(start**2 - below**2) * float(self.given["s_noise"])
+            if raised or any(adds):
+                noise = self.peer.torch.randn_like(x)
+                x = torch.add(x, noise, alpha=raised) if raised else x
+                adds = [*ends[:-1], False]
+            return x, adds, lambda row, x: self.peer.torch.randn_like(x)
+        if not any(adds):
             return x, adds, _none
-        noise = self.peer.torch.randn_like(x)
-        x = torch.add(x, noise, alpha=float(raised)) if raised else x
-        steps = self.plan.step_of_row
-        draws = [step != following for step, following in itertools.pairwise(steps)]
-        return x, [*draws, False], lambda row, x: self.peer.torch.randn_like(x)
+        return x, ends if "n" in self.given else adds, self._sampler_of_noise(x)
 
     def _sampler_of_noise(self, x: Tensor) -> Noise:
         between = _between_middles(self.sigmas, self.given["r"]) if "r" in self.given else self._between_levels()
