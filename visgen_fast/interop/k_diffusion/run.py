@@ -76,18 +76,25 @@ class Run:
         told = self.levels.to(x)[:, None].repeat(1, len(x)).unbind()
         sigmas, hats, table = self.sigmas.unbind(), self.levels.unbind(), self.table.to(x.device)
         x, draws, noise = self._noise(x)
-        rows, slots = _rows_of_steps(self.plan), ()
+        rows = _rows_of_steps(self.plan)
+        slots: tuple[Tensor, ...] = ()
         for i in bar:
             for row in rows[i]:
                 denoised = model(x, told[row], **extra)
                 if callback is not None and row == rows[i][0]:
                     callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": hats[row], "denoised": denoised})
-                x = x.to(torch.promote_types(x.dtype, denoised.dtype))
+                x = x.to(self._type(x, denoised, len(rows[i])))
                 slots = slots or tuple(torch.empty_like(x) for _ in range(self.plan.slots))
                 z = noise(row, x).expand_as(x) if draws[row] else None
                 after = torch.empty_like(x)  # what a callback or the model has seen stays what it was
                 x = ops.solver_step_(x, denoised.expand_as(x), table, row, slots=slots, noise=z, out=after)
         return x
+
+    def _type(self, x: Tensor, denoised: Tensor, calls: int) -> torch.dtype:
+        """k-diffusion's type of the state after a step of so many calls."""
+        both = torch.promote_types(x.dtype, denoised.dtype)
+        divided = self.sampler.slopes == "all" or (self.sampler.slopes == "one call" and calls == 1)
+        return torch.promote_types(both, self.sigmas.dtype) if divided else both
 
     def _noise(self, x: Tensor) -> tuple[Tensor, list[bool], Noise]:
         """The state to begin with, the rows after which noise is drawn, and what draws it.
