@@ -40,7 +40,7 @@ class Run:
             self.sigmas, fixed["orders"] = _levels_of_dpm_fast(given)
         else:
             self.sigmas = given["sigmas"]
-        if not self.sigmas.is_floating_point() or self.sigmas.dim() != 1:
+        if type(self.sigmas) is not Tensor or not self.sigmas.is_floating_point() or self.sigmas.dim() != 1:
             raise ValueError("its sigmas are not a floating-point vector")
         options = {ours: self._number(theirs) for theirs, ours in sampler.options.items()}
         self.plan = planned(sampler.solver, tuple(self.sigmas.tolist()), tuple({**fixed, **options}.items()))
@@ -86,7 +86,8 @@ class Run:
                 x = x.to(self._type(x, denoised, len(rows[i])))
                 slots = slots or tuple(torch.empty_like(x) for _ in range(self.plan.slots))
                 z = noise(row, x).expand_as(x) if draws[row] else None
-                after = torch.empty_like(x)  # what a callback or the model has seen stays what it was
+                # What a callback or the model has seen stays what it was.
+                after = torch.empty_like(x, dtype=x.dtype if z is None else torch.promote_types(x.dtype, z.dtype))
                 x = ops.solver_step_(x, denoised.expand_as(x), table, row, slots=slots, noise=z, out=after)
         return x
 
@@ -165,6 +166,8 @@ def _between_middles(sigmas: Tensor, share: float) -> list[tuple[Tensor, Tensor]
 def _levels_of_dpm_fast(given: dict[str, Any]) -> tuple[Tensor, tuple[int, ...]]:
     """The levels of `sample_dpm_fast`, uniform in ln σ, and the order of each step: n calls in all."""
     calls, device = given["n"], given["x"].device
+    if not isinstance(calls, int) or calls < 1:
+        raise ValueError(f"n is not a positive int: {calls}")
     first, last = (-torch.as_tensor(given[name]).log() for name in ("sigma_max", "sigma_min"))
     steps = calls // 3 + 1
     orders = [3] * (steps - 2) + [2, 1] if calls % 3 == 0 else [3] * (steps - 1) + [calls % 3]
