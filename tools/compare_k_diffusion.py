@@ -2,7 +2,8 @@
 
 Each runs the same nonlinear network from the same noise, on levels that end at 0 and on levels that don't; the states
 before every step and the last one must agree to 1e-9 of their size. Of the package only its file sampling.py is loaded,
-and of what that imports only torch, numpy and scipy are needed.
+and of what that imports only torch, numpy and scipy are needed. The last column compares each function with itself
+after `apply_visgen_to_k_diffusion`.
 
     pip install --no-deps k-diffusion && python tools/compare_k_diffusion.py
     python tools/compare_k_diffusion.py --source k_diffusion-0.1.1.post1-py3-none-any.whl   # or its sampling.py
@@ -32,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from visgen_fast import ops  # noqa: E402
 from visgen_fast.diffusion import Plan, Schedule, plan  # noqa: E402
+from visgen_fast.interop import apply_visgen_to_k_diffusion  # noqa: E402
 
 CHURN = {"churn": 4.0, "churn_min": 0.1, "churn_max": 5.0, "churn_noise": 1.003}
 THEIR_CHURN = {"s_churn": 4.0, "s_tmin": 0.1, "s_tmax": 5.0, "s_noise": 1.003}
@@ -82,14 +84,15 @@ def main() -> int:
         print(text, file=sys.stderr)
         return 2
     theirs, worst = loaded(text[0]), 0.0
-    print(f"{'ours':40} {'k-diffusion':28} {'ends at':>8} {'difference':>11}")
+    print(f"{'ours':40} {'k-diffusion':28} {'ends at':>8} {'difference':>11} {'applied':>11}")
     for sigmas in levels():
         for name, options, function, their_options in CASES:
             found = difference(theirs, sigmas, name, options, function, their_options)
-            worst = max(worst, found)
+            applied = difference_applied(theirs, sigmas, function, their_options)
+            worst = max(worst, found, applied)
             given = " ".join([name, *(f"{key}={value}" for key, value in options.items() if options is not CHURN)])
             churned = " churned" if options is CHURN else ""
-            print(f"{given + churned:40} {function:28} {sigmas[-1].item():8g} {found:11.1e}")
+            print(f"{given + churned:40} {function:28} {sigmas[-1].item():8g} {found:11.1e} {applied:11.1e}")
     agree = worst <= TOLERANCE
     print(f"{'All agree' if agree else 'They do not agree'} to {TOLERANCE:g}: the largest difference is {worst:.1e}.")
     return 0 if agree else 1
@@ -147,6 +150,30 @@ def difference(
     theirs: ModuleType, sigmas: Tensor, name: str, options: dict[str, Any], function: str, their_options: dict[str, Any]
 ) -> float:
     """The largest difference of two states, over the largest value of theirs."""
+    expected, drawn, takes_noise = published(theirs, sigmas, function, their_options)
+    steps = plan(name, Ratios(), "x", times=sigmas / MOST_NOISE, **options)
+    # Churn rides on the row before: the first one is in their first state, and every step has drawn one.
+    noise = iter(drawn) if takes_noise else None
+    found = ours(steps, expected[0], lambda step: drawn[step + 1] if noise is None else next(noise))
+    return gap(found, expected)
+
+
+def difference_applied(theirs: ModuleType, sigmas: Tensor, function: str, options: dict[str, Any]) -> float:
+    """The same for k-diffusion's own function and what takes its place."""
+    expected = published(theirs, sigmas, function, options)[0]
+    with apply_visgen_to_k_diffusion(theirs):
+        return gap(published(theirs, sigmas, function, options)[0], expected)
+
+
+def gap(found: Tensor, expected: Tensor) -> float:
+    gaps, sizes = (some.abs().flatten(1).amax(1) for some in (found - expected, expected))
+    return (gaps / sizes).max().item()
+
+
+def published(
+    theirs: ModuleType, sigmas: Tensor, function: str, options: dict[str, Any]
+) -> tuple[Tensor, list[Tensor], bool]:
+    """The states, the noise drawn, and whether a noise sampler drew it."""
     generator, drawn = torch.Generator().manual_seed(0), []
 
     def draw(*_: Any) -> Tensor:
@@ -157,16 +184,10 @@ def difference(
     theirs.torch = SimpleNamespace(**{**vars(torch), "randn_like": draw})
     takes_noise = "noise_sampler" in inspect.signature(getattr(theirs, function)).parameters
     ended = getattr(theirs, function)(
-        network, begun, sigmas, callback=lambda at: states.append(at["x"]), **their_options,
+        network, begun, sigmas, callback=lambda at: states.append(at["x"]), **options,
         **({"noise_sampler": draw} if takes_noise else {}),
     )  # fmt: skip
-    expected = torch.stack([*states, ended])
-    steps = plan(name, Ratios(), "x", times=sigmas / MOST_NOISE, **options)
-    # Churn rides on the row before: the first one is in their first state, and every step has drawn one.
-    noise = iter(drawn) if takes_noise else None
-    found = ours(steps, states[0], lambda step: drawn[step + 1] if noise is None else next(noise))
-    gaps, sizes = (some.abs().flatten(1).amax(1) for some in (found - expected, expected))
-    return (gaps / sizes).max().item()
+    return torch.stack([*states, ended]), drawn, takes_noise
 
 
 def ours(steps: Plan, x: Tensor, noise: Callable[[int], Tensor]) -> Tensor:

@@ -40,7 +40,7 @@ class Run:
             self.sigmas, fixed["orders"] = _levels_of_dpm_fast(given)
         else:
             self.sigmas = given["sigmas"]
-        if not self.sigmas.is_floating_point() or self.sigmas.dim() != 1:
+        if type(self.sigmas) is not Tensor or not self.sigmas.is_floating_point() or self.sigmas.dim() != 1:
             raise ValueError("its sigmas are not a floating-point vector")
         options = {ours: self._number(theirs) for theirs, ours in sampler.options.items()}
         self.plan = planned(sampler.solver, tuple(self.sigmas.tolist()), tuple({**fixed, **options}.items()))
@@ -76,35 +76,45 @@ class Run:
         told = self.levels.to(x)[:, None].repeat(1, len(x)).unbind()
         sigmas, hats, table = self.sigmas.unbind(), self.levels.unbind(), self.table.to(x.device)
         x, draws, noise = self._noise(x)
-        rows, slots = _rows_of_steps(self.plan), ()
+        rows = _rows_of_steps(self.plan)
+        slots: tuple[Tensor, ...] = ()
         for i in bar:
             for row in rows[i]:
                 denoised = model(x, told[row], **extra)
                 if callback is not None and row == rows[i][0]:
                     callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": hats[row], "denoised": denoised})
-                x = x.to(torch.promote_types(x.dtype, denoised.dtype))
+                x = x.to(self._type(x, denoised, len(rows[i])))
                 slots = slots or tuple(torch.empty_like(x) for _ in range(self.plan.slots))
                 z = noise(row, x).expand_as(x) if draws[row] else None
-                after = torch.empty_like(x)  # what a callback or the model has seen stays what it was
+                # What a callback or the model has seen stays what it was.
+                after = torch.empty_like(x, dtype=x.dtype if z is None else torch.promote_types(x.dtype, z.dtype))
                 x = ops.solver_step_(x, denoised.expand_as(x), table, row, slots=slots, noise=z, out=after)
         return x
+
+    def _type(self, x: Tensor, denoised: Tensor, calls: int) -> torch.dtype:
+        """k-diffusion's type of the state after a step of so many calls."""
+        both = torch.promote_types(x.dtype, denoised.dtype)
+        divided = self.sampler.slopes == "all" or (self.sampler.slopes == "one call" and calls == 1)
+        return torch.promote_types(both, self.sigmas.dtype) if divided else both
 
     def _noise(self, x: Tensor) -> tuple[Tensor, list[bool], Noise]:
         """The state to begin with, the rows after which noise is drawn, and what draws it.
 
         k-diffusion's draws in the same order, so that seeds give the same noise; but none in a run that adds none.
         """
-        adds = (self.table[:, _Z] != 0).tolist()
-        if not self.sampler.churns:
-            return x, adds, self._sampler_of_noise(x) if any(adds) else _none
-        raised = math.sqrt(self.plan.levels[0].sigma ** 2 - self.plan.ends[0].sigma ** 2) * self.given["s_noise"]
-        if not (raised or any(adds)):
+        adds, steps = (self.table[:, _Z] != 0).tolist(), self.plan.step_of_row
+        ends = [step != following for step, following in itertools.pairwise((*steps, None))]
+        if self.sampler.churns:
+            below, start = self.plan.ends[0].sigma, self.plan.levels[0].sigma
+            raised = math.sqrt(start**2 - below**2) * float(self.given["s_noise"])
+            if raised or any(adds):
+                noise = self.peer.torch.randn_like(x)
+                x = torch.add(x, noise, alpha=raised) if raised else x
+                adds = [*ends[:-1], False]
+            return x, adds, lambda row, x: self.peer.torch.randn_like(x)
+        if not any(adds):
             return x, adds, _none
-        noise = self.peer.torch.randn_like(x)
-        x = torch.add(x, noise, alpha=float(raised)) if raised else x
-        steps = self.plan.step_of_row
-        draws = [step != following for step, following in itertools.pairwise(steps)]
-        return x, [*draws, False], lambda row, x: self.peer.torch.randn_like(x)
+        return x, ends if "n" in self.given else adds, self._sampler_of_noise(x)
 
     def _sampler_of_noise(self, x: Tensor) -> Noise:
         between = _between_middles(self.sigmas, self.given["r"]) if "r" in self.given else self._between_levels()
@@ -156,6 +166,8 @@ def _between_middles(sigmas: Tensor, share: float) -> list[tuple[Tensor, Tensor]
 def _levels_of_dpm_fast(given: dict[str, Any]) -> tuple[Tensor, tuple[int, ...]]:
     """The levels of `sample_dpm_fast`, uniform in ln σ, and the order of each step: n calls in all."""
     calls, device = given["n"], given["x"].device
+    if not isinstance(calls, int) or calls < 1:
+        raise ValueError(f"n is not a positive int: {calls}")
     first, last = (-torch.as_tensor(given[name]).log() for name in ("sigma_max", "sigma_min"))
     steps = calls // 3 + 1
     orders = [3] * (steps - 2) + [2, 1] if calls % 3 == 0 else [3] * (steps - 1) + [calls % 3]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,12 +29,14 @@ _ETA = MappingProxyType({"eta": "eta"})
 
 class Sampler(NamedTuple):
     """options: k-diffusion's names of the solver's options; fixed: what it has no name for; brownian: whether its noise
-    is by default that of a Brownian path."""
+    is by default that of a Brownian path; slopes: after which steps the state has the type of `sigmas` too, since
+    k-diffusion divides by one of them as a tensor: those of one network call, or all."""
 
     solver: Callable[..., Iterator[Row]]
     options: Mapping[str, str] = _NONE
     fixed: Mapping[str, Any] = _NONE
     brownian: bool = False
+    slopes: Literal["all", "one call", "none"] = "none"
 
     @property
     def churns(self) -> bool:
@@ -48,15 +50,15 @@ class Sampler(NamedTuple):
 
 
 SAMPLERS = {
-    "sample_euler": Sampler(euler, _CHURN),
-    "sample_euler_ancestral": Sampler(euler_ancestral, _ETA),
-    "sample_heun": Sampler(heun, _CHURN),
-    "sample_dpm_2": Sampler(dpm_2, _CHURN),
-    "sample_dpm_2_ancestral": Sampler(dpm_2_ancestral, _ETA),
-    "sample_lms": Sampler(adams_bashforth, {"order": "order"}),
+    "sample_euler": Sampler(euler, _CHURN, slopes="all"),
+    "sample_euler_ancestral": Sampler(euler_ancestral, _ETA, slopes="all"),
+    "sample_heun": Sampler(heun, _CHURN, slopes="all"),
+    "sample_dpm_2": Sampler(dpm_2, _CHURN, slopes="all"),
+    "sample_dpm_2_ancestral": Sampler(dpm_2_ancestral, _ETA, slopes="all"),
+    "sample_lms": Sampler(adams_bashforth, {"order": "order"}, slopes="all"),
     "sample_dpm_fast": Sampler(dpm_fast, _ETA),
-    "sample_dpmpp_2s_ancestral": Sampler(dpmpp_2s, _ETA),
-    "sample_dpmpp_sde": Sampler(dpmpp_sde, {"eta": "eta", "r": "fraction"}, brownian=True),
+    "sample_dpmpp_2s_ancestral": Sampler(dpmpp_2s, _ETA, slopes="one call"),
+    "sample_dpmpp_sde": Sampler(dpmpp_sde, {"eta": "eta", "r": "fraction"}, brownian=True, slopes="one call"),
     "sample_dpmpp_2m": Sampler(dpmpp_2m, fixed={"lower_order_final": False}),
     "sample_dpmpp_2m_sde": Sampler(dpmpp_2m_sde, {"eta": "eta", "solver_type": "variant"}, brownian=True),
     "sample_dpmpp_3m_sde": Sampler(dpmpp_3m_sde, _ETA, brownian=True),
