@@ -25,15 +25,16 @@ def save(image: Any, path: Path, told: Mapping[str, Any]) -> None:
         image.save(path, pnginfo=kept)
 
 
-def story(state: Mapping[str, Any], run: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+def story(state: Mapping[str, Any], checkpoint: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     """All that it takes to draw an image again: the checkpoint, whose `state` this is, the options, the versions.
 
     Of the run it keeps the folder's name alone: where somebody keeps runs is nobody's business.
     """
     import torch
 
+    folder = checkpoint.resolve().parent
     return {
-        "run": run.resolve().name,
+        "run": (folder.parent if folder.name == "checkpoints" else folder).name,
         "recipe": state["recipe"] if not str(state["recipe"]).endswith(".py") else Path(state["recipe"]).name,
         "step": state["step"],
         "weights": state["sha256"].get("average"),

@@ -126,22 +126,25 @@ def draw(options: SampleOptions) -> None:
         raise UserError(str(error)) from error
     if not drawn.isfinite().all():
         raise UserError(f"the model in {saved.path} draws no finite numbers; its weights may be damaged")
-    names = [images.class_names[label] for label in labels]
-    shown = [str(label) if _label(str(label), images.class_names) == label else name
-             for label, name in zip(labels, names, strict=True)]  # fmt: skip
-    again = {"labels": shown, "count_per_class": _count(options), "seeds": options.seeds, **asked}
+    again = {"labels": [_word(label, images.class_names) for label in labels], "seeds": options.seeds}
+    again |= {"count_per_class": _count(options), **asked}
     for file in (options.out, options.preview_gif, options.preview_strip):
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-    run = options.checkpoint
-    repeat.save(image_grid(drawn, names), options.out, repeat.story(saved.state, run, again))
-    if previews is not None and options.preview_gif is not None:
+    grid = image_grid(drawn, [images.class_names[label] for label in labels])
+    repeat.save(grid, options.out, repeat.story(saved.state, saved.path, again))
+    if previews is not None:
+        _save_previews(previews, options, columns)
+    print(f"images: {options.out}")
+
+
+def _save_previews(previews: Previews, options: SampleOptions, columns: int) -> None:
+    if options.preview_gif is not None:
         with writing(options.preview_gif):
             previews.gif(options.preview_gif, columns=columns)
-    if previews is not None and options.preview_strip is not None:
+    if options.preview_strip is not None:
         with writing(options.preview_strip):
             previews.strip(options.preview_strip)
-    print(f"images: {options.out}")
 
 
 def _check(options: SampleOptions) -> None:
@@ -198,6 +201,11 @@ def _drawn(
             **asked,
         )
     return drawn, previews
+
+
+def _word(label: int, class_names: Sequence[str]) -> str:
+    """What `_label` takes for this label: its number, or its name where a class is called like the number."""
+    return str(label) if _label(str(label), class_names) == label else class_names[label]
 
 
 def _label(name: str, class_names: Sequence[str]) -> int:
