@@ -126,7 +126,7 @@ def draw(options: SampleOptions) -> None:
         raise UserError(str(error)) from error
     if not drawn.isfinite().all():
         raise UserError(f"the model in {saved.path} draws no finite numbers; its weights may be damaged")
-    again = {"labels": [_word(label, images.class_names) for label in labels], "seeds": options.seeds}
+    again: dict[str, Any] = {"labels": [_word(label, images.class_names) for label in labels], "seeds": options.seeds}
     again |= {"count_per_class": _count(options), **asked}
     for file in (options.out, options.preview_gif, options.preview_strip):
         if file is not None:
