@@ -37,7 +37,7 @@ def plot_schedules(objectives: Mapping[str, DiffusionObjective], image: Tensor, 
     curves[2].set(title="weight of ‖ε − ε̂‖², w(λ), 1 at λ = 0")
     for axes in curves:
         axes.grid(alpha=0.25)
-    above.legend(*curves[0].get_legend_handles_labels(), loc="outside halves center", ncols=4, frameon=False)
+    above.legend(*curves[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     rows = below.subplots(len(objectives), _LEVELS, squeeze=False)
     for row, (name, objective) in zip(rows, objectives.items(), strict=True):
         _images(row, name, objective, image)
