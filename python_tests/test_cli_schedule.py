@@ -50,7 +50,7 @@ def test_options_are_the_arguments() -> None:
     assert named_schedule("edm") == (KarrasVE(), LevelTimes(KarrasVE(), Normal(2.4, 2.4)))
     shifted, times = named_schedule("edm:mean=-0.8,reference=32,resolution=64")
     assert shifted == Shifted(KarrasVE(), 32, 64) and times == LevelTimes(shifted, Normal(1.6, 2.4))
-    assert named_schedule("ddpm-linear:steps=99")[0].steps == 99 and named_schedule("cosine")[1] == UniformTimes()
+    assert named_schedule("ddpm-linear:steps=9.9e1")[0].steps == 99 and named_schedule("cosine")[1] == UniformTimes()
     assert named_weight("min-snr:gamma=1") == MinSNR(1)
 
 
@@ -71,6 +71,10 @@ def test_the_figure_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["cosine:low=16"], "cosine needs high, resolution as well, got low"),
         (["cosine:16"], "an option must be like name=value, got '16'"),
         (["laplace:scale=wide"], "scale must be a number, got 'wide'"),
+        (["ddpm-cosine:steps=9.5"], "steps must be a whole number of at least 2, got 9.5"),
+        (["ddpm-linear:steps=0"], "steps must be a whole number of at least 2, got 0"),
+        (["sigmoid:temperature=0.01"], "temperature must leave start and end within ±30 times itself, got 0.01"),
+        (["cosine:log-snr-min=-1e5"], "no schedule can be computed with these numbers"),
         (["laplace:scale=0"], "scale must be positive and finite"),
         (["cosine", "--weight", "min"], "weight must be one of min-snr, .*; got 'min'"),
         (["cosine", "--prediction", "noise"], "prediction must be one of x, epsilon, v, velocity, edm; got 'noise'"),

@@ -72,13 +72,14 @@ def test_a_position_s_image_label_seed_and_mirroring_are_the_same_however_positi
     together = data.__getitems__(list(range(100)))
     for positions in (list(range(1, 100, 2)), [99], [50, 3]):
         alone = ImagesByPosition(some_images(), 5, horizontal_flip=True).__getitems__(positions)
-        for name in ("images", "labels", "seeds"):
+        for name in ("images", "labels", "seeds", "positions"):
             assert torch.equal(getattr(alone, name), getattr(together, name)[positions])
 
 
 def test_a_sample_s_seed_is_derived_from_the_run_s_seed_and_its_position():
     batch = ImagesByPosition(some_images(), 5).__getitems__([4, 1_000_000])
     assert torch.equal(batch.seeds, ops.derive_seeds(5, torch.tensor([4, 1_000_000])))
+    assert batch.positions.tolist() == [4, 1_000_000]
 
 
 def test_half_of_the_images_are_mirrored_and_the_others_are_untouched():

@@ -476,6 +476,24 @@ def test_a_learned_schedule_is_trained_through_the_objective() -> None:
     assert slope == pytest.approx((values[0] - values[1]).item() / (2 * step), rel=0.05)
 
 
+def test_what_is_learned_is_computed_in_float32_under_autocast() -> None:
+    torch.manual_seed(0)
+    schedule, weight, t = LearnedVP(features=64), Uncertainty(), torch.linspace(0, 1, 50)
+    with torch.no_grad():
+        weight.linear.normal_()
+    objective = DiffusionObjective(schedule, "v", LevelTimes(schedule, Normal()), weight=weight)
+    expected = [schedule.log_snr(t), schedule.slope(t), weight.offset(schedule.log_snr(t)), objective.sample_weights(t)]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = [
+            schedule.log_snr(t),
+            schedule.slope(t),
+            weight.offset(schedule.log_snr(t)),
+            objective.sample_weights(t),
+        ]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_a_network_may_be_told_the_level() -> None:
     objective = DiffusionObjective(CosineVP(), "v", UniformTimes(), conditioning="log_snr")
     told: list[Tensor] = []

@@ -39,7 +39,7 @@ class AdaptiveTimes(TimeSampling, Float32State):
         self.times, self.bins, self.decay, self.uniform = times, bins, decay, uniform
         self.register_buffer("losses", torch.zeros(bins))
         self.register_buffer("counts", torch.zeros(bins))
-        self._seen: list[Tensor] = []  # of this step and this rank: [2, bins], sums and counts
+        self._seen: Tensor | None = None  # of this step and this rank: [2, bins], sums and counts
 
     def __repr__(self) -> str:
         return f"AdaptiveTimes({self.times!r}, bins={self.bins}, decay={self.decay}, uniform={self.uniform})"
@@ -83,12 +83,12 @@ class AdaptiveTimes(TimeSampling, Float32State):
         losses = losses.detach().to(self.losses)
         counted = losses.isfinite().to(losses)
         rows = torch.stack((torch.where(losses.isfinite(), losses, 0).clamp_min(0), counted))
-        self._seen.append(rows.new_zeros(2, self.bins).index_add_(1, self._bin(t), rows))
+        seen = rows.new_zeros(2, self.bins) if self._seen is None else self._seen
+        self._seen = seen.index_add(1, self._bin(t), rows)
 
     def after_step(self) -> None:
         """Moves the averages by what all ranks noted since the last step; every rank must call it."""
-        seen = torch.stack((self.losses.new_zeros(2, self.bins), *self._seen)).sum(0)
-        self._seen.clear()
+        seen, self._seen = self.losses.new_zeros(2, self.bins) if self._seen is None else self._seen, None
         losses, counts = sum_over_ranks([seen])[0]
         self.losses.mul_(self.decay).add_(losses, alpha=1 - self.decay)
         self.counts.mul_(self.decay).add_(counts, alpha=1 - self.decay)

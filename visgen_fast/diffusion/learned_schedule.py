@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..nn.state import Float32State
 from .bisection import inverse
@@ -50,4 +49,5 @@ class LearnedVP(VariancePreserving, Float32State):
         line, bends, offsets, shares = (
             weight.to(t) for weight in (self.line.abs(), self.bends.abs(), self.offsets, self.shares.abs())
         )
-        return line * t + F.linear(torch.sigmoid((2 * t[..., None] - 1) * bends + offsets), shares) * 2 / len(shares)
+        rising = torch.sigmoid((2 * t[..., None] - 1) * bends + offsets)
+        return line * t + (rising * shares).sum(-1) * 2 / len(shares)  # no product of matrices: autocast would round it

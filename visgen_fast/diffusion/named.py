@@ -115,9 +115,10 @@ def _value(key: str, value: str) -> Any:
     if key.strip() == "ends":
         return value
     try:
-        return int(value) if value.isdecimal() else float(value)
+        number = float(value)
     except ValueError:
         raise ValueError(f"{key} must be a number, got {value!r}") from None
+    return int(number) if number.is_integer() else number
 
 
 def _called(name: str, make: Callable[..., T], options: dict[str, Any], more: tuple[str, ...] = ()) -> T:

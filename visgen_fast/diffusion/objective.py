@@ -19,7 +19,7 @@ from .times import TimeSampling
 from .weights import Weight
 
 _MOST_LOG_WEIGHT = 80.0  # e⁸⁰ is a float32
-_MOST_LOG_SNR = -4 * math.log(SMALLEST_LEVEL)
+_MOST_LOG_SNR = -2 * math.log(SMALLEST_LEVEL)
 
 
 class DiffusionObjective(nn.Module):
@@ -168,7 +168,7 @@ class DiffusionObjective(nn.Module):
 
     def _level(self, t: Tensor) -> Tensor:
         """λ for the weights: within what `log_error` tells apart."""
-        return self.schedule.log_snr(t).clamp(-_MOST_LOG_SNR / 2, _MOST_LOG_SNR / 2)
+        return self.schedule.log_snr(t).clamp(-_MOST_LOG_SNR, _MOST_LOG_SNR)
 
     def _meant_density(self, t: Tensor) -> Tensor:
         """p(λ) at times t, as it would be without adaptive times."""

@@ -150,7 +150,7 @@ class SigmoidVP(VariancePreserving):
     [floor, 1 − floor] (Chen, "On the importance of noise scheduling for diffusion models", 2023, section 2.2, which
     cuts it at 1e-9). The "sigmoid" of diffusers is another schedule: `DiscreteVP.sigmoid`.
 
-    ValueError unless start < end, temperature > 0 and 0 < floor < ½.
+    ValueError unless start < end, temperature > 0, with start and end within ±30 times it, and 0 < floor < ½.
     """
 
     start: float = -3.0
@@ -163,6 +163,8 @@ class SigmoidVP(VariancePreserving):
             raise ValueError(f"start must be smaller than end, got {self.start} and {self.end}")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
+        if not max(-self.start, self.end) / self.temperature <= 30:
+            raise ValueError(f"temperature must leave start and end within ±30 times itself, got {self.temperature}")
         if not 0 < self.floor < 0.5:
             raise ValueError(f"floor must lie in (0, 0.5), got {self.floor}")
 

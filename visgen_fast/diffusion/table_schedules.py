@@ -83,17 +83,20 @@ class DiscreteVP(VariancePreserving):
     @classmethod
     def linear(cls, steps: int = 1000, *, beta_start: float | None = None, beta_end: float | None = None) -> DiscreteVP:
         """β evenly spaced, by default from 0.1/steps to 20/steps: for 1000 steps 1e-4 to 0.02 (Ho et al., 2020)."""
+        _check_steps(steps)
         start, end = 0.1 / steps if beta_start is None else beta_start, 20 / steps if beta_end is None else beta_end
         return cls.from_betas(torch.linspace(start, end, steps, dtype=torch.float64))
 
     @classmethod
     def scaled_linear(cls, steps: int = 1000, *, beta_start: float = 0.00085, beta_end: float = 0.012) -> DiscreteVP:
         """√β evenly spaced (Rombach et al., "High-resolution image synthesis with latent diffusion models", 2022)."""
+        _check_steps(steps)
         return cls.from_betas(torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2)
 
     @classmethod
     def cosine(cls, steps: int = 1000, *, offset: float = 0.008, beta_max: float = 0.999) -> DiscreteVP:
         """ᾱ is a squared cosine, but β stays below `beta_max` (Nichol and Dhariwal, 2021, equation 17)."""
+        _check_steps(steps)
         shares = torch.arange(steps + 1, dtype=torch.float64) / steps
         product = torch.cos((shares + offset) / (1 + offset) * math.pi / 2) ** 2
         return cls.from_betas((1 - product[1:] / product[:-1]).clamp_max(beta_max))
@@ -101,6 +104,7 @@ class DiscreteVP(VariancePreserving):
     @classmethod
     def sigmoid(cls, steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> DiscreteVP:
         """β rises as the logistic function between −6 and 6 (Xu et al., "GeoDiff", 2022; "sigmoid" in diffusers)."""
+        _check_steps(steps)
         shape = torch.linspace(-6, 6, steps, dtype=torch.float64).sigmoid()
         return cls.from_betas(shape * (beta_end - beta_start) + beta_start)
 
@@ -151,6 +155,11 @@ class DiscreteVP(VariancePreserving):
             return t
         last = 1 - torch.atan(torch.exp(log_snr / 2)) / (self._from_noise * self.steps)
         return torch.where(log_snr < self._log_snr[-1].item(), last, t)
+
+
+def _check_steps(steps: int) -> None:
+    if not isinstance(steps, int) or steps < 2:
+        raise ValueError(f"steps must be a whole number of at least 2, got {steps}")
 
 
 def _numbers(values: Tensor | Sequence[float], name: str) -> Tensor:

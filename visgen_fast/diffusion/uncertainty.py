@@ -45,4 +45,5 @@ class Uncertainty(Weight, Float32State):
     def offset(self, log_snr: Tensor) -> Tensor:
         """u(λ)."""
         frequencies, phases, linear = (part.to(log_snr) for part in (self.frequencies, self.phases, self.linear))
-        return math.sqrt(2) * torch.cos(-log_snr[..., None] / 8 * frequencies + phases) @ linear
+        waves = torch.cos(-log_snr[..., None] / 8 * frequencies + phases)
+        return math.sqrt(2) * (waves * linear).sum(-1)  # no product of matrices: autocast would round it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,8 @@ _COLOURS = ("#0b6e4f", "#d1495b", "#457b9d", "#edae49", "#6c4f9e", "#3d405b", "#
 def plot_schedules(objectives: Mapping[str, DiffusionObjective], image: Tensor, out: Path) -> None:
     """Draws the objectives, by the names of their schedules, as the PNG file `out`; `image` is [3, H, W] in [−1, 1]."""
     figure = Figure(figsize=(11, 3.8 + 1.5 * len(objectives)), layout="constrained")
-    above, below = np.ravel(figure.subfigures(2, 1, height_ratios=(3.8, 1.5 * len(objectives))))
+    halves: Any = figure.subfigures(2, 1, height_ratios=(3.8, 1.5 * len(objectives)))
+    above, below = halves
     curves = above.subplots(1, 3)
     for number, (name, objective) in enumerate(objectives.items()):
         _curves(curves, name, objective, _COLOURS[number % len(_COLOURS)])
