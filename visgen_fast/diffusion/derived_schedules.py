@@ -37,7 +37,9 @@ class FromDensity(VariancePreserving):
             raise ValueError(f"log_snr_min and log_snr_max must have some of {self.density} between them, got none")
 
     def _cut(self) -> tuple[float, float, float]:
-        low, high = (torch.tensor(end, dtype=torch.float64) for end in (self.log_snr_min, self.log_snr_max))
+        low, high = (
+            torch.tensor(end, dtype=torch.float64, device="cpu") for end in (self.log_snr_min, self.log_snr_max)
+        )
         below, above = self.density.cdf(low).item(), self.density.survival(high).item()
         if self.log_snr_min > self.density.mean:  # where 1 − below − above would be nothing but rounding
             return below, above, self.density.survival(low).item() - above
@@ -124,7 +126,7 @@ class Shifted(_Moved):
         object.__setattr__(self, "_span", (0.0, 1.0) if self.ends == "move" else self._kept_ends())
 
     def _kept_ends(self) -> tuple[float, float]:
-        wanted = self.schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64)) - self._shift
+        wanted = self.schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu")) - self._shift
         times = self.schedule.time(wanted)
         # In float32, where a schedule that barely goes on has no digits left there.
         if not bool(((self.schedule.log_snr(times.float()) - wanted).abs() < 1e-3).all()):

@@ -207,5 +207,5 @@ class DiffusionObjective(nn.Module):
 
     def _ends(self) -> tuple[float, float]:
         """λ(1) and λ(0)."""
-        high, low = self.schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+        high, low = self.schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu")).tolist()
         return low, high

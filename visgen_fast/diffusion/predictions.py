@@ -141,7 +141,7 @@ def check_samplable(schedule: Schedule, prediction: Prediction | str) -> None:
 
 def is_singular(schedule: Schedule, prediction: Prediction | str) -> bool:
     """Whether the prediction says nothing of the image at t = 1: ε does not, where the signal is exactly 0 there."""
-    start = torch.ones((), dtype=torch.float64)
+    start = torch.ones((), dtype=torch.float64, device="cpu")
     alpha, sigma = schedule.alpha(start), schedule.sigma(start)
     c, d = as_prediction(prediction).weights(alpha, sigma)
     return bool(alpha * d == sigma * c)

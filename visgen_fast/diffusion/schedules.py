@@ -50,7 +50,7 @@ class Schedule(ABC):
     @property
     def zero_terminal_snr(self) -> bool:
         """Whether nothing of the image is left at t = 1, so that ε at that time says nothing about it."""
-        return bool(self.alpha(torch.ones((), dtype=torch.float64)) == 0)
+        return bool(self.alpha(torch.ones((), dtype=torch.float64, device="cpu")) == 0)
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class DiscreteVP(VariancePreserving):
         self.alphas_cumprod = product
         finite = product[:-1] if product[-1] == 0 else product
         self._log_snr = finite.log() - torch.log1p(-finite)
-        self._times = torch.arange(1, len(finite) + 1, dtype=torch.float64) / self.steps
+        self._times = torch.arange(1, len(finite) + 1, dtype=torch.float64, device="cpu") / self.steps
         # Of the first entry from pure data, and of the last that is above 0 from pure noise.
         self._from_data = angle(-self._log_snr[0].item())
         self._from_noise = angle(self._log_snr[-1].item())
@@ -85,19 +85,21 @@ class DiscreteVP(VariancePreserving):
         """β evenly spaced, by default from 0.1/steps to 20/steps: for 1000 steps 1e-4 to 0.02 (Ho et al., 2020)."""
         _check_steps(steps)
         start, end = 0.1 / steps if beta_start is None else beta_start, 20 / steps if beta_end is None else beta_end
-        return cls.from_betas(torch.linspace(start, end, steps, dtype=torch.float64))
+        return cls.from_betas(torch.linspace(start, end, steps, dtype=torch.float64, device="cpu"))
 
     @classmethod
     def scaled_linear(cls, steps: int = 1000, *, beta_start: float = 0.00085, beta_end: float = 0.012) -> DiscreteVP:
         """√β evenly spaced (Rombach et al., "High-resolution image synthesis with latent diffusion models", 2022)."""
         _check_steps(steps)
-        return cls.from_betas(torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2)
+        return cls.from_betas(
+            torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64, device="cpu") ** 2
+        )
 
     @classmethod
     def cosine(cls, steps: int = 1000, *, offset: float = 0.008, beta_max: float = 0.999) -> DiscreteVP:
         """ᾱ is a squared cosine, but β stays below `beta_max` (Nichol and Dhariwal, 2021, equation 17)."""
         _check_steps(steps)
-        shares = torch.arange(steps + 1, dtype=torch.float64) / steps
+        shares = torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps
         product = torch.cos((shares + offset) / (1 + offset) * math.pi / 2) ** 2
         return cls.from_betas((1 - product[1:] / product[:-1]).clamp_max(beta_max))
 
@@ -105,7 +107,7 @@ class DiscreteVP(VariancePreserving):
     def sigmoid(cls, steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> DiscreteVP:
         """β rises as the logistic function between −6 and 6 (Xu et al., "GeoDiff", 2022; "sigmoid" in diffusers)."""
         _check_steps(steps)
-        shape = torch.linspace(-6, 6, steps, dtype=torch.float64).sigmoid()
+        shape = torch.linspace(-6, 6, steps, dtype=torch.float64, device="cpu").sigmoid()
         return cls.from_betas(shape * (beta_end - beta_start) + beta_start)
 
     def with_zero_terminal_snr(self) -> DiscreteVP:
@@ -163,7 +165,7 @@ def _check_steps(steps: int) -> None:
 
 
 def _numbers(values: Tensor | Sequence[float], name: str) -> Tensor:
-    numbers = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
+    numbers = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach().cpu()
     if numbers.dim() != 1 or len(numbers) < 2:
         raise ValueError(f"{name} must be two or more numbers in a row, got the shape {list(numbers.shape)}")
     return numbers

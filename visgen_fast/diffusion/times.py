@@ -191,7 +191,7 @@ class LevelTimes(TimeSampling):
     _cut: FromDensity = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        high, low = self.schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+        high, low = self.schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu")).tolist()
         object.__setattr__(self, "_cut", FromDensity(self.density_of_levels, low, high))
 
     def quantile(self, share: Tensor) -> Tensor:
