@@ -64,6 +64,8 @@ class DPMSolverMultistepScheduler(Stepping, diffusers.DPMSolverMultistepSchedule
         return min(most, max(self.lower_order_nums, 0) + 1)
 
     def _kept_dtype(self, sample: Tensor, output: Tensor) -> torch.dtype:
+        if output.dtype is sample.dtype:
+            return output.dtype
         config = self.config
         by_noise = config.algorithm_type in ("dpmsolver", "sde-dpmsolver")
         if config.prediction_type == ("epsilon" if by_noise else "sample") and not (by_noise and config.thresholding):
@@ -96,8 +98,9 @@ class UniPCMultistepScheduler(Stepping, diffusers.UniPCMultistepScheduler):
             outputs, options = (model_output, history[2]), {"weights": _of_the_first(sample.device)}
         if config.thresholding and self.predict_x0:
             options["limit"] = limits(config, sample, outputs, table, row, options.get("weights"))
-        unchanged = config.prediction_type == ("sample" if self.predict_x0 else "epsilon")
-        dtype = model_output.dtype if unchanged else torch.result_type(sample, model_output)
+        dtype = model_output.dtype
+        if dtype is not sample.dtype and config.prediction_type != ("sample" if self.predict_x0 else "epsilon"):
+            dtype = torch.result_type(sample, model_output)
         converted, state = torch.empty_like(sample, dtype=dtype), sample
         slots = (converted, *history[:2])
         if corrector:

@@ -204,7 +204,7 @@ def step_(
     """
     if not table.finite[row]:
         raise ValueError(NO_STEP)
-    out, rows = torch.empty_like(sample, dtype=dtype), table.on(sample.device)
+    out, rows = torch.empty_like(sample, dtype=dtype), table.rows if sample.is_cpu else table.on(sample.device)
     output, other = outputs if len(outputs) == 2 else (outputs[0], None)
     four = (*slots, None, None, None, None)[:4]
     _step(sample, output, other, None, rows, None, row, *four, weights, seeds, noise, 0, variance, limit, out)
