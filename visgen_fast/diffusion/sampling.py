@@ -82,7 +82,7 @@ def sample(
     told = Run(model, plan, labels, len(seeds), dtype, device)
     guiding = guidance or Unguided()
     steps = graphs.steps(told, guiding, shape, _state_dtype(dtype)) if graph else Steps(told, guiding)
-    run = _Images(plan, steps.table, seeds, shape, _state_dtype(dtype), noise)
+    run = _Images(plan, steps.table, seeds, shape, _state_dtype(dtype), noise, keeps_noise=known is not None)
     with steps.on(run.begin(None if initial is None else initial[0]), seeds, labels):
         for row in range(plan.calls):
             watch = None
@@ -124,8 +124,10 @@ class _Images:
         shape: tuple[int, ...],
         dtype: torch.dtype,
         noise: Tensor | None,
+        keeps_noise: bool,
     ) -> None:
         self.plan, self.table = plan, table
+        self.keeps_noise = keeps_noise or noise is not None  # else the state may take its place
         if noise is None:
             noise = ops.gaussian(seeds, shape[1:], stream=ops.Purpose.INITIAL_STATE.stream(), dtype=dtype)
         elif tuple(noise.shape) != shape:
@@ -136,7 +138,7 @@ class _Images:
         """The first state: noise, or the initial images with it, or these alone where the plan leads to noise."""
         signal, noise = self.plan.initial
         if images is None:
-            return self.noise * noise
+            return self.noise * noise if self.keeps_noise else self.noise.mul_(noise)
         images = images.to(self.noise)
         return images * (signal / self.plan.ends[0].alpha) if _rises(self.plan) else self._at(images, 0)
 
