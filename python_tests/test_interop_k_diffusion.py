@@ -6,6 +6,7 @@ They are held to the package itself where its sampling.py and scipy are installe
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import sys
@@ -216,16 +217,32 @@ def test_what_was_seen_stays_and_arguments_pass(peer, name):
     assert torch.equal(x, begun) and all(torch.equal(one, before) for one, before in kept)
 
 
+@pytest.mark.parametrize("x_type", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("peer, name", NAMED)
-def test_states_and_denoised_images_may_differ_in_type(peer, name):
-    def narrow(x, sigma):
-        return tool.network(x, sigma).to(torch.float32)
+def test_states_denoised_images_and_noise_may_differ_in_type(peer, name, x_type):
+    def network(x, sigma):
+        return tool.network(x, sigma).to(torch.float32 if x_type == torch.float64 else x.dtype)
 
-    sigmas = levels(zero=False)
-    theirs, ours = (run[0] for run in both(peer, name, pictures(torch.float32), sigmas))
-    for x_type, model in ((torch.float64, narrow), (torch.bfloat16, narrow)):
-        theirs, ours = (run[1][-1]["x"] for run in both(peer, name, pictures(x_type), sigmas, model))
-        assert ours.dtype == theirs.dtype
+    def noise(sigma, sigma_next):
+        return torch.full((2, 3, 4, 4), 0.3, dtype=torch.float32)
+
+    taken = "noise_sampler" in inspect.signature(getattr(peer, name)).parameters
+    for options in ({}, {"noise_sampler": noise})[: 1 + taken]:
+        theirs, ours = both(peer, name, pictures(x_type), levels(zero=False, dtype=torch.float32), network, **options)
+        assert [at["x"].dtype for at in ours[1]] == [at["x"].dtype for at in theirs[1]]
+        assert ours[0].dtype == theirs[0].dtype and distance(ours[0], theirs[0]) < 0.05
+
+
+@pytest.mark.parametrize("peer, name", NAMED)
+def test_bounds_of_churn_are_compared_in_the_type_of_the_levels(peer, name):
+    if "s_churn" not in inspect.signature(getattr(peer, name)).parameters:
+        return
+    sigmas = torch.tensor([14.6146, 2.7, 0.1, 0.0])
+    assert sigmas[0].item() > 14.6146
+    options = {"s_churn": 2.0, "s_tmin": 0.1, "s_tmax": 14.6146}
+    theirs, ours = both(peer, name, pictures(), sigmas, **options)
+    torch.testing.assert_close(ours[2], theirs[2], rtol=1e-6, atol=0)
+    assert ours[2][0, 0] > 15
 
 
 @pytest.mark.parametrize("peer", EACH)
@@ -256,6 +273,9 @@ def test_dpm_fast_is_theirs(peer):
                         torch.testing.assert_close(at[key], expected[key])
     finally:
         torch.set_default_dtype(before)
+    with apply_visgen_to_k_diffusion(peer), pytest.warns(UserWarning, match="n is not a positive int: 0"):
+        with contextlib.suppress(IndexError):  # k-diffusion's own
+            fast(peer, 0, {})
 
 
 def fast(peer, calls, options):
