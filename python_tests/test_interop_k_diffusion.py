@@ -173,6 +173,30 @@ def test_a_run_without_noise_draws_none(peer, name, monkeypatch):
             assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("peer, name", NAMED)
+def test_a_run_with_noise_leaves_the_generator_where_theirs_does(peer, name):
+    taken = inspect.signature(getattr(peer, name)).parameters
+    for options in OPTIONS[name]:
+        if options.get("eta") == 0.0 or ("s_churn" not in options and "eta" not in taken):
+            continue
+        after = []
+        for once in (contextlib.nullcontext(), apply_visgen_to_k_diffusion(peer)):
+            with once:
+                record(peer, name, pictures(), levels(), **options)
+            after.append(torch.get_rng_state())
+        assert torch.equal(*after), options
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_levels_reach_the_network_to_the_last_bit(dtype):
+    sigmas = (
+        torch.rand(300, generator=torch.Generator().manual_seed(0), dtype=dtype).sort(descending=True).values * 14.6
+    )
+    with apply_visgen_to_k_diffusion(formulas):
+        told = record(formulas, "sample_euler", pictures(dtype), sigmas)[2]
+    assert torch.equal(told, sigmas[:-1, None].expand(-1, 2))
+
+
 class NoReads(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         assert function.overloadpacket not in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero), function
