@@ -202,10 +202,9 @@ class NoReads(TorchDispatchMode):
 @pytest.mark.parametrize("peer, name", NAMED)
 def test_no_number_is_read_from_a_tensor_inside_the_loop(peer, name):
     taken = inspect.signature(getattr(peer, name)).parameters
-    reads = NoReads()
-    options = {"s_churn": 9.0} if "s_churn" in taken else {}
-    options |= {"noise_sampler": lambda *_: torch.ones(2, 3, 4, 4)} if "noise_sampler" in taken else {}
-    first = []
+    reads, first = NoReads(), []
+    every = {"s_churn": 9.0, "noise_sampler": lambda *_: torch.ones(2, 3, 4, 4)}
+    options = {key: value for key, value in every.items() if key in taken}
 
     def model(x, sigma):
         if not first:
@@ -225,8 +224,8 @@ def test_what_was_seen_stays_and_arguments_pass(peer, name):
     kept, begun = [], x.clone()
 
     def model(x, sigma, scale):
-        kept.append((x, x.clone()))
-        kept.append((denoised := scale * tool.network(x, sigma), denoised.clone()))
+        denoised = scale * tool.network(x, sigma)
+        kept.extend([(x, x.clone()), (denoised, denoised.clone())])
         return denoised
 
     def watch(at):
@@ -243,12 +242,9 @@ def test_states_denoised_images_and_noise_may_differ_in_type(peer, name, x_type)
     def network(x, sigma):
         return tool.network(x, sigma).to(torch.float32 if x_type == torch.float64 else x.dtype)
 
-    def noise(sigma, sigma_next):
-        return torch.full((2, 3, 4, 4), 0.3, dtype=torch.float32)
-
     taken = "noise_sampler" in inspect.signature(getattr(peer, name)).parameters
     sigmas = levels(zero=name not in ("sample_dpmpp_2m_sde", "sample_dpmpp_3m_sde"), dtype=torch.float32)
-    for options in ({}, {"noise_sampler": noise})[: 1 + taken]:
+    for options in ({}, {"noise_sampler": lambda *_: torch.full((2, 3, 4, 4), 0.3)})[: 1 + taken]:
         theirs, ours = both(peer, name, pictures(x_type), sigmas, network, **options)
         assert [at["x"].dtype for at in ours[1]] == [at["x"].dtype for at in theirs[1]]
         assert ours[0].dtype == theirs[0].dtype and distance(ours[0], theirs[0]) < 0.05
@@ -278,9 +274,15 @@ def test_one_step_of_a_stochastic_multistep_sampler_gives_the_denoised_image(pee
 
 @pytest.mark.parametrize("peer", EACH)
 def test_dpm_fast_is_theirs(peer):
+    rounded = [fast(peer, 7, options)[0] for options in FAST]
+    with apply_visgen_to_k_diffusion(peer):
+        ours_rounded = [fast(peer, 7, options)[0] for options in FAST]
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # theirs computes its levels in it
     try:
+        for theirs, ours, options in zip(rounded, ours_rounded, FAST, strict=True):
+            exact = fast(peer, 7, options)[0]
+            assert distance(ours, exact) <= max(1e-5, 2 * distance(theirs, exact)), options
         for calls in range(1, 12):
             for options in FAST:
                 theirs = fast(peer, calls, options)
