@@ -6,6 +6,7 @@ They are held to the package itself where its sampling.py and scipy are installe
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import sys
@@ -158,18 +159,38 @@ def test_a_noise_sampler_is_asked_for_the_same_levels(peer, name):
 
 
 @pytest.mark.parametrize("peer, name", NAMED)
-def test_a_run_without_noise_draws_none(peer, name, monkeypatch):
-    quiet = {"s_noise": 0.0, "eta": 0.0, "s_churn": 0.0}
-    taken = {key: quiet[key] for key in quiet if key in inspect.signature(getattr(peer, name)).parameters}
-    for key in taken:
-        for options in (
-            {key: 0.0},
-            {key: 0.0, "s_churn": 4.0} if key == "s_noise" and "s_churn" in taken else {key: 0.0},
-        ):
-            before = torch.manual_seed(1).get_state()
-            with apply_visgen_to_k_diffusion(peer):
-                getattr(peer, name)(tool.network, pictures(), levels(), disable=True, **options)
-            assert torch.equal(torch.get_rng_state(), before)
+def test_a_run_without_noise_draws_none(peer, name):
+    taken = inspect.signature(getattr(peer, name)).parameters
+    quiet = [{"s_noise": 0.0, "s_churn": 4.0}] if "s_churn" in taken else [{"s_noise": 0.0}, {"eta": 0.0}]
+    for options in [{}, *quiet] if "s_churn" in taken else quiet if "eta" in taken else [{}]:
+        before = torch.manual_seed(1).get_state()
+        with apply_visgen_to_k_diffusion(peer):
+            getattr(peer, name)(tool.network, pictures(), levels(), disable=True, **options)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("peer, name", NAMED)
+def test_a_run_with_noise_leaves_the_generator_where_theirs_does(peer, name):
+    taken = inspect.signature(getattr(peer, name)).parameters
+    for options in OPTIONS[name]:
+        if options.get("eta") == 0.0 or ("s_churn" not in options and "eta" not in taken):
+            continue
+        after = []
+        for once in (contextlib.nullcontext, apply_visgen_to_k_diffusion):
+            with once(peer):
+                record(peer, name, pictures(), levels(), **options)
+            after.append(torch.get_rng_state())
+        assert torch.equal(*after), options
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_levels_reach_the_network_to_the_last_bit(dtype):
+    sigmas = (
+        torch.rand(300, generator=torch.Generator().manual_seed(0), dtype=dtype).sort(descending=True).values * 14.6
+    )
+    with apply_visgen_to_k_diffusion(formulas):
+        told = record(formulas, "sample_euler", pictures(dtype), sigmas)[2]
+    assert torch.equal(told, sigmas[:-1, None].expand(-1, 2))
 
 
 class NoReads(TorchDispatchMode):
@@ -181,10 +202,9 @@ class NoReads(TorchDispatchMode):
 @pytest.mark.parametrize("peer, name", NAMED)
 def test_no_number_is_read_from_a_tensor_inside_the_loop(peer, name):
     taken = inspect.signature(getattr(peer, name)).parameters
-    reads = NoReads()
-    options = {"s_churn": 9.0} if "s_churn" in taken else {}
-    options |= {"noise_sampler": lambda *_: torch.ones(2, 3, 4, 4)} if "noise_sampler" in taken else {}
-    first = []
+    reads, first = NoReads(), []
+    every = {"s_churn": 9.0, "noise_sampler": lambda *_: torch.ones(2, 3, 4, 4)}
+    options = {key: value for key, value in every.items() if key in taken}
 
     def model(x, sigma):
         if not first:
@@ -204,8 +224,8 @@ def test_what_was_seen_stays_and_arguments_pass(peer, name):
     kept, begun = [], x.clone()
 
     def model(x, sigma, scale):
-        kept.append((x, x.clone()))
-        kept.append((denoised := scale * tool.network(x, sigma), denoised.clone()))
+        denoised = scale * tool.network(x, sigma)
+        kept.extend([(x, x.clone()), (denoised, denoised.clone())])
         return denoised
 
     def watch(at):
@@ -216,16 +236,30 @@ def test_what_was_seen_stays_and_arguments_pass(peer, name):
     assert torch.equal(x, begun) and all(torch.equal(one, before) for one, before in kept)
 
 
+@pytest.mark.parametrize("x_type", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("peer, name", NAMED)
-def test_states_and_denoised_images_may_differ_in_type(peer, name):
-    def narrow(x, sigma):
-        return tool.network(x, sigma).to(torch.float32)
+def test_states_denoised_images_and_noise_may_differ_in_type(peer, name, x_type):
+    def network(x, sigma):
+        return tool.network(x, sigma).to(torch.float32 if x_type == torch.float64 else x.dtype)
 
-    sigmas = levels(zero=False)
-    theirs, ours = (run[0] for run in both(peer, name, pictures(torch.float32), sigmas))
-    for x_type, model in ((torch.float64, narrow), (torch.bfloat16, narrow)):
-        theirs, ours = (run[1][-1]["x"] for run in both(peer, name, pictures(x_type), sigmas, model))
-        assert ours.dtype == theirs.dtype
+    taken = "noise_sampler" in inspect.signature(getattr(peer, name)).parameters
+    sigmas = levels(zero=name not in ("sample_dpmpp_2m_sde", "sample_dpmpp_3m_sde"), dtype=torch.float32)
+    for options in ({}, {"noise_sampler": lambda *_: torch.full((2, 3, 4, 4), 0.3)})[: 1 + taken]:
+        theirs, ours = both(peer, name, pictures(x_type), sigmas, network, **options)
+        assert [at["x"].dtype for at in ours[1]] == [at["x"].dtype for at in theirs[1]]
+        assert ours[0].dtype == theirs[0].dtype and distance(ours[0], theirs[0]) < 0.05
+
+
+@pytest.mark.parametrize("peer, name", NAMED)
+def test_bounds_of_churn_are_compared_in_the_type_of_the_levels(peer, name):
+    if "s_churn" not in inspect.signature(getattr(peer, name)).parameters:
+        return
+    sigmas = torch.tensor([14.6146, 2.7, 0.1, 0.0])
+    assert sigmas[0].item() > 14.6146
+    options = {"s_churn": 2.0, "s_tmin": 0.1, "s_tmax": 14.6146}
+    theirs, ours = both(peer, name, pictures(), sigmas, **options)
+    torch.testing.assert_close(ours[2], theirs[2], rtol=1e-6, atol=0)
+    assert ours[2][0, 0] > 15
 
 
 @pytest.mark.parametrize("peer", EACH)
@@ -240,9 +274,15 @@ def test_one_step_of_a_stochastic_multistep_sampler_gives_the_denoised_image(pee
 
 @pytest.mark.parametrize("peer", EACH)
 def test_dpm_fast_is_theirs(peer):
+    rounded = [fast(peer, 7, options)[0] for options in FAST]
+    with apply_visgen_to_k_diffusion(peer):
+        ours_rounded = [fast(peer, 7, options)[0] for options in FAST]
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # theirs computes its levels in it
     try:
+        for theirs, ours, options in zip(rounded, ours_rounded, FAST, strict=True):
+            exact = fast(peer, 7, options)[0]
+            assert distance(ours, exact) <= max(1e-5, 2 * distance(theirs, exact)), options
         for calls in range(1, 12):
             for options in FAST:
                 theirs = fast(peer, calls, options)
@@ -256,6 +296,9 @@ def test_dpm_fast_is_theirs(peer):
                         torch.testing.assert_close(at[key], expected[key])
     finally:
         torch.set_default_dtype(before)
+    with apply_visgen_to_k_diffusion(peer), pytest.warns(UserWarning, match="n is not a positive int: 0"):
+        with contextlib.suppress(IndexError):  # k-diffusion's own
+            fast(peer, 0, {})
 
 
 def fast(peer, calls, options):
