@@ -12,6 +12,7 @@ from torch import Tensor
 
 from visgen_fast import ops
 from visgen_fast.diffusion import ClassifierFree, CosineVP, RectifiedFlow, Schedule, invert, plan, sample, slerp
+from visgen_fast.diffusion.solvers import dpm_multi
 
 SEEDS = ops.derive_seeds(5, torch.arange(4))
 LABELS = torch.arange(4)
@@ -34,6 +35,35 @@ def test_inverted_images_are_drawn_again(sampler: str, guidance, schedule: Sched
     assert (noise - IMAGES).abs().max() > 0.1
     again = sample(network, down, (6,), LABELS, SEEDS, noise=noise, **options)
     assert (again - IMAGES).abs().max() < TOLERANCE[sampler]
+
+
+@pytest.mark.parametrize("name", ["heun", "dpm++2m", "dpm++3m", "dpm++3m-sde", "unipc", "deis", "adams-bashforth"])
+def test_inversion_has_the_order_of_its_sampler(name: str) -> None:
+    """On N(0, ½²), whose probability flow keeps each point at its share of the standard deviation."""
+    schedule, spread = CosineVP(), 0.5
+
+    def width(t: Tensor) -> Tensor:
+        return (spread**2 * schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2).sqrt()
+
+    def exact(x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        return (spread**2 * schedule.alpha(t) / width(t) ** 2)[:, None] * x_t
+
+    def error(steps: int) -> float:
+        ends = torch.tensor([0.1, 0.9], dtype=torch.float64)
+        way = plan(name, schedule, "x", times=torch.linspace(*ends, steps + 1), **options)
+        noise = invert(exact, way, IMAGES * width(ends[0]), LABELS, dtype=torch.float64)
+        return float((noise * schedule.sigma(ends[1]) / width(ends[1]) - IMAGES).abs().max())
+
+    options = {"eta": 0.0} if name.endswith("sde") else {"lower_order_final": False} if name == "unipc" else {}
+    assert math.log2(error(80) / error(160)) > 1.85
+
+
+@given(rate=st.floats(-3, 3).filter(lambda rate: rate != 0))
+def test_integrals_of_the_exponential_are_exact_in_both_directions(rate: float) -> None:
+    terms = [(-1) ** k * rate**k / math.factorial(k + 1) for k in range(1, 40)]
+    assert dpm_multi._phi_2(rate) == pytest.approx(-math.fsum(terms), rel=1e-9)
+    terms = [(-1) ** k * rate**k / math.factorial(k + 2) for k in range(1, 40)]
+    assert dpm_multi._phi_3(rate) == pytest.approx(math.fsum(terms), rel=1e-9)
 
 
 def test_the_seeds_own_noise_may_be_given() -> None:

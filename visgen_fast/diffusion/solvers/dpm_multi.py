@@ -106,9 +106,9 @@ def _differences(h: float, steps: list[float], newer: Sum, older: Sum) -> tuple[
 
 def _phi_2(rate: float) -> float:
     """(e^−rate − 1)/rate + 1."""
-    return math.expm1(-rate) / rate + 1 if rate > 1e-3 else rate / 2 - rate**2 / 6 + rate**3 / 24
+    return math.expm1(-rate) / rate + 1 if abs(rate) > 1e-3 else rate / 2 - rate**2 / 6 + rate**3 / 24
 
 
 def _phi_3(rate: float) -> float:
     """((e^−rate − 1)/rate + 1)/rate − ½."""
-    return _phi_2(rate) / rate - 0.5 if rate > 1e-2 else -rate / 6 + rate**2 / 24 - rate**3 / 120
+    return _phi_2(rate) / rate - 0.5 if abs(rate) > 1e-2 else -rate / 6 + rate**2 / 24 - rate**3 / 120 + rate**4 / 720
