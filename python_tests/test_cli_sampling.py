@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from visgen_fast import cli
+from visgen_fast.commands import repeat
+from visgen_fast.errors import UserError
 
 # So long that guidance and noise can be seen in what it draws.
 TRAINING = ["train", "rectified-flow", "--device=cpu", "--width=16", "--depth=1", "--heads=2", "--batch-size=32"]
@@ -116,6 +121,52 @@ def test_no_file_at_all_is_one_sentence_too(run, tmp_path, capsys):
         said = mistake(capsys, "sample", run, f"--like={tmp_path / name}")
         assert "--like must be a PNG file that visgen-fast sample wrote" in said
     assert "like" in mistake(capsys, "sample", run, "--like")
+
+
+def test_the_picture_of_a_file_is_not_decoded(tmp_path, monkeypatch):
+    """It may be a gigabyte large once it is, and have thousands of frames."""
+    drawn, frames = file_that_says(tmp_path / "x.png", {"options": {"steps": 3}}), tmp_path / "frames.png"
+    info = PngInfo()
+    info.add_text("visgen_fast", '{"options": {}}')
+    pictures = [Image.new("L", (2, 2), level) for level in range(3)]
+    pictures[0].save(frames, save_all=True, append_images=pictures[1:], pnginfo=info)
+
+    def load(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(PngImageFile, "load", load)
+    assert repeat.read_story(drawn) == {"options": {"steps": 3}}
+    assert repeat.read_story(frames) == {"options": {}}
+
+
+def test_a_pipe_is_no_drawn_file(run, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.png")
+    assert "that visgen-fast sample wrote, and" in mistake(capsys, "sample", run, f"--like={tmp_path / 'pipe.png'}")
+
+
+def test_no_more_than_the_beginning_of_a_file_is_read(tmp_path):
+    """Here a chunk that nobody knows says that it is half a gigabyte long, and the file has holes up to there."""
+    file = tmp_path / "x.png"
+    file_that_says(file, {"options": {}})
+    head, rest = file.read_bytes()[:33], file.read_bytes()[33:]
+    with open(file, "wb") as hollow:
+        hollow.write(head + (2**29).to_bytes(4, "big") + b"aaAa")
+        hollow.seek(2**29 + 4, os.SEEK_CUR)
+        hollow.write(rest)
+    tracemalloc.start()
+    with pytest.raises(UserError, match="and .*x.png is none"):
+        repeat.read_story(file)
+    assert tracemalloc.get_traced_memory()[1] < 2**26
+    tracemalloc.stop()
+
+
+def test_a_picture_that_says_it_is_enormous_is_refused(tmp_path):
+    content = bytearray(file_that_says(tmp_path / "x.png", {"options": {}}).read_bytes())
+    content[16:24] = (2**20).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(UserError, match="and .*x.png is none"):
+        repeat.read_story(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,11 @@ def test_what_a_row_does_not_use_may_be_anything() -> None:
         (("frobnicate", CosineVP(), "v"), {}, "sampler must be one of ddpm, ddim, euler, .*; got 'frobnicate'"),
         (("euler", CosineVP(), "score"), {}, "prediction must be one of x, epsilon, v, velocity, edm; got 'score'"),
         (("euler", CosineVP(), "v"), {"spacing": "odd"}, "spacing must be one of linear, .*; got 'odd'"),
-        (("euler", CosineVP(), "v"), {"steps": 0}, "steps must be at least 1, got 0"),
+        (("euler", CosineVP(), "v"), {"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+        (("euler", CosineVP(), "v"), {"steps": 2.5}, "steps must be a whole number of at least 1, got 2.5"),
+        (("euler", CosineVP(), "v"), {"times": 0.5}, "times must be two or more numbers .*, got 0.5"),
+        (("euler", CosineVP(), "v"), {"clamp": -1.0}, "clamp must be at least 0 and finite, got -1.0"),
+        (("euler", CosineVP, "v"), {}, r"schedule must be a Schedule, for example CosineVP\(\), got <class"),
         (("euler", CosineVP(), "v"), {"steps": 1000, "spacing": "leading"}, "steps must be below 1000 with .*got 1000"),
         (("euler", CosineVP(), "v"), {"order": 2}, "euler has the options churn, .*; got order"),
         (

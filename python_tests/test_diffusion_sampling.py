@@ -299,3 +299,21 @@ def test_arguments_that_cannot_be_sampled_with_are_refused_by_name() -> None:
         sample(network, steps, (2,), LABELS, SEEDS, initial=(torch.zeros(8, 2), 1.5))
     with pytest.raises(ValueError, match=r"noise must have shape \[8, 2\], got \[8, 3\]"):
         sample(network, steps, (2,), LABELS, SEEDS, noise=torch.zeros(8, 3))
+    with pytest.raises(ValueError, match=r"known images and mask must be .* to \[8, 2\], got \[8, 3\] and \[\]"):
+        sample(network, steps, (2,), LABELS, SEEDS, known=(torch.zeros(8, 3), torch.tensor(1.0)))
+    with pytest.raises(ValueError, match=r"guidance must be one, for example ClassifierFree.*, got 3.0"):
+        sample(network, steps, (2,), LABELS, SEEDS, guidance=3.0)  # type: ignore[arg-type]
+
+
+def test_the_known_part_is_kept_where_no_step_is_taken() -> None:
+    steps, initial = plan("euler", RectifiedFlow(), "x", steps=2), (torch.zeros(8, 2), 0.0)
+    known = torch.full((8, 2), 0.5), torch.tensor([1.0, 0.0])
+    result = sample(lambda x_t, t, labels: x_t, steps, (2,), LABELS, SEEDS, initial=initial, known=known)
+    assert torch.equal(result, torch.tensor([[0.5, 0.0]]).expand(8, 2))
+
+
+def test_images_may_be_anything_where_they_are_not_known() -> None:
+    steps = plan("euler", RectifiedFlow(), "x", steps=2)
+    known = torch.tensor([0.5, torch.nan]), torch.tensor([True, False])
+    result = sample(lambda x_t, t, labels: 0 * x_t, steps, (2,), LABELS, SEEDS, known=known)
+    assert torch.equal(result, torch.tensor([[0.5, 0.0]]).expand(8, 2))

@@ -6,10 +6,12 @@ import json
 import warnings
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, writing
+from ..untrusted import MOST_STATE_BYTES, open_file
 from .info import version
 
 _KEY = "visgen_fast"
@@ -65,17 +67,21 @@ def check_weights(like: Path, state: Mapping[str, Any], checkpoint: Path) -> Non
 
 
 def read_story(path: Path) -> dict[str, Any]:
-    """What a drawn file keeps; `UserError` where that is nothing."""
+    """What a drawn file keeps before its picture, which is not decoded; `UserError` where that is nothing."""
     from PIL import Image
 
     try:
+        with open_file(path) as file:
+            beginning = BytesIO(file.read(MOST_STATE_BYTES))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images, which nobody decodes here
-            with Image.open(path) as image:
-                told = json.loads(getattr(image, "text", {})[_KEY])
+            warnings.simplefilter("ignore")  # of large images
+            with Image.open(beginning, formats=["PNG"]) as image:
+                told = json.loads(image.info[_KEY])
         if isinstance(told["options"], dict):
             return told
-    except (OSError, SyntaxError, ValueError, KeyError, TypeError, RecursionError, Image.DecompressionBombError):
+    except (UserError, OSError, SyntaxError, ValueError, KeyError, TypeError, RecursionError):
+        pass  # SyntaxError: a broken PNG file
+    except Image.DecompressionBombError:
         pass
     raise UserError(f"--like must be a PNG file that visgen-fast sample wrote, and {path} is none")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,11 +96,15 @@ def plan(
         options: of the sampler: order, eta, variant, variance, churn, lower_order_final …
 
     Raises:
-        ValueError: an unknown name (those known are listed), an option that the sampler does not have, fewer than one
-            step, times that are not monotone in [0, 1] or begin without noise, ε-prediction where no signal is left,
-            noise in an inversion.
+        ValueError: an unknown name (those known are listed), an option that the sampler does not have, a schedule that
+            is none, a negative clamp, steps that are no whole number of at least 1, times that are not monotone in
+            [0, 1] or begin without noise, ε-prediction where no signal is left, noise in an inversion.
     """
     function, name = _named(sampler, SAMPLERS, "sampler")
+    if not isinstance(schedule, Schedule):
+        raise ValueError(f"schedule must be a Schedule, for example CosineVP(), got {schedule!r:.80}")
+    if not 0 <= clamp < math.inf:
+        raise ValueError(f"clamp must be at least 0 and finite, got {clamp}")
     prediction = as_prediction(prediction)
     grid = _times(schedule, steps, times, spacing, shift)
     return _plan_along(Path.through(schedule, grid), function, name, prediction, clamp, options)
@@ -162,18 +167,18 @@ def _times(
 ) -> Tensor:
     if times is None:
         steps = 50 if steps is None else steps
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
-        grid = _named(spacing, SPACINGS, "spacing")[0](schedule, steps)
+        if not steps >= 1 or steps != int(steps):
+            raise ValueError(f"steps must be a whole number of at least 1, got {steps}")
+        grid = _named(spacing, SPACINGS, "spacing")[0](schedule, int(steps))
     elif steps is not None:
         raise ValueError("either steps or times must be given, got both")
     else:
         grid = torch.as_tensor(times, dtype=torch.float64)
     if shift is not None:
         grid = shifted(grid, shift)
-    change = grid.diff()
-    monotone = len(grid) > 1 and bool((change < 0).all() or (change > 0).all())
-    if grid.dim() != 1 or not monotone or not bool(((grid >= 0) & (grid <= 1)).all()):
+    change = torch.atleast_1d(grid).diff()
+    monotone = grid.dim() == 1 and len(grid) > 1 and bool((change < 0).all() or (change > 0).all())
+    if not monotone or not bool(((grid >= 0) & (grid <= 1)).all()):
         raise ValueError(
             f"times must be two or more numbers in [0, 1] that fall or rise throughout, got {grid.tolist()}"
         )

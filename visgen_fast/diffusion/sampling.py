@@ -54,7 +54,8 @@ def sample(
         initial: (images [B, *shape], strength): begins with these images, noised, at the first step whose time is at
             most `strength`, in [0, 1]; 1 is the plan's beginning. With a plan whose times rise, the images themselves
             begin it.
-        known: (images, mask), both broadcastable to [B, *shape]: where the mask is 1 the result is the images'.
+        known: (images, mask), both broadcastable to [B, *shape]: where the mask is 1 the result is the images'. Where
+            it is 0, the images may be anything.
         noise: [B, *shape], what the first state is made of in the place of the seeds' normal numbers, as of `invert`.
         callback: called with (step, t, x, denoised) at the first network call of each step that is taken, from 0 on.
         graph: on CUDA, captures each kind of step, network included, and replays it, which spares a small model most of
@@ -66,18 +67,22 @@ def sample(
         [B, *shape] in the state's dtype.
 
     Raises:
-        ValueError: labels and seeds of different lengths, images or noise of another shape, a strength outside [0, 1],
-            a plan whose noise has a learned variance with a model that gives none.
+        ValueError: labels and seeds of different lengths, images, mask or noise of another shape, a strength outside
+            [0, 1], a guidance that is none, a plan whose noise has a learned variance with a model that gives none.
     """
     if isinstance(labels, Tensor) and labels.shape != seeds.shape:
         raise ValueError(f"labels and seeds must both have shape [B], got {list(labels.shape)} and {list(seeds.shape)}")
+    if guidance is not None and not isinstance(guidance, Guidance):
+        raise ValueError(f"guidance must be one, for example ClassifierFree(3.0, null_label), got {guidance!r:.80}")
     device = torch.device(seeds.device if device is None else device)
     labels, seeds = apply_to_parts(labels, lambda part: part.to(device)), seeds.to(device)
     shape = (len(seeds), *shape)
+    known = known and _expanded(known, shape, device, _state_dtype(dtype))
     if initial is not None:
         first = _first_step(plan, shape, *initial)
         if first == plan.steps:
-            return initial[0].to(device, _state_dtype(dtype), copy=True)
+            images = initial[0].to(device, _state_dtype(dtype), copy=True)
+            return images if known is None else _merged(images, *known)
         plan = plan.after(first)
     told = Run(model, plan, labels, len(seeds), dtype, device)
     guiding = guidance or Unguided()
@@ -103,6 +108,25 @@ def _first_step(plan: Plan, shape: tuple[int, ...], images: Tensor, strength: fl
     if _rises(plan):
         return 0
     return next((i for i, level in enumerate(plan.ends[:-1]) if level.time <= strength), plan.steps)
+
+
+def _expanded(
+    known: tuple[Tensor, Tensor], shape: tuple[int, ...], device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The known images and their mask as states are."""
+    images, mask = (part.to(device, dtype) for part in known)
+    try:
+        return images.expand(shape), mask.expand(shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"known images and mask must be broadcastable to {list(shape)}, got {list(images.shape)} and "
+            f"{list(mask.shape)}"
+        ) from error
+
+
+def _merged(x: Tensor, images: Tensor, mask: Tensor) -> Tensor:
+    """The images where the mask is 1, and x where it is 0: what they hold there may be anything."""
+    return torch.where(mask == 0, x, mask * images + (1 - mask) * x)
 
 
 def _rises(plan: Plan) -> bool:
@@ -163,10 +187,10 @@ class _Images:
 
     def with_known(self, x: Tensor, known: tuple[Tensor, Tensor], row: int) -> Tensor:
         """The state after `row` with the known part of the images, at the noise level that the state has there."""
-        images, mask = (part.to(x).expand_as(x) for part in known)
+        images, mask = known
         if row + 1 < self.plan.calls:
             images = self._at(images, row + 1)
-        return mask * images + (1 - mask) * x
+        return _merged(x, images, mask)
 
     def _at(self, images: Tensor, row: int) -> Tensor:
         """The images, noised with the noise of the first state, as the network reads them at `row`."""
