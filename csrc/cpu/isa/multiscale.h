@@ -1,0 +1,225 @@
+// Windows of a tile: their sums, their penalties, and the way of a gradient back into them.
+//
+// A level is a matrix of the sums of its windows. It is made of the level below it, and becomes the gradient into those
+// sums.
+#pragma once
+
+#include "../../ops/multiscale.h"
+#include "rows.h"
+
+namespace visgen::VISGEN_ISA {
+
+// Vectors of the arithmetic's type, and what has no operator.
+template <class Real>
+struct Vectors;
+template <>
+struct Vectors<float> {
+  typedef FloatVector Type;
+  typedef IntVector Places;
+};
+template <>
+struct Vectors<double> {
+  typedef DoubleVector Type;
+  typedef int64_t Places __attribute__((vector_size(kVectorBytes)));
+};
+template <class Real>
+constexpr int kCount = kVectorBytes / sizeof(Real);  // of a vector
+
+VISGEN_HOST_DEVICE float root(float value) { return __builtin_sqrtf(value); }
+VISGEN_HOST_DEVICE double root(double value) { return __builtin_sqrt(value); }
+VISGEN_HOST_DEVICE FloatVector root(FloatVector value) { return Lanes<WordVector>::sqrt(value); }
+VISGEN_HOST_DEVICE DoubleVector root(DoubleVector value) {
+  for (int lane = 0; lane < kDoubles; ++lane) value[lane] = __builtin_sqrt(value[lane]);
+  return value;
+}
+
+// Penalties ρ(m) of numbers or vectors, with their slopes.
+struct Squared {
+  template <class Value>
+  VISGEN_HOST_DEVICE void at(Value mean, Value& penalty, Value& slope) const {
+    penalty = mean * mean;
+    slope = mean + mean;
+  }
+};
+
+struct Absolute {
+  template <class Value>
+  VISGEN_HOST_DEVICE void at(Value mean, Value& penalty, Value& slope) const {
+    penalty = mean < 0 ? -mean : mean;
+    slope = mean > 0 ? Value{} + 1 : mean < 0 ? Value{} - 1 : mean;
+  }
+};
+
+// √(m² + c²) − c, written as m² / (√(m² + c²) + c) where the difference would lose digits.
+template <class Real>
+struct PseudoHuber {
+  Real scale, square;
+  template <class Value>
+  VISGEN_HOST_DEVICE void at(Value mean, Value& penalty, Value& slope) const {
+    const Value both = mean * mean + square, length = root(both), sum = length + scale;
+    const Value inverse = Real(1) / (length * sum);
+    penalty = both < 4 * square ? (mean * mean) * (length * inverse) : length - scale;
+    slope = mean * (sum * inverse);
+  }
+};
+
+// A sum in double.
+template <class Real>
+class Total {
+ public:
+  void add(typename Vectors<Real>::Type value) {
+    Real lanes[kCount<Real>];
+    memcpy(lanes, &value, sizeof(lanes));
+    for (int begin = 0; begin < kCount<Real>; begin += kDoubles) sum_ += load_doubles(lanes + begin);
+  }
+  void add_one(Real value) { rest_ += value; }
+
+  double value() const {
+    double total = rest_;
+    for (int lane = 0; lane < kDoubles; ++lane) total += sum_[lane];
+    return total;
+  }
+
+ private:
+  DoubleVector sum_{};
+  double rest_ = 0;
+};
+
+// A level within a tile.
+template <class Real>
+struct Matrix {
+  Real* data;
+  int64_t rows, columns, stride;
+  Real* row(int64_t y) const { return data + y * stride; }
+};
+
+// Up to `padded` columns a row is filled with zeros, which windows that the picture cuts off may add.
+template <class Real>
+void pad(const Matrix<Real>& matrix, int64_t y, int64_t padded) {
+  for (int64_t j = matrix.columns; j < padded; ++j) matrix.row(y)[j] = 0;
+}
+
+// Sums of neighbours of two vectors that follow one another.
+template <class Real, class Vector = typename Vectors<Real>::Type>
+VISGEN_HOST_DEVICE Vector add_neighbours(Vector first, Vector second) {
+#if defined(__clang__)  // has no shuffle by a computed vector
+  Vector result;
+  for (int i = 0; i < kCount<Real> / 2; ++i) {
+    result[i] = first[2 * i] + first[2 * i + 1];
+    result[kCount<Real> / 2 + i] = second[2 * i] + second[2 * i + 1];
+  }
+  return result;
+#else
+  typename Vectors<Real>::Places even;
+  for (int i = 0; i < kCount<Real>; ++i) even[i] = 2 * i;
+  return __builtin_shuffle(first, second, even) + __builtin_shuffle(first, second, even + 1);
+#endif
+}
+
+// Each lane twice, in two vectors that follow one another.
+template <class Real, class Vector = typename Vectors<Real>::Type>
+VISGEN_HOST_DEVICE void repeat(Vector value, Vector (&twice)[2]) {
+#if defined(__clang__)
+  for (int i = 0; i < 2 * kCount<Real>; ++i) twice[i / kCount<Real>][i % kCount<Real>] = value[i / 2];
+#else
+  typename Vectors<Real>::Places half;
+  for (int i = 0; i < kCount<Real>; ++i) half[i] = i / 2;
+  twice[0] = __builtin_shuffle(value, half);
+  twice[1] = __builtin_shuffle(value, half + kCount<Real> / 2);
+#endif
+}
+
+// Sums of 2×2 neighbours of two rows.
+template <class Real>
+void pool_pairs(const Real* first, const Real* second, Real* sums, int64_t count) {
+  typedef typename Vectors<Real>::Type Vector;
+  int64_t j = 0;
+  for (; j + kCount<Real> <= count; j += kCount<Real>) {
+    Vector upper[2], lower[2];
+    memcpy(upper, first + 2 * j, sizeof(upper));
+    memcpy(lower, second + 2 * j, sizeof(lower));
+    const Vector sum = add_neighbours<Real>(upper[0] + lower[0], upper[1] + lower[1]);
+    memcpy(sums + j, &sum, sizeof(sum));
+  }
+  for (; j < count; ++j) sums[j] = (first[2 * j] + second[2 * j]) + (first[2 * j + 1] + second[2 * j + 1]);
+}
+
+// Sums of ratio×ratio neighbours. `zeros` is a row of them.
+template <class Real>
+void pool(const Matrix<Real>& in, int64_t ratio, const Matrix<Real>& out, const Real* zeros) {
+  for (int64_t y = 0; y < out.rows; ++y) {
+    Real* __restrict sums = out.row(y);
+    if (ratio == 2) {
+      pool_pairs(in.row(2 * y), 2 * y + 1 < in.rows ? in.row(2 * y + 1) : zeros, sums, out.columns);
+      continue;
+    }
+    for (int64_t j = 0; j < out.columns; ++j) sums[j] = 0;
+    for (int64_t i = y * ratio; i < (y + 1) * ratio && i < in.rows; ++i) {
+      const Real* next = in.row(i);
+      for (int64_t j = 0; j < out.columns; ++j) {
+        for (int64_t k = 0; k < ratio; ++k) sums[j] += next[j * ratio + k];
+      }
+    }
+  }
+}
+
+// Each of `count` columns, and what the windows of two columns have.
+template <class Real>
+void add_pairs(const Real* columns, const Real* windows, int64_t count, Real* out) {
+  typedef typename Vectors<Real>::Type Vector;
+  int64_t j = 0;
+  for (; j + 2 * kCount<Real> <= count; j += 2 * kCount<Real>) {
+    Vector of_windows, spread[2], of_columns[2];
+    memcpy(&of_windows, windows + j / 2, sizeof(of_windows));
+    memcpy(of_columns, columns + j, sizeof(of_columns));
+    repeat<Real>(of_windows, spread);
+    for (int i = 0; i < 2; ++i) of_columns[i] += spread[i];
+    memcpy(out + j, of_columns, sizeof(of_columns));
+  }
+  for (; j < count; ++j) out[j] = columns[j] + windows[j / 2];
+}
+
+// Adds to a row what its windows have, each of `ratio` columns.
+template <class Real>
+void add_spread(const Real* windows, int64_t ratio, Real* row, int64_t count) {
+  if (ratio == 2) return add_pairs(row, windows, count, row);
+  for (int64_t begin = 0; begin < count; begin += ratio) {
+    for (int64_t j = begin; j < begin + ratio && j < count; ++j) row[j] += windows[begin / ratio];
+  }
+}
+
+// What weights that vary within a plane do: r̄ = Σwr/Σw is penalized by w̄ = Σw/n; an element of the residual, which is
+// no sum of products yet, by its weight.
+enum class Weighing { none, of_windows, of_elements };
+
+// Of windows of n elements, `share` being 1/n: adds up their penalties; `sums` become slopes · factor. `weights` are
+// sums in a window, too.
+template <Weighing weighing, class Real, class Penalize>
+void penalize(Penalize rho, Real* sums, const Real* weights, int64_t count, Real share, Real factor,
+              Total<Real>& total) {
+  constexpr bool weighted = weighing != Weighing::none;
+  const auto of = [&](auto& sum, auto weight) {
+    decltype(weight) mean = sum * share, penalty;
+    if constexpr (weighing == Weighing::of_windows) mean = weight != 0 ? sum / weight : decltype(weight){};
+    rho.at(mean, penalty, sum);
+    if constexpr (weighted) penalty = weight != 0 ? penalty * (weight * share) : decltype(weight){};
+    sum = sum * factor;
+    return penalty;
+  };
+  constexpr int kBlock = 8 * kCount<Real>;  // penalties are added up in their own type first, a few to a lane
+  int64_t j = 0;
+  while (j + kCount<Real> <= count) {
+    typename Vectors<Real>::Type penalties{};
+    for (const int64_t end = j + kBlock; j + kCount<Real> <= count && j < end; j += kCount<Real>) {
+      decltype(penalties) sum, weight{};
+      memcpy(&sum, sums + j, sizeof(sum));
+      if constexpr (weighted) memcpy(&weight, weights + j, sizeof(weight));
+      penalties += of(sum, weight);
+      memcpy(sums + j, &sum, sizeof(sum));
+    }
+    total.add(penalties);
+  }
+  for (; j < count; ++j) total.add_one(of(sums[j], weighted ? weights[j] : Real(0)));
+}
+
+}  // namespace visgen::VISGEN_ISA
