@@ -27,6 +27,7 @@ Tiles tiles_of(const MultiscaleParameters& p) {
   tiles.rows = length(kElements / tiles.columns, p.height);
   tiles.down = (p.height + tiles.rows - 1) / tiles.rows;
   tiles.across = (p.width + tiles.columns - 1) / tiles.columns;
+  tiles.planes_first = p.pred.strides[0] < p.pred.strides[p.shape.dimensions - 1];  // channels_last: they share lines
   return tiles;
 }
 

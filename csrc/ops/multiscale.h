@@ -29,6 +29,7 @@ struct Scale {
 struct Tiles {
   int64_t rows = 1, columns = 1;  // of a tile; those at the lower and the right end may be smaller
   int64_t down = 1, across = 1;   // tiles of a plane
+  bool planes_first = false;      // the same tile of all planes, then the next tile
 };
 
 // Without a target it is made of x, the endpoint and the noise, as `diffuse` makes it.

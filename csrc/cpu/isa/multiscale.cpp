@@ -18,12 +18,13 @@ struct Region {  // of a plane: what a unit works on
   int64_t unit, sample, plane, row, column, rows, columns;
 };
 
-// Planes follow one another within a tile's place: in channels_last they share cache lines.
 Region region_at(const MultiscaleParameters& p, int64_t unit) {
   const Tiles& tiles = p.tiles;
-  const int64_t plane = unit % p.planes, place = unit / p.planes;
-  const int64_t across = place % tiles.across, down = place / tiles.across % tiles.down;
-  Region region{unit, unit / p.units_per_sample(), plane, down * tiles.rows, across * tiles.columns, 0, 0};
+  const int64_t sample = unit / p.units_per_sample(), within = unit % p.units_per_sample();
+  const int64_t places = tiles.down * tiles.across;
+  const int64_t plane = tiles.planes_first ? within % p.planes : within / places;
+  const int64_t place = tiles.planes_first ? within / p.planes : within % places;
+  Region region{unit, sample, plane, place / tiles.across * tiles.rows, place % tiles.across * tiles.columns, 0, 0};
   const int64_t rows = p.height - region.row, columns = p.width - region.column;
   region.rows = rows < tiles.rows ? rows : tiles.rows;
   region.columns = columns < tiles.columns ? columns : tiles.columns;
@@ -77,59 +78,47 @@ Real weight_of_plane(const MultiscaleParameters& p, const Region& at) {
 template <class Real, class Penalize, bool weighted>
 class TileLoss {
  public:
-  TileLoss(const MultiscaleParameters& p, Penalize rho)
-      : p_(p), rho_(rho), memory_(lay_out() * sizeof(Real)) {
+  TileLoss(const MultiscaleParameters& p, Penalize rho) : p_(p), rho_(rho), memory_(lay_out() * sizeof(Real)) {
     Real* at = memory_.as<Real>();
+    const auto place = [&](Matrix<Real>& matrix, bool needed) {
+      matrix.data = at;
+      at += needed ? matrix.rows * matrix.stride : 0;
+    };
     zeros_ = at;
     for (int64_t j = 0; j < widest_; ++j) zeros_[j] = 0;
     at += widest_;
     for (int i = 0; i < p.level_count; ++i) {
-      for (Real** data : {&sums_[i].data, &weights_[i].data}) {
-        *data = at;
-        at += weighted || data == &sums_[i].data ? sums_[i].rows * sums_[i].stride : 0;
-      }
+      place(sums_[i], true);
+      place(weights_[i], weighted);
     }
-    products_ = sums_[0];
-    if (weighted) products_.data = at;
+    slopes_ = sums_[0];
+    if (kSlopesApart) place(slopes_, true);
   }
 
-  // `next` is what the next call will work on.
-  void run(const Region& at, const Region& next) {
+  void run(const Region& at) {
     double* sums = p_.sums + at.unit * p_.level_count;
     for (int i = 0; i < p_.level_count; ++i) sums[i] = 0;
     const Real weight = weighted ? Real(1) : weight_of_plane<Real>(p_, at);
     if (weight == 0) return store(at, [](int64_t, int64_t, int64_t count, Real* out) {
       for (int64_t j = 0; j < count; ++j) out[j] = 0;
     });
-    next_ = next;
     fit(at);
-    load(at);
+    sums[0] = weight * load(at);
     for (int i = 1; i < p_.level_count; ++i) {
       const Level& level = p_.levels[i];
-      const Matrix<Real>& of = level.parent ? sums_[level.parent] : products_;
-      pool(padded(of, level), level.ratio, sums_[i], zeros_);
+      pool(padded(sums_[level.parent], level), level.ratio, sums_[i], zeros_);
       if (weighted) pool(padded(weights_[level.parent], level), level.ratio, weights_[i], zeros_);
     }
-    for (int i = p_.level_count - 1; i >= 0; --i) {
+    for (int i = p_.level_count - 1; i > 0; --i) {
       sums[i] = weight * penalize_level(i, at, weight);
-      if (p_.gradient.data) take_from_children(i);
+      if (p_.gradient.data) take_from_children(i, sums_[i]);
     }
-    const bool pairs = p_.level_count > 1 && p_.levels[1].size == 2;  // and are added to the residual's slopes now
-    store(at, [&](int64_t y, int64_t x, int64_t count, Real* __restrict out) {
-      const Real* gradient = sums_[0].row(y) + x;
-      if (pairs) {
-        add_pairs(gradient, sums_[1].row(y / 2) + x / 2, count, out);
-      } else {
-        for (int64_t j = 0; j < count; ++j) out[j] = gradient[j];
-      }
-      if constexpr (weighted) {
-        const Real* weights = weights_[0].row(y) + x;
-        for (int64_t j = 0; j < count; ++j) out[j] *= weights[j];
-      }
-    });
+    if (p_.gradient.data) write_gradient(at, static_cast<Real>(p_.levels[0].factor * weight));
   }
 
  private:
+  static constexpr bool kSlopesApart = weighted || !Penalize::kProportional;  // from the residuals
+
   // Rows and columns of each level in a whole tile, with room for the columns that its windows add; how many numbers
   // all of this takes.
   int64_t lay_out() {
@@ -150,7 +139,7 @@ class TileLoss {
       if (sums.stride > widest_) widest_ = sums.stride;
       numbers += sums.rows * sums.stride * (weighted ? 2 : 1);
     }
-    return numbers + (weighted ? sums_[0].rows * sums_[0].stride : 0) + widest_;
+    return numbers + (kSlopesApart ? sums_[0].rows * sums_[0].stride : 0) + widest_;
   }
 
   // Rows and columns of each level in this tile.
@@ -161,7 +150,7 @@ class TileLoss {
       sums_[i].columns = i ? (sums_[level.parent].columns + level.ratio - 1) / level.ratio : at.columns;
       weights_[i].rows = sums_[i].rows, weights_[i].columns = sums_[i].columns;
     }
-    products_.rows = at.rows, products_.columns = at.columns;
+    slopes_.rows = at.rows, slopes_.columns = at.columns;
   }
 
   const Matrix<Real>& padded(const Matrix<Real>& matrix, const Level& child) {
@@ -170,31 +159,25 @@ class TileLoss {
     return matrix;
   }
 
-  void load(const Region& at) {
+  // Residuals, their slopes, and the sum of their penalties; with weights, the products with them.
+  double load(const Region& at) {
+    Total<Real> total;
     for_each_piece(p_, at, [&](int64_t begin, int64_t y, int64_t x, int64_t rows, int64_t columns) {
       const int64_t count = rows * columns;
       const Real* pred = load_tile(p_.pred, p_.shape, at.sample, begin, count, buffers_.pred);
       const Real* target = target_tile(p_, at.sample, begin, count, buffers_);
-      for (int64_t i = 0; i < rows; ++i) {
-        Real* __restrict residual = sums_[0].row(y + i) + x;
-        for (int64_t j = 0; j < columns; ++j) residual[j] = pred[i * columns + j] - target[i * columns + j];
+      const Real* weights = weighted ? load_tile(p_.weight, p_.shape, at.sample, begin, count, buffers_.out) : nullptr;
+      for (int64_t i = 0; i < rows; ++i, pred += columns, target += columns) {
+        Real *residuals = sums_[0].row(y + i) + x, *slopes = slopes_.row(y + i) + x;
+        if constexpr (weighted) {
+          weigh(rho_, pred, target, weights + i * columns, columns, weights_[0].row(y + i) + x, residuals, slopes,
+                total);
+        } else {
+          subtract(rho_, pred, target, columns, residuals, slopes, total);
+        }
       }
-      if constexpr (weighted) weigh(at, begin, y, x, rows, columns);
     });
-  }
-
-  void weigh(const Region& at, int64_t begin, int64_t y, int64_t x, int64_t rows, int64_t columns) {
-    const Real* loaded = load_tile(p_.weight, p_.shape, at.sample, begin, rows * columns, buffers_.pred);
-    for (int64_t i = 0; i < rows; ++i) {
-      Real* __restrict residual = sums_[0].row(y + i) + x;
-      Real* __restrict product = products_.row(y + i) + x;
-      Real* __restrict weights = weights_[0].row(y + i) + x;
-      for (int64_t j = 0; j < columns; ++j) {
-        weights[j] = loaded[i * columns + j];
-        residual[j] = weights[j] != 0 ? residual[j] : Real(0);
-        product[j] = residual[j] * weights[j];
-      }
-    }
+    return total.value();
   }
 
   // The sum of the penalties of a level, whose sums become the gradient into them.
@@ -203,10 +186,8 @@ class TileLoss {
     const Matrix<Real>& sums = sums_[index];
     Total<Real> total;
     for (int64_t y = 0; y < sums.rows; ++y) {
-      Real* row = sums.row(y);
-      if (index == 0) fetch_row(at, y);
       if (!level.is_scale) {
-        for (int64_t j = 0; j < sums.columns; ++j) row[j] = 0;
+        fill_with_zeros(sums, y);
         continue;
       }
       const int64_t rows_left = p_.height - at.row - y * level.size, columns_left = p_.width - at.column;
@@ -223,43 +204,49 @@ class TileLoss {
   void penalize_windows(int index, int64_t y, int64_t x, int64_t count, int64_t elements, Real weight,
                         Total<Real>& total) {
     const double share = 1.0 / elements, factor = p_.levels[index].factor * weight * share;
-    Real* sums = sums_[index].row(y) + x;
-    const Real* weights = weights_[index].row(y) + x;
-    const auto run = [&]<Weighing weighing>() {
-      penalize<weighing>(rho_, sums, weights, count, static_cast<Real>(share), static_cast<Real>(factor), total);
-    };
-    if constexpr (!weighted) return run.template operator()<Weighing::none>();
-    if (index == 0) return run.template operator()<Weighing::of_elements>();
-    run.template operator()<Weighing::of_windows>();
+    penalize<weighted>(rho_, sums_[index].row(y) + x, weights_[index].row(y) + x, count, static_cast<Real>(share),
+                       static_cast<Real>(factor), total);
   }
 
-  // All but those of 2×2, which the gradient takes from when it is written.
-  void take_from_children(int index) {
+  void fill_with_zeros(const Matrix<Real>& matrix, int64_t y) {
+    for (int64_t j = 0; j < matrix.columns; ++j) matrix.row(y)[j] = 0;
+  }
+
+  // All but those of 2×2 residuals, which the gradient takes from when it is written.
+  void take_from_children(int index, const Matrix<Real>& to) {
     for (int child = index + 1; child < p_.level_count; ++child) {
       const Level& level = p_.levels[child];
       if (level.parent != index || level.size == 2) continue;
-      const Matrix<Real>&from = sums_[child], &to = sums_[index];
-      for (int64_t y = 0; y < to.rows; ++y) add_spread(from.row(y / level.ratio), level.ratio, to.row(y), to.columns);
+      for (int64_t y = 0; y < to.rows; ++y) {
+        add_spread(sums_[child].row(y / level.ratio), level.ratio, to.row(y), to.columns);
+      }
     }
   }
 
-  // Brings a row of what will be read and written next towards the cache, while there is arithmetic to do.
-  void fetch_row(const Region& at, int64_t y) {
-    if (p_.shape.dimensions != 1) return;
-    fetch<true>(p_.gradient, at, y);
-    if (y >= next_.rows) return;
-    fetch<false>(p_.pred, next_, y);
-    fetch<false>(p_.target.data ? p_.target : p_.x, next_, y);
-  }
-
-  template <bool to_write>
-  void fetch(const Operand& operand, const Region& at, int64_t y) {
-    if (!operand.data || operand.strides[0] != 1) return;
-    const int64_t first = at.sample * operand.sample_stride + (at.plane * p_.height + at.row + y) * p_.width + at.column;
-    const char* data = static_cast<const char*>(operand.data) + first * size_of(operand.dtype);
-    for (int64_t byte = 0; byte < at.columns * size_of(operand.dtype); byte += 64) {
-      __builtin_prefetch(data + byte, to_write, to_write ? 3 : 2);
+  // The slopes of the residuals, times `factor`, and what windows have: from here on the slopes are the gradient.
+  void write_gradient(const Region& at, Real factor) {
+    if (!kSlopesApart) factor += factor;
+    const bool pairs = p_.level_count > 1 && p_.levels[1].size == 2, others = p_.level_count > 1 + pairs;
+    if (!p_.levels[0].is_scale) {
+      for (int64_t y = 0; y < slopes_.rows; ++y) fill_with_zeros(slopes_, y);
     }
+    if (others) {
+      for (int64_t y = 0; y < slopes_.rows; ++y) scale_row(slopes_.row(y), slopes_.columns, factor, slopes_.row(y));
+      factor = 1;
+      take_from_children(0, slopes_);
+    }
+    store(at, [&](int64_t y, int64_t x, int64_t count, Real* out) {
+      const Real* slopes = slopes_.row(y) + x;
+      if (pairs) {
+        add_pairs(factor, slopes, sums_[1].row(y / 2) + x / 2, count, out);
+      } else {
+        scale_row(slopes, count, factor, out);
+      }
+      if constexpr (weighted) {
+        const Real* weights = weights_[0].row(y) + x;
+        for (int64_t j = 0; j < count; ++j) out[j] *= weights[j];
+      }
+    });
   }
 
   // Writes the gradient: make(y, x, count, out) makes a piece of a row.
@@ -275,23 +262,17 @@ class TileLoss {
 
   const MultiscaleParameters& p_;
   Penalize rho_;
-  Matrix<Real> sums_[kMostLevels], weights_[kMostLevels], products_;
+  Matrix<Real> sums_[kMostLevels], weights_[kMostLevels], slopes_;
   int64_t widest_ = 0;
   Scratch memory_;
   Real* zeros_;
-  Region next_;
   Buffers<Real> buffers_;
 };
 
 template <bool weighted, class Real, class Penalize>
 void run_tiles(const MultiscaleParameters& p, Penalize rho, int64_t first_unit, int64_t last_unit) {
   TileLoss<Real, Penalize, weighted> loss(p, rho);
-  Region next = region_at(p, first_unit);
-  for (int64_t unit = first_unit; unit < last_unit; ++unit) {
-    const Region at = next;
-    if (unit + 1 < last_unit) next = region_at(p, unit + 1);
-    loss.run(at, next);
-  }
+  for (int64_t unit = first_unit; unit < last_unit; ++unit) loss.run(region_at(p, unit));
 }
 
 template <class Real, class Penalize>
@@ -317,8 +298,8 @@ template <class Real>
 void scale_into(const ScaledGradientParameters& p, const Operand& out, Real factor, int64_t sample, int64_t begin,
                 int64_t count, const Real* gradient, Real* buffer) {
   if (!out.data) return;
-  Real* __restrict tile = tile_for_output(out, p.shape, sample, begin, buffer);
-  for (int64_t j = 0; j < count; ++j) tile[j] = factor * gradient[j];
+  Real* tile = tile_for_output(out, p.shape, sample, begin, buffer);
+  scale_row(gradient, count, factor, tile);
   store_tile(out, p.shape, sample, begin, count, tile);
 }
 

@@ -22,6 +22,13 @@ struct Vectors<double> {
   typedef DoubleVector Type;
   typedef int64_t Places __attribute__((vector_size(kVectorBytes)));
 };
+template <class Vector, class Real>
+VISGEN_HOST_DEVICE Vector load(const Real* address) {
+  Vector result;
+  memcpy(&result, address, sizeof(result));
+  return result;
+}
+
 template <class Real>
 constexpr int kCount = kVectorBytes / sizeof(Real);  // of a vector
 
@@ -35,6 +42,7 @@ VISGEN_HOST_DEVICE DoubleVector root(DoubleVector value) {
 
 // Penalties ρ(m) of numbers or vectors, with their slopes.
 struct Squared {
+  static constexpr bool kProportional = true;  // the slope is 2m
   template <class Value>
   VISGEN_HOST_DEVICE void at(Value mean, Value& penalty, Value& slope) const {
     penalty = mean * mean;
@@ -43,6 +51,7 @@ struct Squared {
 };
 
 struct Absolute {
+  static constexpr bool kProportional = false;
   template <class Value>
   VISGEN_HOST_DEVICE void at(Value mean, Value& penalty, Value& slope) const {
     penalty = mean < 0 ? -mean : mean;
@@ -53,6 +62,7 @@ struct Absolute {
 // √(m² + c²) − c, written as m² / (√(m² + c²) + c) where the difference would lose digits.
 template <class Real>
 struct PseudoHuber {
+  static constexpr bool kProportional = false;
   Real scale, square;
   template <class Value>
   VISGEN_HOST_DEVICE void at(Value mean, Value& penalty, Value& slope) const {
@@ -67,12 +77,27 @@ struct PseudoHuber {
 template <class Real>
 class Total {
  public:
-  void add(typename Vectors<Real>::Type value) {
-    Real lanes[kCount<Real>];
-    memcpy(lanes, &value, sizeof(lanes));
-    for (int begin = 0; begin < kCount<Real>; begin += kDoubles) sum_ += load_doubles(lanes + begin);
+  typedef typename Vectors<Real>::Type Vector;
+
+  // Of make(place) for places 0, 1, …, count − 1, vectors first, then numbers. They are added up in their own type
+  // first, a few to a lane, in sums that don't wait for one another.
+  template <class Vectors, class Numbers>
+  void add(int64_t count, Vectors make_vector, Numbers make_number) {
+    constexpr int kSums = 4, kEach = 4;
+    int64_t j = 0;
+    for (int64_t left = count / kCount<Real>; left > 0; left -= kSums * kEach) {
+      Vector sums[kSums] = {};
+      int i = 0;
+      for (const int most = left < kSums * kEach ? left : kSums * kEach; i + kSums <= most; i += kSums) {
+        for (int k = 0; k < kSums; ++k, j += kCount<Real>) sums[k] += make_vector(j);
+      }
+      for (const int most = left < kSums * kEach ? left : kSums * kEach; i < most; ++i, j += kCount<Real>) {
+        sums[0] += make_vector(j);
+      }
+      flush((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    }
+    for (; j < count; ++j) rest_ += make_number(j);
   }
-  void add_one(Real value) { rest_ += value; }
 
   double value() const {
     double total = rest_;
@@ -81,6 +106,12 @@ class Total {
   }
 
  private:
+  void flush(Vector value) {
+    Real lanes[kCount<Real>];
+    memcpy(lanes, &value, sizeof(lanes));
+    for (int begin = 0; begin < kCount<Real>; begin += kDoubles) sum_ += load_doubles(lanes + begin);
+  }
+
   DoubleVector sum_{};
   double rest_ = 0;
 };
@@ -135,10 +166,8 @@ void pool_pairs(const Real* first, const Real* second, Real* sums, int64_t count
   typedef typename Vectors<Real>::Type Vector;
   int64_t j = 0;
   for (; j + kCount<Real> <= count; j += kCount<Real>) {
-    Vector upper[2], lower[2];
-    memcpy(upper, first + 2 * j, sizeof(upper));
-    memcpy(lower, second + 2 * j, sizeof(lower));
-    const Vector sum = add_neighbours<Real>(upper[0] + lower[0], upper[1] + lower[1]);
+    const auto both = [&](int64_t at) { return load<Vector>(first + at) + load<Vector>(second + at); };
+    const Vector sum = add_neighbours<Real>(both(2 * j), both(2 * j + kCount<Real>));
     memcpy(sums + j, &sum, sizeof(sum));
   }
   for (; j < count; ++j) sums[j] = (first[2 * j] + second[2 * j]) + (first[2 * j + 1] + second[2 * j + 1]);
@@ -163,63 +192,102 @@ void pool(const Matrix<Real>& in, int64_t ratio, const Matrix<Real>& out, const 
   }
 }
 
-// Each of `count` columns, and what the windows of two columns have.
+// factor · each of `count` columns, and what the windows of two columns have.
 template <class Real>
-void add_pairs(const Real* columns, const Real* windows, int64_t count, Real* out) {
+void add_pairs(Real factor, const Real* columns, const Real* windows, int64_t count, Real* out) {
   typedef typename Vectors<Real>::Type Vector;
   int64_t j = 0;
   for (; j + 2 * kCount<Real> <= count; j += 2 * kCount<Real>) {
-    Vector of_windows, spread[2], of_columns[2];
-    memcpy(&of_windows, windows + j / 2, sizeof(of_windows));
-    memcpy(of_columns, columns + j, sizeof(of_columns));
-    repeat<Real>(of_windows, spread);
-    for (int i = 0; i < 2; ++i) of_columns[i] += spread[i];
-    memcpy(out + j, of_columns, sizeof(of_columns));
+    Vector spread[2];
+    repeat<Real>(load<Vector>(windows + j / 2), spread);
+    for (int i = 0; i < 2; ++i) {
+      const Vector sum = factor * load<Vector>(columns + j + i * kCount<Real>) + spread[i];
+      memcpy(out + j + i * kCount<Real>, &sum, sizeof(sum));
+    }
   }
-  for (; j < count; ++j) out[j] = columns[j] + windows[j / 2];
+  for (; j < count; ++j) out[j] = factor * columns[j] + windows[j / 2];
 }
 
 // Adds to a row what its windows have, each of `ratio` columns.
 template <class Real>
 void add_spread(const Real* windows, int64_t ratio, Real* row, int64_t count) {
-  if (ratio == 2) return add_pairs(row, windows, count, row);
+  if (ratio == 2) return add_pairs(Real(1), row, windows, count, row);
   for (int64_t begin = 0; begin < count; begin += ratio) {
     for (int64_t j = begin; j < begin + ratio && j < count; ++j) row[j] += windows[begin / ratio];
   }
 }
 
-// What weights that vary within a plane do: r̄ = Σwr/Σw is penalized by w̄ = Σw/n; an element of the residual, which is
-// no sum of products yet, by its weight.
-enum class Weighing { none, of_windows, of_elements };
+template <class Real>
+void scale_row(const Real* in, int64_t count, Real factor, Real* out) {
+  for (int64_t j = 0; j < count; ++j) out[j] = factor * in[j];
+}
 
-// Of windows of n elements, `share` being 1/n: adds up their penalties; `sums` become slopes · factor. `weights` are
-// sums in a window, too.
-template <Weighing weighing, class Real, class Penalize>
+// Of windows of n elements, `share` being 1/n: adds up their penalties; `sums` become slopes · factor. With weights, of
+// which these are sums too, r̄ = Σwr/Σw is penalized by w̄ = Σw/n.
+template <bool weighted, class Real, class Penalize>
 void penalize(Penalize rho, Real* sums, const Real* weights, int64_t count, Real share, Real factor,
               Total<Real>& total) {
-  constexpr bool weighted = weighing != Weighing::none;
   const auto of = [&](auto& sum, auto weight) {
     decltype(weight) mean = sum * share, penalty;
-    if constexpr (weighing == Weighing::of_windows) mean = weight != 0 ? sum / weight : decltype(weight){};
+    if constexpr (weighted) mean = weight != 0 ? sum / weight : decltype(weight){};
     rho.at(mean, penalty, sum);
     if constexpr (weighted) penalty = weight != 0 ? penalty * (weight * share) : decltype(weight){};
     sum = sum * factor;
     return penalty;
   };
-  constexpr int kBlock = 8 * kCount<Real>;  // penalties are added up in their own type first, a few to a lane
-  int64_t j = 0;
-  while (j + kCount<Real> <= count) {
-    typename Vectors<Real>::Type penalties{};
-    for (const int64_t end = j + kBlock; j + kCount<Real> <= count && j < end; j += kCount<Real>) {
-      decltype(penalties) sum, weight{};
-      memcpy(&sum, sums + j, sizeof(sum));
-      if constexpr (weighted) memcpy(&weight, weights + j, sizeof(weight));
-      penalties += of(sum, weight);
-      memcpy(sums + j, &sum, sizeof(sum));
-    }
-    total.add(penalties);
-  }
-  for (; j < count; ++j) total.add_one(of(sums[j], weighted ? weights[j] : Real(0)));
+  total.add(
+      count,
+      [&](int64_t j) {
+        typedef typename Vectors<Real>::Type Vector;
+        Vector sum = load<Vector>(sums + j);
+        const Vector penalty = of(sum, weighted ? load<Vector>(weights + j) : Vector{});
+        memcpy(sums + j, &sum, sizeof(sum));
+        return penalty;
+      },
+      [&](int64_t j) { return of(sums[j], weighted ? weights[j] : Real(0)); });
+}
+
+// Residuals of a row, which are kept, and the sum of their penalties; their slopes where these are no multiples of them.
+template <class Real, class Penalize>
+void subtract(Penalize rho, const Real* pred, const Real* target, int64_t count, Real* residuals, Real* slopes,
+              Total<Real>& total) {
+  const auto of = [&](auto from, auto less, int64_t j) {
+    const auto residual = from - less;
+    auto penalty = residual, slope = residual;
+    rho.at(residual, penalty, slope);
+    memcpy(residuals + j, &residual, sizeof(residual));
+    if constexpr (!Penalize::kProportional) memcpy(slopes + j, &slope, sizeof(slope));
+    return penalty;
+  };
+  total.add(
+      count,
+      [&](int64_t j) {
+        typedef typename Vectors<Real>::Type Vector;
+        return of(load<Vector>(pred + j), load<Vector>(target + j), j);
+      },
+      [&](int64_t j) { return of(pred[j], target[j], j); });
+}
+
+// The same with weights: residuals become their products with them, and slopes are kept; what has no weight is 0.
+template <class Real, class Penalize>
+void weigh(Penalize rho, const Real* pred, const Real* target, const Real* given, int64_t count, Real* weights,
+           Real* products, Real* slopes, Total<Real>& total) {
+  const auto of = [&](auto from, auto less, auto weight, int64_t j) {
+    const auto residual = weight != 0 ? from - less : decltype(from){}, product = residual * weight;
+    auto penalty = residual, slope = residual;
+    rho.at(residual, penalty, slope);
+    memcpy(weights + j, &weight, sizeof(weight));
+    memcpy(products + j, &product, sizeof(product));
+    memcpy(slopes + j, &slope, sizeof(slope));
+    return penalty * weight;
+  };
+  total.add(
+      count,
+      [&](int64_t j) {
+        typedef typename Vectors<Real>::Type Vector;
+        return of(load<Vector>(pred + j), load<Vector>(target + j), load<Vector>(given + j), j);
+      },
+      [&](int64_t j) { return of(pred[j], target[j], given[j], j); });
 }
 
 }  // namespace visgen::VISGEN_ISA
