@@ -1,35 +1,10 @@
 // The family `multiscale` on the CPU.
 #include "../ops/multiscale_call.h"
 
-#include <algorithm>
-#include <utility>
-
 #include "device.h"
 
 namespace visgen {
 namespace {
-
-// Tiles that fit the first-level cache, unless a window needs more.
-Tiles tiles_of(const MultiscaleParameters& p) {
-  constexpr int64_t kElements = 4096, kRows = 8;
-  int64_t unit = 1;  // the least common multiple of all windows, or all of the plane
-  for (int i = 1; i < p.level_count && (unit < p.height || unit < p.width); ++i) {
-    const int64_t size = p.levels[i].size;
-    int64_t divisor = unit, rest = size;
-    while (rest) divisor = std::exchange(rest, divisor % rest);
-    unit = unit / divisor * size;
-  }
-  const auto length = [&](int64_t wanted, int64_t all) {
-    return std::min(std::max(unit, wanted / unit * unit), all);
-  };
-  Tiles tiles;
-  tiles.columns = length(kElements / std::min(std::max(unit, kRows), p.height), p.width);
-  tiles.rows = length(kElements / tiles.columns, p.height);
-  tiles.down = (p.height + tiles.rows - 1) / tiles.rows;
-  tiles.across = (p.width + tiles.columns - 1) / tiles.columns;
-  tiles.planes_first = p.pred.strides[0] < p.pred.strides[p.shape.dimensions - 1];  // channels_last: they share lines
-  return tiles;
-}
 
 // Adds up what the units left in their order, so that the loss does not depend on the number of threads.
 template <class Real>
@@ -56,7 +31,8 @@ void add_up(const MultiscaleParameters& p) {
 
 struct Multiscale {
   static void run(MultiscaleParameters p, const Tensor& like) {
-    p.tiles = tiles_of(p);
+    p.tiles = tiles_of(p, 4096, 8, 1);  // in the first-level cache, unless a window needs more
+    p.tiles.planes_first = p.pred.strides[0] < p.pred.strides[p.shape.dimensions - 1];  // in channels_last
     const int64_t units = p.shape.samples * p.units_per_sample(), elements = p.tiles.rows * p.tiles.columns;
     Tensor sums = empty_on(like, {units, p.level_count}, ScalarType::Double);
     p.sums = sums.mutable_data_ptr<double>();

@@ -8,15 +8,15 @@ namespace visgen {
 enum class Penalty : int64_t { l2, l1, pseudo_huber };
 enum class Reduction : int64_t { mean, sum, none };
 
-constexpr int kMostScales = 32;
-constexpr int kMostLevels = kMostScales + 40;  // the powers of two below a scale that is one
+constexpr int kMostScales = 16;
+constexpr int kMostLevels = kMostScales + 32;  // the powers of two below a scale that is one
 
 // Windows of size×size, each the sum of ratio×ratio windows of the level `parent`; level 0 is the residual itself.
 struct Level {
-  int64_t size = 1, ratio = 1;
-  int32_t parent = 0;
+  int32_t size = 1, ratio = 1, parent = 0;
   bool is_scale = false;  // else others need its sums
   double factor = 0;      // of a window's penalty in what is differentiated
+  int64_t place = 0;      // of its first sum, where the sums of all levels of a tile follow one another
 };
 
 // Its mean penalty in a sample is the sum at `level` over `windows`.
@@ -49,8 +49,24 @@ struct MultiscaleParameters : Diffusion {
   void* terms = nullptr;   // [samples, scales], an output in the arithmetic's type
   void* loss = nullptr;    // [samples], or [] where they are reduced: an output in the arithmetic's type
 
-  int64_t units_per_sample() const { return tiles.down * tiles.across * planes; }
+  VISGEN_HOST_DEVICE int64_t units_per_sample() const { return tiles.down * tiles.across * planes; }
 };
+
+struct Region {  // of a plane: what a unit works on
+  int64_t sample, plane, row, column, rows, columns;
+};
+
+VISGEN_HOST_DEVICE Region region_at(const MultiscaleParameters& p, int64_t unit) {
+  const Tiles& tiles = p.tiles;
+  const int64_t sample = divide(unit, p.units_per_sample()), within = unit - sample * p.units_per_sample();
+  const int64_t places = tiles.down * tiles.across;
+  const int64_t plane = tiles.planes_first ? within % p.planes : divide(within, places);
+  const int64_t place = tiles.planes_first ? divide(within, p.planes) : within % places;
+  const int64_t row = divide(place, tiles.across) * tiles.rows, column = place % tiles.across * tiles.columns;
+  const int64_t rows = p.height - row, columns = p.width - column;
+  return {sample, plane, row, column, rows < tiles.rows ? rows : tiles.rows,
+          columns < tiles.columns ? columns : tiles.columns};
+}
 
 // ±upstream·gradient.
 struct ScaledGradientParameters {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "diffuse_call.h"
 #include "multiscale.h"
@@ -22,11 +23,13 @@ struct LossOptions {
 
 // The last two dimensions are a plane. Where there is no pooling, all of a sample is one row.
 inline void set_planes(MultiscaleParameters& p, const Tensor& pred, const LossOptions& options) {
-  const int64_t samples = pred.size(0), elements = samples ? pred.numel() / samples : 0;
+  const int64_t samples = samples_of(pred), elements = samples ? pred.numel() / samples : 0;
   p.width = elements;
   if (options.scales.size() == 1 && options.scales[0] == 1) return;
   check(pred.dim() >= 4, "scales must be (1,) where pred has fewer than four dimensions");
   p.height = pred.size(-2), p.width = pred.size(-1);
+  constexpr int64_t kMost = int64_t{1} << 30;
+  check(p.height <= kMost && p.width <= kMost, "pred must have at most ", kMost, " rows and columns, to be pooled");
   p.planes = elements ? elements / (p.height * p.width) : 0;
 }
 
@@ -45,11 +48,11 @@ inline void set_levels(MultiscaleParameters& p, const std::vector<int64_t>& scal
   p.level_count = static_cast<int>(sizes.size());
   for (int i = 1; i < p.level_count; ++i) {
     Level& level = p.levels[i];
-    level.size = sizes[i];
+    level.size = static_cast<int32_t>(sizes[i]);
     for (int j = 0; j < i; ++j) {
       if (sizes[i] % sizes[j] == 0) level.parent = j;
     }
-    level.ratio = sizes[i] / sizes[level.parent];
+    level.ratio = level.size / p.levels[level.parent].size;
   }
 }
 
@@ -76,6 +79,30 @@ inline void set_scales(MultiscaleParameters& p, const Tensor& pred, const LossOp
   }
 }
 
+// The least common multiple of all windows, as long as it is less than a plane.
+inline int64_t unit_of_windows(const MultiscaleParameters& p) {
+  int64_t unit = 1;
+  for (int i = 1; i < p.level_count && (unit < p.height || unit < p.width); ++i) {
+    unit = std::lcm(unit, int64_t{p.levels[i].size});
+  }
+  return unit;
+}
+
+// Tiles of about so many elements, but of at least so many rows; columns are a multiple of the unit for them.
+inline Tiles tiles_of(const MultiscaleParameters& p, int64_t elements, int64_t least_rows, int64_t unit_of_columns) {
+  const int64_t unit = unit_of_windows(p);
+  const auto length = [](int64_t unit, int64_t wanted, int64_t all) {
+    return std::min(std::max(unit, wanted / unit * unit), all);
+  };
+  Tiles tiles;
+  const int64_t rows = std::min(std::max(unit, least_rows), p.height);
+  tiles.columns = length(std::lcm(unit, unit_of_columns), elements / rows, p.width);
+  tiles.rows = length(unit, elements / tiles.columns, p.height);
+  tiles.down = (p.height + tiles.rows - 1) / tiles.rows;
+  tiles.across = (p.width + tiles.columns - 1) / tiles.columns;
+  return tiles;
+}
+
 template <class Device>
 struct MultiscaleOperations {
   static std::tuple<Tensor, Tensor, Tensor> multiscale_loss(const Tensor& pred, const Tensor& target,
@@ -85,8 +112,7 @@ struct MultiscaleOperations {
                                                             OptionalType gradient_dtype) {
     MultiscaleParameters p;
     p.in_double = is_double(pred) || is_double(target);
-    Batch batch(pred);
-    batch.add(target, p.target, "target");
+    Batch batch(pred, Kind::samples, {{target, p.target, "target"}});
     return loss(p, batch, pred, weight, {scales, scale_weights, penalty, penalty_scale, reduction}, gradient_dtype);
   }
 
@@ -95,11 +121,10 @@ struct MultiscaleOperations {
       const OptionalTensor& endpoint, const OptionalTensor& noise, const OptionalTensor& weight, int64_t stream,
       std::vector<int64_t> scales, std::vector<double> scale_weights, int64_t penalty, double penalty_scale,
       int64_t reduction, OptionalType gradient_dtype) {
-    const DiffuseInputs in{x, coefficients, seeds, endpoint, noise, stream};
     MultiscaleParameters p;
-    Batch batch(pred);
-    set_inputs(p, in);
-    add_signals(in, batch, p);
+    set_inputs(p, {x, coefficients, seeds, endpoint, noise, stream});
+    p.in_double = is_double(x);
+    Batch batch(pred, Kind::samples, {{x, p.x, "x"}, {endpoint, p.endpoint, "endpoint"}, {noise, p.noise, "noise"}});
     return loss(p, batch, pred, weight, {scales, scale_weights, penalty, penalty_scale, reduction}, gradient_dtype);
   }
 
@@ -112,8 +137,7 @@ struct MultiscaleOperations {
     if (needs[0]) grad_pred = empty_like(pred, pred.scalar_type());
     if (needs[1]) grad_target = empty_like(target, target.scalar_type());
     scale_gradient(grad_loss, gradient, is_double(pred) || is_double(target), grad_pred, grad_target);
-    const auto given = [&](const OptionalTensor& result) { return result ? *result : nothing_on(pred); };
-    return {given(grad_pred), given(grad_target), nothing_on(pred)};
+    return {or_nothing(grad_pred, pred), or_nothing(grad_target, pred), or_nothing(std::nullopt, pred)};
   }
 
   // Gradients of (pred, x, coefficients, endpoint, noise, weight), likewise.
@@ -132,16 +156,11 @@ struct MultiscaleOperations {
     scale_gradient(grad_loss, gradient, is_double(x), grad_pred, grad_target);
     auto [grad_x, grad_coefficients, grad_endpoint, grad_noise] = DiffuseOperations<Device>::diffuse_backward(
         std::nullopt, grad_target, x, coefficients, seeds, endpoint, noise, stream, of_target);
-    return {grad_pred ? *grad_pred : nothing_on(pred), grad_x, grad_coefficients, grad_endpoint, grad_noise,
-            nothing_on(pred)};
+    return {or_nothing(grad_pred, pred), grad_x, grad_coefficients, grad_endpoint, grad_noise,
+            or_nothing(std::nullopt, pred)};
   }
 
-  static void add_to(Library& m) {
-    m.impl("multiscale_loss", TORCH_BOX(&multiscale_loss));
-    m.impl("multiscale_loss_backward", TORCH_BOX(&multiscale_loss_backward));
-    m.impl("denoising_loss", TORCH_BOX(&denoising_loss));
-    m.impl("denoising_loss_backward", TORCH_BOX(&denoising_loss_backward));
-  }
+  VISGEN_OPERATIONS(multiscale_loss, multiscale_loss_backward, denoising_loss, denoising_loss_backward)
 
  private:
   // The loss, its terms, and its gradient into pred, empty where no type for it is given.
@@ -155,13 +174,13 @@ struct MultiscaleOperations {
     p.penalty_scale = options.penalty_scale;
     p.reduction = static_cast<Reduction>(options.reduction);
     set_scales(p, pred, options);
-    batch.add(pred, p.pred, "pred");
-    Tensor gradient = nothing_on(pred);
+    OptionalTensor gradient;
     if (gradient_dtype) {
       floating_dtype_of(*gradient_dtype, "gradient_dtype");
       gradient = empty_like(pred, *gradient_dtype);
-      batch.add(gradient, p.gradient, "gradient");
     }
+    batch.add(pred, p.pred, "pred");
+    batch.add(gradient, p.gradient, "gradient");
     if (weight) {
       batch.add_broadcast(*weight, p.weight, "weight");
       for (int64_t d = p.planes * p.height == 1 ? 1 : pred.dim() - 2; d < pred.dim(); ++d) {
@@ -170,13 +189,11 @@ struct MultiscaleOperations {
     }
     const int64_t samples = pred.size(0);
     const ScalarType real = real_type_of(p.in_double);
-    Tensor terms = zeros_on(pred, {samples, p.scale_count}, real);
-    Tensor result = zeros_on(pred, p.reduction == Reduction::none ? Sizes{samples} : Sizes{}, real);
-    p.terms = terms.mutable_data_ptr();
-    p.loss = result.mutable_data_ptr();
+    Tensor terms = zeros_for(p.terms, pred, {samples, p.scale_count}, real);
+    Tensor result = zeros_for(p.loss, pred, p.reduction == Reduction::none ? Sizes{samples} : Sizes{}, real);
     p.shape = batch.merge();
     if (pred.numel() > 0) Device::run(p, pred);
-    return {result, terms, gradient};
+    return {result, terms, or_nothing(gradient, pred)};
   }
 
   static void scale_gradient(const Tensor& grad_loss, const Tensor& gradient, bool in_double,
@@ -187,11 +204,8 @@ struct MultiscaleOperations {
     const Sizes sizes = p.upstream_a_sample ? Sizes{gradient.size(0)} : Sizes{};
     p.upstream = data_of(grad_loss, gradient, sizes, real_type_of(in_double), "grad_loss");
     floating_dtype_of(gradient.scalar_type(), "gradient");
-    Batch batch(gradient);
-    batch.add(gradient, p.gradient, "gradient");
-    batch.add(grad_pred, p.grad_pred, "pred");
-    batch.add(grad_target, p.grad_target, "target");
-    p.shape = batch.merge();
+    p.shape = Batch(gradient, Kind::samples, {{gradient, p.gradient, "gradient"}, {grad_pred, p.grad_pred, "pred"},
+                                              {grad_target, p.grad_target, "target"}}).merge();
     if (gradient.numel() > 0) Device::run(p, gradient);
   }
 };

@@ -20,7 +20,7 @@ from ._derivatives import differentiable, register_fake, run, runs_reference
 from .diffuse import check_diffusion
 from .diffuse import definition as definition_of_diffuse
 
-_MOST_SCALES = 32
+_MOST_SCALES = 16
 _PENALTIES, _REDUCTIONS = tuple(PENALTIES), tuple(REDUCTIONS)
 
 __all__ = ["denoising_loss", "multiscale_loss"]

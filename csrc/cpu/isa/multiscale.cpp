@@ -14,23 +14,6 @@
 namespace visgen::VISGEN_ISA {
 namespace {
 
-struct Region {  // of a plane: what a unit works on
-  int64_t unit, sample, plane, row, column, rows, columns;
-};
-
-Region region_at(const MultiscaleParameters& p, int64_t unit) {
-  const Tiles& tiles = p.tiles;
-  const int64_t sample = unit / p.units_per_sample(), within = unit % p.units_per_sample();
-  const int64_t places = tiles.down * tiles.across;
-  const int64_t plane = tiles.planes_first ? within % p.planes : within / places;
-  const int64_t place = tiles.planes_first ? within / p.planes : within % places;
-  Region region{unit, sample, plane, place / tiles.across * tiles.rows, place % tiles.across * tiles.columns, 0, 0};
-  const int64_t rows = p.height - region.row, columns = p.width - region.column;
-  region.rows = rows < tiles.rows ? rows : tiles.rows;
-  region.columns = columns < tiles.columns ? columns : tiles.columns;
-  return region;
-}
-
 // Calls body(first element in the sample, first row, first column, rows, columns) for pieces of up to kTile elements
 // that follow one another in the sample.
 template <class Body>
@@ -95,8 +78,9 @@ class TileLoss {
     if (kSlopesApart) place(slopes_, true);
   }
 
-  void run(const Region& at) {
-    double* sums = p_.sums + at.unit * p_.level_count;
+  void run(int64_t unit) {
+    const Region at = region_at(p_, unit);
+    double* sums = p_.sums + unit * p_.level_count;
     for (int i = 0; i < p_.level_count; ++i) sums[i] = 0;
     const Real weight = weighted ? Real(1) : weight_of_plane<Real>(p_, at);
     if (weight == 0) return store(at, [](int64_t, int64_t, int64_t count, Real* out) {
@@ -272,7 +256,7 @@ class TileLoss {
 template <bool weighted, class Real, class Penalize>
 void run_tiles(const MultiscaleParameters& p, Penalize rho, int64_t first_unit, int64_t last_unit) {
   TileLoss<Real, Penalize, weighted> loss(p, rho);
-  for (int64_t unit = first_unit; unit < last_unit; ++unit) loss.run(region_at(p, unit));
+  for (int64_t unit = first_unit; unit < last_unit; ++unit) loss.run(unit);
 }
 
 template <class Real, class Penalize>

@@ -4,6 +4,7 @@
 // sums.
 #pragma once
 
+#include "../../common/multiscale.h"
 #include "../../ops/multiscale.h"
 #include "rows.h"
 
@@ -32,44 +33,15 @@ VISGEN_HOST_DEVICE Vector load(const Real* address) {
 template <class Real>
 constexpr int kCount = kVectorBytes / sizeof(Real);  // of a vector
 
-VISGEN_HOST_DEVICE float root(float value) { return __builtin_sqrtf(value); }
-VISGEN_HOST_DEVICE double root(double value) { return __builtin_sqrt(value); }
-VISGEN_HOST_DEVICE FloatVector root(FloatVector value) { return Lanes<WordVector>::sqrt(value); }
-VISGEN_HOST_DEVICE DoubleVector root(DoubleVector value) {
-  for (int lane = 0; lane < kDoubles; ++lane) value[lane] = __builtin_sqrt(value[lane]);
-  return value;
-}
-
-// Penalties ρ(m) of numbers or vectors, with their slopes.
-struct Squared {
-  static constexpr bool kProportional = true;  // the slope is 2m
-  template <class Value>
-  VISGEN_HOST_DEVICE void at(Value mean, Value& penalty, Value& slope) const {
-    penalty = mean * mean;
-    slope = mean + mean;
-  }
+template <>
+struct Root<FloatVector> {
+  static VISGEN_HOST_DEVICE FloatVector of(FloatVector value) { return Lanes<WordVector>::sqrt(value); }
 };
-
-struct Absolute {
-  static constexpr bool kProportional = false;
-  template <class Value>
-  VISGEN_HOST_DEVICE void at(Value mean, Value& penalty, Value& slope) const {
-    penalty = mean < 0 ? -mean : mean;
-    slope = mean > 0 ? Value{} + 1 : mean < 0 ? Value{} - 1 : mean;
-  }
-};
-
-// √(m² + c²) − c, written as m² / (√(m² + c²) + c) where the difference would lose digits.
-template <class Real>
-struct PseudoHuber {
-  static constexpr bool kProportional = false;
-  Real scale, square;
-  template <class Value>
-  VISGEN_HOST_DEVICE void at(Value mean, Value& penalty, Value& slope) const {
-    const Value both = mean * mean + square, length = root(both), sum = length + scale;
-    const Value inverse = Real(1) / (length * sum);
-    penalty = both < 4 * square ? (mean * mean) * (length * inverse) : length - scale;
-    slope = mean * (sum * inverse);
+template <>
+struct Root<DoubleVector> {
+  static VISGEN_HOST_DEVICE DoubleVector of(DoubleVector value) {
+    for (int lane = 0; lane < kDoubles; ++lane) value[lane] = __builtin_sqrt(value[lane]);
+    return value;
   }
 };
 
