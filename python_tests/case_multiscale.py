@@ -103,7 +103,7 @@ MULTISCALE = [
     denoising_case("primes", (3, 7, 5, 11), scales=(1, 2, 4)),
     denoising_case("windows", (2, 2, 5, 6), scales=(1, 2, 4), reduction="none", terms=True, small=True),
     denoising_case("noise_given", (2, 2, 3, 5), given="noise", small=True, differentiable=(*SIGNALS, "noise")),
-    denoising_case("endpoint", (2, 2, 3, 4), endpoint=True, scales=(2,), small=True, differentiable=(*SIGNALS, "endpoint")),
+    denoising_case("endpoint", (2, 2, 3, 4), endpoint=True, small=True, differentiable=(*SIGNALS, "endpoint")),
     denoising_case("level_a_frame", (2, 3, 2, 4, 4), levels=(2, 3, 1, 1, 1), scales=(1, 2)),
     denoising_case("level_a_pixel", (2, 3, 4, 5), levels=(2, 1, 4, 5), scales=(1, 2)),
     denoising_case("picture", (2, 3, 64, 64), scales=(1, 2, 4, 8), differentiable=("pred",)),

@@ -136,7 +136,7 @@ def _serves(made: Tensor, of: Tensor, given: Values) -> bool:
     A leaf would keep it as its own, and add to it.
     """
     (upstream,) = given.values()
-    is_plain = not (torch.compiler.is_compiling() or torch.is_grad_enabled() or of.is_leaf)
+    is_plain = type(upstream) is Tensor and not (torch.is_grad_enabled() or of.is_leaf)
     return is_plain and made.dtype == of.dtype and upstream.device.type == "cpu" and bool((upstream == 1).all())
 
 

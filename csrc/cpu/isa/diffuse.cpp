@@ -36,25 +36,16 @@ int64_t forward_in_registers(const DiffuseParameters& p, const Unit& unit) {
   const float* x = static_cast<const float*>(p.x.data) + unit.sample * p.x.sample_stride + unit.begin;
   float* x_t = static_cast<float*>(p.x_t.data) + unit.sample * p.x_t.sample_stride + unit.begin;
   float* target = static_cast<float*>(p.target.data) + unit.sample * p.target.sample_stride + unit.begin;
-  const PhiloxKey key(static_cast<uint64_t>(p.seeds[unit.sample]));
   const int64_t count = (unit.end - unit.begin) / kGroup * kGroup;
-  for (int64_t done = 0; done < count; done += kGroup) {
-    const BlockWords words = philox_blocks(key, p.stream, static_cast<uint64_t>(unit.begin + done) / 4);
-    for (int i = 0; i < BlockWords::kSets; ++i) {
-      FloatVector z[4];
-      normal_set(words.set[i], z);
-      for (int j = 0; j < 4; ++j) {
-        const int64_t at = done + i * kSet + j * kLanes;
-        FloatVector signal, out;
-        memcpy(&signal, x + at, sizeof(signal));
-        out = c[0] * signal + c[1] * z[j];
-        memcpy(x_t + at, &out, sizeof(out));
-        if (!p.target.data) continue;
-        out = c[2] * signal + c[3] * z[j];
-        memcpy(target + at, &out, sizeof(out));
-      }
-    }
-  }
+  for_each_normal_vector(p.seeds[unit.sample], p.stream, unit.begin, count, [&](int64_t at, FloatVector z) {
+    FloatVector signal, out;
+    memcpy(&signal, x + at, sizeof(signal));
+    out = c[0] * signal + c[1] * z;
+    memcpy(x_t + at, &out, sizeof(out));
+    if (!p.target.data) return;
+    out = c[2] * signal + c[3] * z;
+    memcpy(target + at, &out, sizeof(out));
+  });
   return count;
 }
 

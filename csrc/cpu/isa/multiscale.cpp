@@ -34,17 +34,40 @@ struct Buffers {
   alignas(64) Real pred[kTile], target[kTile], x[kTile], endpoint[kTile], noise[kTile + kGroup], out[kTile];
 };
 
+// The commonest target: of contiguous float32, noise from seeds, one row of coefficients a sample, no endpoint. Works
+// through whole groups, and returns how many elements those are.
+int64_t target_in_registers(const MultiscaleParameters& p, int64_t sample, int64_t begin, int64_t count, float* out) {
+  if (kVectorBytes < 64 || p.row_size != p.shape.elements || p.noise.data || p.endpoint.data || begin % 4 != 0 ||
+      !usable_in_place<float>(p.x, p.shape)) {
+    return 0;
+  }
+  const float* c = static_cast<const float*>(p.coefficients) + sample * p.coefficient_count;
+  const float* x = static_cast<const float*>(p.x.data) + sample * p.x.sample_stride + begin;
+  count = count / kGroup * kGroup;
+  for_each_normal_vector(p.seeds[sample], p.stream, begin, count, [&](int64_t at, FloatVector z) {
+    const FloatVector target = c[2] * load<FloatVector>(x + at) + c[3] * z;
+    memcpy(out + at, &target, sizeof(target));
+  });
+  return count;
+}
+
 template <class Real>
 const Real* target_tile(const MultiscaleParameters& p, int64_t sample, int64_t begin, int64_t count,
                         Buffers<Real>& buffers) {
   if (p.target.data) return load_tile(p.target, p.shape, sample, begin, count, buffers.target);
+  int64_t done = 0;
+  if constexpr (sizeof(Real) == 4) done = target_in_registers(p, sample, begin, count, buffers.target);
+  if (done == count) return buffers.target;
+  begin += done, count -= done;
+  Real* target = buffers.target + done;
   const Real* z = noise_tile(p, sample, begin, count, buffers.noise);
   const Real* x = load_tile(p.x, p.shape, sample, begin, count, buffers.x);
-  const Real* endpoint = p.endpoint.data ? load_tile(p.endpoint, p.shape, sample, begin, count, buffers.endpoint) : nullptr;
+  const Real* endpoint =
+      p.endpoint.data ? load_tile(p.endpoint, p.shape, sample, begin, count, buffers.endpoint) : nullptr;
   for_each_row(p, sample, begin, count, [&](int64_t row, int64_t at, int64_t length) {
     const Real* c = static_cast<const Real*>(p.coefficients) + row * p.coefficient_count;
-    combine(c[2], x + at, c[3], z + at, buffers.target + at, length);
-    if (endpoint) add_scaled(c[5], endpoint + at, buffers.target + at, length);
+    combine(c[2], x + at, c[3], z + at, target + at, length);
+    if (endpoint) add_scaled(c[5], endpoint + at, target + at, length);
   });
   return buffers.target;
 }
