@@ -1,7 +1,7 @@
 // The family `multiscale` on a GPU: the loss at all scales of a tile, and its gradient, in one pass.
 //
-// A block takes a tile of a plane. Sums of windows, level by level, lie in shared memory; where windows are too large for
-// that, in scratch of the block's own. Per element: pred and target read once (or x, and the noise made again), the
+// A block takes a tile of a plane. Sums of windows, level by level, lie in shared memory; where windows are too large
+// for that, in scratch of the block's own. Per element: pred and target read once (or x, and the noise made again), the
 // gradient written once; four accesses of shared memory, and for scales 1, 2, 4, 8 about 30 operations.
 //
 // Sums of penalties are in double: lanes, warps, then tiles in their order, by a second launch of one block.
@@ -228,9 +228,9 @@ class TileLoss {
 
 // `numbers` of scratch for each block, or shared memory where there is none.
 template <class Real, int span, bool wide, class Penalize>
-__global__ void __launch_bounds__(kBlockThreads) forward(MultiscaleParameters p, Penalize rho, Real* scratch,
-                                                         int64_t apart, int64_t numbers) {
-  VISGEN_SHARED(double, totals, kMostLevels * kWarps);
+__global__ void __launch_bounds__(kBlockThreads)
+    forward(MultiscaleParameters p, Penalize rho, Real* scratch, int64_t apart, int64_t numbers) {
+  VISGEN_SHARED(double, totals, kMostLevels* kWarps);
   Real* memory = scratch ? scratch + blockIdx.x * numbers : dynamic_shared<Real>();
   const int64_t units = p.shape.samples * p.units_per_sample();
   for (int64_t unit = blockIdx.x; unit < units; unit += gridDim.x) {
@@ -306,8 +306,7 @@ void launch_forward(const MultiscaleParameters& p, int64_t apart, const Tensor& 
   OptionalTensor memory;
   if (shape.dynamic_shared_bytes + kStatic > shared_memory_limit(like.get_device_index())) {
     shape.dynamic_shared_bytes = 0;
-    shape.grid.x = static_cast<unsigned>(
-        std::min<int64_t>(units, 2 * multiprocessor_count(like.get_device_index())));
+    shape.grid.x = static_cast<unsigned>(std::min<int64_t>(units, 2 * multiprocessor_count(like.get_device_index())));
     memory = empty_for(scratch, like, {shape.grid.x, numbers}, real_type_of(p.in_double));
   }
   const Real scale = static_cast<Real>(p.penalty_scale);
@@ -338,14 +337,13 @@ struct Multiscale {
       level.place = numbers;
       numbers += (p.tiles.rows + level.size - 1) / level.size * ((p.tiles.columns + level.size - 1) / level.size);
     }
-    const Tensor sums = empty_for(p.sums, like, {p.shape.samples * p.units_per_sample(), p.level_count},
-                                  ScalarType::Double);
+    const Tensor sums =
+        empty_for(p.sums, like, {p.shape.samples * p.units_per_sample(), p.level_count}, ScalarType::Double);
     const int64_t row_size = std::gcd(p.width, p.target.data ? 0 : p.row_size);
-    choose_tile(p.in_double, p.shape, row_size,
-                {&p.pred, &p.target, &p.x, &p.endpoint, &p.noise, p.weight_varies ? &p.weight : &p.pred, &p.gradient},
-                [&]<class Real, int span, bool wide>() {
-                  launch_forward<Real, wide ? span : 1, wide>(p, numbers, like, on);
-                });
+    choose_tile(
+        p.in_double, p.shape, row_size,
+        {&p.pred, &p.target, &p.x, &p.endpoint, &p.noise, p.weight_varies ? &p.weight : &p.pred, &p.gradient},
+        [&]<class Real, int span, bool wide>() { launch_forward<Real, wide ? span : 1, wide>(p, numbers, like, on); });
   }
 
   static void run(const ScaledGradientParameters& p, const Tensor& like) {

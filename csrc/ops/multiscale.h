@@ -64,7 +64,11 @@ VISGEN_HOST_DEVICE Region region_at(const MultiscaleParameters& p, int64_t unit)
   const int64_t place = tiles.planes_first ? divide(within, p.planes) : within % places;
   const int64_t row = divide(place, tiles.across) * tiles.rows, column = place % tiles.across * tiles.columns;
   const int64_t rows = p.height - row, columns = p.width - column;
-  return {sample, plane, row, column, rows < tiles.rows ? rows : tiles.rows,
+  return {sample,
+          plane,
+          row,
+          column,
+          rows < tiles.rows ? rows : tiles.rows,
           columns < tiles.columns ? columns : tiles.columns};
 }
 

@@ -129,9 +129,11 @@ struct MultiscaleOperations {
   }
 
   // Gradients of (pred, target, weight), empty where `needs` says no; the last is asked for elsewhere.
-  static std::tuple<Tensor, Tensor, Tensor> multiscale_loss_backward(
-      const Tensor& grad_loss, const Tensor& pred, const Tensor& target, const OptionalTensor&, const Tensor& gradient, std::vector<int64_t>, std::vector<double>, int64_t, double, int64_t,
-      std::vector<bool> needs) {
+  static std::tuple<Tensor, Tensor, Tensor> multiscale_loss_backward(const Tensor& grad_loss, const Tensor& pred,
+                                                                     const Tensor& target, const OptionalTensor&,
+                                                                     const Tensor& gradient, std::vector<int64_t>,
+                                                                     std::vector<double>, int64_t, double, int64_t,
+                                                                     std::vector<bool> needs) {
     check(needs.size() == 3 && !needs[2], "needs must say yes or no for each of pred and target, and no for weight");
     OptionalTensor grad_pred, grad_target;
     if (needs[0]) grad_pred = empty_like(pred, pred.scalar_type());
@@ -143,9 +145,9 @@ struct MultiscaleOperations {
   // Gradients of (pred, x, coefficients, endpoint, noise, weight), likewise.
   static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> denoising_loss_backward(
       const Tensor& grad_loss, const Tensor& pred, const Tensor& x, const Tensor& coefficients,
-      const OptionalTensor& seeds, const OptionalTensor& endpoint, const OptionalTensor& noise,
-      const OptionalTensor&, const Tensor& gradient, int64_t stream, std::vector<int64_t>, std::vector<double>,
-      int64_t, double, int64_t, std::vector<bool> needs) {
+      const OptionalTensor& seeds, const OptionalTensor& endpoint, const OptionalTensor& noise, const OptionalTensor&,
+      const Tensor& gradient, int64_t stream, std::vector<int64_t>, std::vector<double>, int64_t, double, int64_t,
+      std::vector<bool> needs) {
     check(needs.size() == 6 && !needs[5],
           "needs must say yes or no for each of pred, x, coefficients, endpoint and noise, and no for weight");
     const std::vector<bool> of_target(needs.begin() + 1, needs.end() - 1);
@@ -156,7 +158,7 @@ struct MultiscaleOperations {
     scale_gradient(grad_loss, gradient, is_double(x), grad_pred, grad_target);
     auto [grad_x, grad_coefficients, grad_endpoint, grad_noise] = DiffuseOperations<Device>::diffuse_backward(
         std::nullopt, grad_target, x, coefficients, seeds, endpoint, noise, stream, of_target);
-    return {or_nothing(grad_pred, pred), grad_x, grad_coefficients, grad_endpoint, grad_noise,
+    return {or_nothing(grad_pred, pred),   grad_x, grad_coefficients, grad_endpoint, grad_noise,
             or_nothing(std::nullopt, pred)};
   }
 
@@ -204,8 +206,11 @@ struct MultiscaleOperations {
     const Sizes sizes = p.upstream_a_sample ? Sizes{gradient.size(0)} : Sizes{};
     p.upstream = data_of(grad_loss, gradient, sizes, real_type_of(in_double), "grad_loss");
     floating_dtype_of(gradient.scalar_type(), "gradient");
-    p.shape = Batch(gradient, Kind::samples, {{gradient, p.gradient, "gradient"}, {grad_pred, p.grad_pred, "pred"},
-                                              {grad_target, p.grad_target, "target"}}).merge();
+    p.shape = Batch(gradient, Kind::samples,
+                    {{gradient, p.gradient, "gradient"},
+                     {grad_pred, p.grad_pred, "pred"},
+                     {grad_target, p.grad_target, "target"}})
+                  .merge();
     if (gradient.numel() > 0) Device::run(p, gradient);
   }
 };

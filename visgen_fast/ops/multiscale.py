@@ -131,9 +131,7 @@ def denoising_loss(
     if pred.dtype == torch.float64 and x.dtype != torch.float64:
         x, rows = from_pixels(x, torch.float64), rows.double()
     dtype = _gradient_dtype(pred, x, coefficients, endpoint, noise)
-    loss, of_scales, _ = run(
-        "denoising_loss", pred, x, rows, seeds, endpoint, noise, weight, stream, *arguments, dtype
-    )
+    loss, of_scales, _ = run("denoising_loss", pred, x, rows, seeds, endpoint, noise, weight, stream, *arguments, dtype)
     return (loss, of_scales.detach()) if terms else loss
 
 

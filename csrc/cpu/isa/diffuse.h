@@ -14,8 +14,8 @@ const Real* noise_tile(const Diffusion& p, int64_t sample, int64_t begin, int64_
 }
 
 // Calls body(place, vector of normal numbers) for whole groups from `begin`, a multiple of 4, on. With AVX-512's 32
-// registers the noise goes from them straight to where it is used, so that storing one group overlaps with computing the
-// next: a fifth faster than through the cache.
+// registers the noise goes from them straight to where it is used, so that storing one group overlaps with computing
+// the next: a fifth faster than through the cache.
 template <class Body>
 VISGEN_HOST_DEVICE void for_each_normal_vector(int64_t seed, uint64_t stream, int64_t begin, int64_t count, Body body) {
   const PhiloxKey key(static_cast<uint64_t>(seed));

@@ -106,9 +106,10 @@ class TileLoss {
     double* sums = p_.sums + unit * p_.level_count;
     for (int i = 0; i < p_.level_count; ++i) sums[i] = 0;
     const Real weight = weighted ? Real(1) : weight_of_plane<Real>(p_, at);
-    if (weight == 0) return store(at, [](int64_t, int64_t, int64_t count, Real* out) {
-      for (int64_t j = 0; j < count; ++j) out[j] = 0;
-    });
+    if (weight == 0)
+      return store(at, [](int64_t, int64_t, int64_t count, Real* out) {
+        for (int64_t j = 0; j < count; ++j) out[j] = 0;
+      });
     fit(at);
     sums[0] = weight * load(at);
     for (int i = 1; i < p_.level_count; ++i) {

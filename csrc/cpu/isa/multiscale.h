@@ -219,7 +219,8 @@ void penalize(Penalize rho, Real* sums, const Real* weights, int64_t count, Real
       [&](int64_t j) { return of(sums[j], weighted ? weights[j] : Real(0)); });
 }
 
-// Residuals of a row, which are kept, and the sum of their penalties; their slopes where these are no multiples of them.
+// Residuals of a row, which are kept, and the sum of their penalties; their slopes where these are no multiples of
+// them.
 template <class Real, class Penalize>
 void subtract(Penalize rho, const Real* pred, const Real* target, int64_t count, Real* residuals, Real* slopes,
               Total<Real>& total) {
