@@ -51,8 +51,8 @@ def multiscale_loss(
         pred: [B, …] with up to 9 dimensions, windows lie in the last two (of a video: in its frames); float32,
             bfloat16, float16 or float64.
         target: of pred's shape, any of these types.
-        scales: the sizes s of windows, different integers of at least 1; (1,), the plain loss, is all that a pred of
-            fewer than four dimensions has.
+        scales: the sizes s of windows, up to 16 different integers of at least 1; (1,), the plain loss, is all that a
+            pred of fewer than four dimensions has.
         scale_weights: ω_s: "mean", one over the number of scales; "paper", s / √(height·width), which is one over the
             resolution that is left; or a number for each scale.
         weight: w: [B], or of a shape that broadcasts to pred's (a channel, a token, a mask); floating-point or bool.
