@@ -20,6 +20,28 @@ VISGEN_SCHEMAS(m) {
       "diffuse_backward(Tensor? grad_x_t, Tensor? grad_target, Tensor x, Tensor coefficients, Tensor? seeds, "
       "Tensor? endpoint, Tensor? noise, SymInt stream, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)");
 
+  // multiscale: weight has as many dimensions as pred and broadcasts to it; scale_weights is empty for the paper's;
+  // penalty and reduction as in ops/multiscale.h; gradient, of gradient_dtype, is what the loss has into pred
+  m.def(
+      "multiscale_loss(Tensor pred, Tensor target, Tensor? weight, SymInt[] scales, float[] scale_weights, "
+      "int penalty, float penalty_scale, int reduction, ScalarType? gradient_dtype) "
+      "-> (Tensor loss, Tensor terms, Tensor gradient)");
+  m.def(
+      "denoising_loss(Tensor pred, Tensor x, Tensor coefficients, Tensor? seeds, Tensor? endpoint, Tensor? noise, "
+      "Tensor? weight, SymInt stream, SymInt[] scales, float[] scale_weights, int penalty, float penalty_scale, "
+      "int reduction, ScalarType? gradient_dtype) -> (Tensor loss, Tensor terms, Tensor gradient)");
+  // needs: the gradients asked for, of (pred, target, weight) and (pred, x, coefficients, endpoint, noise, weight); the
+  // others come back with no elements, and so does always the last
+  m.def(
+      "multiscale_loss_backward(Tensor grad_loss, Tensor pred, Tensor target, Tensor? weight, Tensor gradient, "
+      "SymInt[] scales, float[] scale_weights, int penalty, float penalty_scale, int reduction, bool[] needs) "
+      "-> (Tensor, Tensor, Tensor)");
+  m.def(
+      "denoising_loss_backward(Tensor grad_loss, Tensor pred, Tensor x, Tensor coefficients, Tensor? seeds, "
+      "Tensor? endpoint, Tensor? noise, Tensor? weight, Tensor gradient, SymInt stream, SymInt[] scales, "
+      "float[] scale_weights, int penalty, float penalty_scale, int reduction, bool[] needs) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+
   // quantize: x is [rows, dimensions], codebooks [depth or 1, codes, dimensions]; metric and gradient as in
   // ops/quantize.h
   m.def("nearest_code(Tensor x, Tensor codebook, int metric) -> Tensor");

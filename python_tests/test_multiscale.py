@@ -285,7 +285,7 @@ def loss(**options):
             ValueError,
             "pred must have 1 to 9 dimensions, the first of them the batch, got 0",
         ),
-        (lambda: loss(scales=()), ValueError, "scales must hold at least one scale, got none"),
+        (lambda: loss(scales=()), ValueError, "scales must hold 1 to 16 scales, got 0"),
         (lambda: loss(scales=(2, 1, 2)), ValueError, "scales must be different, got [2, 1, 2]"),
         (lambda: loss(scales=(1, 0)), ValueError, "scales must be at least 1, got 0"),
         (lambda: loss(scales=(1.0,)), TypeError, "scales must be integers, got float"),

@@ -40,6 +40,8 @@ struct Diffuse {
 
 }  // namespace
 
+void run_diffuse_backward(const DiffuseBackwardParameters& p, const Tensor& like) { Diffuse::run(p, like); }
+
 VISGEN_REGISTER(CPU, m) { DiffuseOperations<Diffuse>::add_to(m); }
 
 }  // namespace visgen

@@ -23,6 +23,7 @@ struct Loops : Loop<Parameters>... {};
 #define VISGEN_FAMILIES(FAMILY)                                                                          \
   FAMILY(noise, Loops<struct NoiseParameters>)                                                           \
   FAMILY(diffuse, Loops<struct DiffuseParameters, struct DiffuseBackwardParameters>)                     \
+  FAMILY(multiscale, Loops<struct MultiscaleParameters, struct ScaledGradientParameters>)                \
   FAMILY(search, SearchKernels)                                                                          \
   FAMILY(quantize, Loops<struct Embedding, struct QuantizeBackwardParameters>)                           \
   FAMILY(codebook, Loops<struct RealRows, struct ChunkSums, struct EdgeSums>)                            \

@@ -35,6 +35,9 @@ inline OptionalTensor add_partial_sums(DiffuseBackwardParameters& p, const Tenso
   return empty_for(p.partial_sums, like, {p.partition.units(), p.coefficient_count}, ScalarType::Double);
 }
 
+// Of this library's Device, for calls of other families.
+void run_diffuse_backward(const DiffuseBackwardParameters& p, const Tensor& like);
+
 template <class Device>
 struct DiffuseOperations {
   static Tensor add_noise(const Tensor& x, const Tensor& coefficients, const OptionalTensor& seeds,

@@ -192,6 +192,19 @@ class Batch {
 
   void add(const OptionalTensor& tensor, Operand& operand, const char* name) { add(Argument(tensor, operand, name)); }
 
+  // The same for a tensor whose sizes may be 1 instead.
+  void add_broadcast(const Tensor& tensor, Operand& operand, const char* name) {
+    bool fits = tensor.dim() == first_.dim() && tensor.device() == first_.device();
+    for (int64_t d = 0; d < first_.dim() && fits; ++d) fits = tensor.size(d) == 1 || tensor.size(d) == first_.size(d);
+    check(fits, name, " must be broadcastable to the shape of x, with as many dimensions and on its device");
+    operand.dtype = floating_dtype_of(tensor.scalar_type(), name);
+    operand.data = tensor.data_ptr();
+    const auto stride = [&](int64_t d) { return tensor.size(d) == 1 ? 0 : tensor.stride(d); };
+    operand.sample_stride = leading_ ? stride(0) : 0;
+    for (int64_t d = leading_; d < tensor.dim(); ++d) operand.strides[d - leading_] = stride(d);
+    operands_.push_back(&operand);
+  }
+
   SampleShape merge() {
     SampleShape shape;
     shape.samples = leading_ ? first_.size(0) : 1;

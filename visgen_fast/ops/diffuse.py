@@ -136,7 +136,7 @@ def coefficient_rows(coefficients: Tensor, x: Tensor, columns: int) -> Tensor:
     return rows.reshape(-1, columns).to(torch.promote_types(x.dtype, torch.float32)).contiguous()
 
 
-def _definition(x, coefficients, seeds, endpoint, noise, stream):
+def definition(x, coefficients, seeds, endpoint, noise, stream):
     """`diffuse` in plain PyTorch, with x cut into as many rows as coefficients; results as wide as the arithmetic."""
     if noise is None:
         noise = reference.gaussian(seeds, x.shape[1:], stream=stream, dtype=coefficients.dtype)
@@ -148,4 +148,4 @@ def _definition(x, coefficients, seeds, endpoint, noise, stream):
 
 register_fake("add_noise", lambda x, *others: torch.empty_like(x, dtype=others[-1]))
 register_fake("diffuse", lambda x, *others: tuple(torch.empty_like(x, dtype=others[-1]) for _ in range(2)))
-differentiable("diffuse", "add_noise", definition=_definition, inputs=("x", "coefficients", "endpoint", "noise"))
+differentiable("diffuse", "add_noise", definition=definition, inputs=("x", "coefficients", "endpoint", "noise"))

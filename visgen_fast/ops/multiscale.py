@@ -14,8 +14,14 @@ from torch import Tensor
 
 from .. import _check as check
 from .. import reference
+from ..reference.diffuse import from_pixels
 from ..reference.multiscale import PENALTIES, REDUCTIONS, per_sample, weights_of_scales
+from ._derivatives import differentiable, register_fake, run, runs_reference
 from .diffuse import check_diffusion
+from .diffuse import definition as definition_of_diffuse
+
+_MOST_SCALES = 16
+_PENALTIES, _REDUCTIONS = tuple(PENALTIES), tuple(REDUCTIONS)
 
 __all__ = ["denoising_loss", "multiscale_loss"]
 
@@ -45,8 +51,8 @@ def multiscale_loss(
         pred: [B, …] with up to 9 dimensions, windows lie in the last two (of a video: in its frames); float32,
             bfloat16, float16 or float64.
         target: of pred's shape, any of these types.
-        scales: the sizes s of windows, different integers of at least 1; (1,), the plain loss, is all that a pred of
-            fewer than four dimensions has.
+        scales: the sizes s of windows, up to 16 different integers of at least 1; (1,), the plain loss, is all that a
+            pred of fewer than four dimensions has.
         scale_weights: ω_s: "mean", one over the number of scales; "paper", s / √(height·width), which is one over the
             resolution that is left; or a number for each scale.
         weight: w: [B], or of a shape that broadcasts to pred's (a channel, a token, a mask); floating-point or bool.
@@ -72,8 +78,12 @@ def multiscale_loss(
     _check_same(target, "target", pred)
     options: dict[str, Any] = {"scales": scales, "scale_weights": scale_weights, "weight": weight, "penalty": penalty}
     options |= {"penalty_scale": penalty_scale, "reduction": reduction, "terms": terms}
-    _check_loss(pred, **options)
-    return reference.multiscale_loss(pred, target, **options)
+    arguments = _loss_arguments(pred, **options)
+    if runs_reference(pred, target, weight):
+        return reference.multiscale_loss(pred, target, **options)
+    dtype = _gradient_dtype(pred, target)
+    loss, of_scales, _ = run("multiscale_loss", pred, target, *arguments, dtype)
+    return (loss, of_scales.detach()) if terms else loss
 
 
 def denoising_loss(
@@ -110,13 +120,19 @@ def denoising_loss(
         TypeError, ValueError: an argument does not fit the above.
     """
     check.floats(pred, "pred")
-    check_diffusion(x, coefficients, seeds, endpoint, noise, stream)
+    seeds, rows = check_diffusion(x, coefficients, seeds, endpoint, noise, stream)
     _check_same(x, "x", pred)
     options: dict[str, Any] = {"scales": scales, "scale_weights": scale_weights, "weight": weight, "penalty": penalty}
     options |= {"penalty_scale": penalty_scale, "reduction": reduction, "terms": terms}
-    _check_loss(pred, **options)
-    options |= {"endpoint": endpoint, "noise": noise, "stream": stream}
-    return reference.denoising_loss(pred, x, coefficients, seeds, **options)
+    weight, *arguments = _loss_arguments(pred, **options)
+    if runs_reference(pred, x, coefficients, seeds, endpoint, noise, weight):
+        options |= {"endpoint": endpoint, "noise": noise, "stream": stream}
+        return reference.denoising_loss(pred, x, coefficients, seeds, **options)
+    if pred.dtype == torch.float64 and x.dtype != torch.float64:
+        x, rows = from_pixels(x, torch.float64), rows.double()
+    dtype = _gradient_dtype(pred, x, coefficients, endpoint, noise)
+    loss, of_scales, _ = run("denoising_loss", pred, x, rows, seeds, endpoint, noise, weight, stream, *arguments, dtype)
+    return (loss, of_scales.detach()) if terms else loss
 
 
 def _check_same(value: Tensor, name: str, pred: Tensor) -> None:
@@ -125,22 +141,25 @@ def _check_same(value: Tensor, name: str, pred: Tensor) -> None:
     check.device(value, name, pred.device, "pred")
 
 
-def _check_loss(pred, *, scales, scale_weights, weight, penalty, penalty_scale, reduction, terms) -> None:
+def _loss_arguments(pred, *, scales, scale_weights, weight, penalty, penalty_scale, reduction, terms) -> tuple:
+    """What describes the loss, as kernels read it: weight, scales, scale_weights, penalty, penalty_scale, reduction."""
     if not 1 <= pred.dim() <= 9:
         raise ValueError(f"pred must have 1 to 9 dimensions, the first of them the batch, got {pred.dim()}")
     factors = check.integers(scales, "scales", least=1)
-    if not factors:
-        raise ValueError("scales must hold at least one scale, got none")
+    if not 1 <= len(factors) <= _MOST_SCALES:
+        raise ValueError(f"scales must hold 1 to {_MOST_SCALES} scales, got {len(factors)}")
     if len(set(factors)) != len(factors):
         raise ValueError(f"scales must be different, got {factors}")
     if pred.dim() < 4 and factors != [1]:
         raise ValueError(f"scales must be (1,) where pred has fewer than four dimensions, got {factors}")
     _check_scale_weights(scale_weights, len(factors), pred)
-    check.one_of(penalty, "penalty", tuple(PENALTIES))
+    number_of_penalty = check.one_of(penalty, "penalty", _PENALTIES)
     check.number(penalty_scale, "penalty_scale", positive=True)
-    check.one_of(reduction, "reduction", tuple(REDUCTIONS))
+    number_of_reduction = check.one_of(reduction, "reduction", _REDUCTIONS)
     if weight is not None:
-        _check_weight(weight, pred)
+        weight = _checked_weight(weight, pred)
+    omega = [] if scale_weights == "paper" else weights_of_scales(factors, scale_weights, pred.shape)
+    return weight, factors, omega, number_of_penalty, float(penalty_scale), number_of_reduction
 
 
 def _check_scale_weights(scale_weights, scales: int, pred: Tensor) -> None:
@@ -161,7 +180,8 @@ def _check_scale_weights(scale_weights, scales: int, pred: Tensor) -> None:
         raise ValueError(f"scale_weights must have a number for each of the {scales} scales, got {len(weights)}")
 
 
-def _check_weight(weight: Any, pred: Tensor) -> None:
+def _checked_weight(weight: Any, pred: Tensor) -> Tensor:
+    """With as many dimensions as pred."""
     check.tensor(weight, "weight")
     if weight.dtype != torch.bool:
         check.floats(weight, "weight")
@@ -172,3 +192,66 @@ def _check_weight(weight: Any, pred: Tensor) -> None:
         raise ValueError(
             f"weight must be [{pred.shape[0]}] or broadcastable to {list(pred.shape)}, got {list(weight.shape)}"
         )
+    return weight.reshape(shape) if weight.is_floating_point() else weight.reshape(shape).float()
+
+
+def _gradient_dtype(pred: Tensor, *others: Tensor | None) -> torch.dtype | None:
+    """Of the gradient that the forward pass makes, None where nothing asks for it. Whatever else than pred is
+    differentiated takes it as precise as the arithmetic; float16 could not hold what has not been scaled yet."""
+    if not torch.is_grad_enabled():
+        return None
+    others_too = any(other is not None and other.requires_grad for other in others)
+    if others_too or (pred.requires_grad and pred.dtype == torch.float16):
+        types = [t.dtype for t in (pred, *others) if t is not None]
+        return torch.float64 if torch.float64 in types[:2] else torch.float32
+    return pred.dtype if pred.requires_grad else None
+
+
+def _definition(
+    pred, target, weight, gradient, scales, scale_weights, penalty, penalty_scale, reduction
+) -> tuple[Tensor, ...]:
+    """`multiscale_loss` in plain PyTorch, from what is kept for its backward."""
+    loss = reference.multiscale_loss(
+        pred, target, scales=scales, scale_weights=scale_weights or "paper", weight=weight,
+        penalty=_PENALTIES[penalty], penalty_scale=penalty_scale, reduction=_REDUCTIONS[reduction],
+    )  # fmt: skip
+    return (loss,)  # type: ignore[return-value]
+
+
+def _denoising_definition(
+    pred, x, coefficients, seeds, endpoint, noise, weight, gradient, stream, *, scales, scale_weights, **how
+) -> tuple[Tensor, ...]:
+    _, target = definition_of_diffuse(x, coefficients, seeds, endpoint, noise, stream)
+    return _definition(pred, target, weight, gradient, scales, scale_weights, **how)
+
+
+def _fake(pred: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """From the arguments of either operation, of which the last are the same."""
+    target_or_x, *_, scales, _, _, _, reduction, gradient_dtype = arguments
+    in_double = torch.float64 in (pred.dtype, target_or_x.dtype)
+    dtype = torch.float64 if in_double else torch.float32
+    gradient = pred.new_empty(0, dtype=torch.float32)
+    if gradient_dtype is not None:
+        gradient = torch.empty_like(pred, dtype=gradient_dtype)
+    loss = pred.new_empty(pred.shape[:1] if _REDUCTIONS[reduction] == "none" else (), dtype=dtype)
+    return loss, pred.new_empty((pred.shape[0], len(scales)), dtype=dtype), gradient
+
+
+register_fake("multiscale_loss", _fake)
+register_fake("denoising_loss", _fake)
+differentiable(
+    "multiscale_loss",
+    definition=_definition,
+    inputs=("pred", "target", "weight"),
+    contiguous=("grad_loss",),
+    by_definition=("weight",),
+    made="gradient",
+)
+differentiable(
+    "denoising_loss",
+    definition=_denoising_definition,
+    inputs=("pred", "x", "coefficients", "endpoint", "noise", "weight"),
+    contiguous=("grad_loss",),
+    by_definition=("weight",),
+    made="gradient",
+)

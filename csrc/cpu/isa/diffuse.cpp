@@ -9,8 +9,8 @@
 #include <initializer_list>
 
 #include "../kernels.h"
+#include "diffuse.h"
 #include "sums.h"
-#include "tile.h"
 
 namespace visgen::VISGEN_ISA {
 namespace {
@@ -20,36 +20,6 @@ struct Buffers {
   alignas(64) Real x[kTile], endpoint[kTile], noise[kTile + kGroup], first[kTile], second[kTile];
   alignas(64) Real grad_x_t[kTile], grad_target[kTile];
 };
-
-template <class Real>
-const Real* noise_tile(const Diffusion& p, int64_t sample, int64_t begin, int64_t count, Real* buffer) {
-  if (p.noise.data) return load_tile(p.noise, p.shape, sample, begin, count, buffer);
-  return normal_tile(static_cast<uint64_t>(p.seeds[sample]), p.stream, begin, count, buffer);
-}
-
-template <class Real>
-void combine(Real a, const Real* __restrict x, Real b, const Real* __restrict z, Real* __restrict out, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) out[i] = a * x[i] + b * z[i];
-}
-
-template <class Real>
-void add_scaled(Real e, const Real* __restrict x, Real* __restrict out, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) out[i] += e * x[i];
-}
-
-// Calls body(row of coefficients, offset in the tile, length) for the rows that a tile meets.
-template <class Body>
-void for_each_row(const Diffusion& p, int64_t sample, int64_t begin, int64_t count, Body body) {
-  if (p.partition.row_size == p.partition.elements) return body(sample, 0, count);
-  const int64_t rows_per_sample = p.partition.elements / p.partition.row_size;
-  for (int64_t offset = 0; offset < count;) {
-    const int64_t row = (begin + offset) / p.partition.row_size;
-    const int64_t left = (row + 1) * p.partition.row_size - (begin + offset);
-    const int64_t length = left < count - offset ? left : count - offset;
-    body(sample * rows_per_sample + row, offset, length);
-    offset += length;
-  }
-}
 
 // The commonest call: contiguous float32, noise from seeds, one row of coefficients, no endpoint. With AVX-512's 32
 // registers the noise goes from them straight into the outputs, so that storing one group overlaps with computing the
@@ -66,25 +36,16 @@ int64_t forward_in_registers(const DiffuseParameters& p, const Unit& unit) {
   const float* x = static_cast<const float*>(p.x.data) + unit.sample * p.x.sample_stride + unit.begin;
   float* x_t = static_cast<float*>(p.x_t.data) + unit.sample * p.x_t.sample_stride + unit.begin;
   float* target = static_cast<float*>(p.target.data) + unit.sample * p.target.sample_stride + unit.begin;
-  const PhiloxKey key(static_cast<uint64_t>(p.seeds[unit.sample]));
   const int64_t count = (unit.end - unit.begin) / kGroup * kGroup;
-  for (int64_t done = 0; done < count; done += kGroup) {
-    const BlockWords words = philox_blocks(key, p.stream, static_cast<uint64_t>(unit.begin + done) / 4);
-    for (int i = 0; i < BlockWords::kSets; ++i) {
-      FloatVector z[4];
-      normal_set(words.set[i], z);
-      for (int j = 0; j < 4; ++j) {
-        const int64_t at = done + i * kSet + j * kLanes;
-        FloatVector signal, out;
-        memcpy(&signal, x + at, sizeof(signal));
-        out = c[0] * signal + c[1] * z[j];
-        memcpy(x_t + at, &out, sizeof(out));
-        if (!p.target.data) continue;
-        out = c[2] * signal + c[3] * z[j];
-        memcpy(target + at, &out, sizeof(out));
-      }
-    }
-  }
+  for_each_normal_vector(p.seeds[unit.sample], p.stream, unit.begin, count, [&](int64_t at, FloatVector z) {
+    FloatVector signal, out;
+    memcpy(&signal, x + at, sizeof(signal));
+    out = c[0] * signal + c[1] * z;
+    memcpy(x_t + at, &out, sizeof(out));
+    if (!p.target.data) return;
+    out = c[2] * signal + c[3] * z;
+    memcpy(target + at, &out, sizeof(out));
+  });
   return count;
 }
 

@@ -1,9 +1,7 @@
 // Rows of real numbers: sums in double, conversions from and to the types of tensors.
 #pragma once
 
-#include <cstdlib>
-
-#include "../kernels.h"
+#include "scratch.h"
 #include "tile.h"
 
 namespace visgen::VISGEN_ISA {
@@ -82,22 +80,5 @@ inline void store_row(const Real* in, void* data, DType dtype, int64_t row, int6
     for (int64_t i = 0; i < dimensions; ++i) encode(in[i], out[i], type);
   });
 }
-
-// Memory of one kernel call, aligned to the widest vectors.
-class Scratch {
- public:
-  explicit Scratch(int64_t bytes) : data_(aligned_alloc(64, (bytes + 127) / 64 * 64)) {
-    if (!data_) no_memory_for(bytes);
-  }
-  ~Scratch() { free(data_); }
-  Scratch(const Scratch&) = delete;
-  template <class T>
-  T* as() const {
-    return static_cast<T*>(data_);
-  }
-
- private:
-  void* data_;
-};
 
 }  // namespace visgen::VISGEN_ISA
