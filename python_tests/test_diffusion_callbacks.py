@@ -86,6 +86,18 @@ def test_what_is_no_preview_is_refused() -> None:
         drawn(Previews(), channels=8)
 
 
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_picture_has_at_least_a_row_and_a_column(count, tmp_path) -> None:
+    previews = Previews()
+    drawn(previews)
+    with pytest.raises(ValueError, match=f"columns must be at least 1, got {count}"):
+        previews.gif(tmp_path / "x.gif", columns=count)
+    with pytest.raises(ValueError, match=f"rows must be at least 1, got {count}"):
+        previews.strip(tmp_path / "x.png", rows=count)
+    with pytest.raises(ValueError, match=f"columns must be at least 1, got {count}"):
+        previews.strip(tmp_path / "x.png", columns=count)
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_bar_fills_on_a_terminal_and_is_silent_elsewhere(terminal, monkeypatch) -> None:
     written = io.StringIO()

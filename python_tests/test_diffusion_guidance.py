@@ -266,6 +266,19 @@ def test_a_guided_image_depends_on_its_seed_alone_and_a_guidance_remembers_no_ru
     [
         (lambda: ClassifierFree(2.0), "null_label must be given for a guidance scale other than 1, got scale 2"),
         (lambda: ClassifierFree(2.0, 1, interval=(0.8, 0.2)), r"interval must be \(low, high\) .* got \(0.8, 0.2\)"),
+        (lambda: ClassifierFree(2.0, 1, interval=0.5), r"interval must be \(low, high\) .* got 0.5"),
+        (
+            lambda: Auto(2.0, network, interval=(0.1, 0.2, 0.3)),
+            r"interval must be \(low, high\) .* got \(0.1, 0.2, 0.3\)",
+        ),
+        (
+            lambda: combined(ClassifierFree(math.nan, 10), network, images(0), LABELS),
+            "scale must be finite, got nan",
+        ),
+        (
+            lambda: combined(Projected(lambda time: math.inf, 10), network, images(0), LABELS),
+            "scale must be finite, got inf",
+        ),
         (lambda: PlusPlus(7.5, 10), r"the scale of CFG\+\+ must lie in \[0, 1\], got 7.5"),
         (lambda: ClassifierFree(2.0, 10, rescale=1.5), r"rescale must lie in \[0, 1\], got 1.5"),
         (lambda: Upsample(1.0, 1), "factor must be at least 2, got 1"),

@@ -58,12 +58,11 @@ class Previews:
     every: one of so many steps is kept, and the last. decode: from denoised images to images [B, C, H, W] in [−1, 1]
     with one or three channels, for a model of latent images; by default they are such images themselves.
 
-    ValueError unless every is at least 1, and where images of another shape come or are missing.
+    ValueError unless every, rows and columns are at least 1, and where images of another shape come or are missing.
     """
 
     def __init__(self, *, every: int = 1, decode: Callable[[Tensor], Tensor] | None = None) -> None:
-        if every < 1:
-            raise ValueError(f"every must be at least 1, got {every}")
+        _check_at_least_one("every", every)
         self.every, self.decode = every, decode
         self._kept: list[np.ndarray] = []
         self._newest: Tensor | None = None
@@ -87,7 +86,8 @@ class Previews:
         """Writes an animation that shows all images side by side, in so many columns; a square by default."""
         frames = self.frames()
         count = frames.shape[1]
-        columns = columns or math.ceil(math.sqrt(count))
+        columns = math.ceil(math.sqrt(count)) if columns is None else columns
+        _check_at_least_one("columns", columns)
         rows = [[frame[i : i + columns] for i in range(0, count, columns)] for frame in frames]
         first, *others = (_tiled(frame) for frame in rows)
         durations = [_FRAME] * len(others) + [_LAST_FRAME]
@@ -95,6 +95,8 @@ class Previews:
 
     def strip(self, path: str | os.PathLike[str], *, rows: int = 8, columns: int = 10) -> None:
         """Writes a picture with at most so many images as rows and steps as columns, spread evenly over all."""
+        _check_at_least_one("rows", rows)
+        _check_at_least_one("columns", columns)
         frames = self.frames()
         steps, images = (_spread(size, most) for size, most in zip(frames.shape, (columns, rows), strict=False))
         _tiled([frames[steps, image] for image in images]).save(path, format="PNG")
@@ -106,6 +108,11 @@ class Previews:
                 f"previews are of images [B, 1 or 3, H, W], got {list(images.shape)}: decode must make them"
             )
         return as_pixels(images, _LEAST_SIDE)
+
+
+def _check_at_least_one(name: str, count: int) -> None:
+    if count < 1:
+        raise ValueError(f"{name} must be at least 1, got {count}")
 
 
 def _spread(size: int, most: int) -> list[int]:

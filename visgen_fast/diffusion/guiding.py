@@ -105,6 +105,8 @@ class Run:
         if callable(scale):
             by_time = {time: self.numbers(scale(time)).expand(1, self.batch) for time in set(self.began)}
             return torch.cat([by_time[time] for time in self.began])
+        if isinstance(scale, int | float) and not math.isfinite(scale):
+            raise ValueError(f"scale must be finite, got {scale}")
         numbers = torch.as_tensor(scale, dtype=torch.float64, device=self.device)
         if numbers.shape not in ((), (self.batch,)):
             raise ValueError(f"scale must be a number or [{self.batch}], got a tensor of shape {list(numbers.shape)}")
@@ -235,5 +237,8 @@ def check_null(scale: Scale, null_label: Null) -> None:
 
 
 def check_interval(interval: Interval | None) -> None:
-    if interval is not None and not 0 <= interval[0] <= interval[1] <= 1:
+    if interval is None:
+        return
+    pair = isinstance(interval, Sequence) and len(interval) == 2
+    if not pair or not 0 <= interval[0] <= interval[1] <= 1:
         raise ValueError(f"interval must be (low, high) with 0 ≤ low ≤ high ≤ 1, got {interval}")

@@ -33,7 +33,9 @@ def invert(
 
     Args:
         model, labels, guidance, callback, dtype: as of `sample`.
-        plan: of a sampler without noise. Its times begin a little above 0.
+        plan: of a sampler without noise. Its times begin a little above 0. dpm++2s and dpm2 come back nearest to the
+            images: their steps are in ln(σ/α). Those of adams-bashforth are in σ/α, which grows so fast towards pure
+            noise that its polynomials run away: let its times end at 0.95, say.
         images: [B, ...] in the model's range.
 
     Returns:
