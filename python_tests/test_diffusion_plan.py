@@ -239,3 +239,15 @@ def test_a_sampler_of_one_s_own_is_a_function_of_the_path() -> None:
 
     made, published = (plan(sampler, CosineVP(), "v", steps=4) for sampler in (mine, "ddim"))
     assert torch.equal(made.table, published.table) and made.sampler == "mine"
+
+
+@pytest.mark.parametrize(("ends", "said"), [((True,), 1), ((True,) * 3, 3), ((True, True, False), 2), ((), 0)])
+def test_a_sampler_of_one_s_own_ends_each_step_once(ends, said) -> None:
+    from visgen_fast.diffusion.solvers.rows import Row, first_order
+
+    def mine(path):
+        start, end = path.levels[:2]
+        yield from (Row(start, first_order(start, end), ends=one) for one in ends)
+
+    with pytest.raises(ValueError, match=f"mine must yield rows of which 2 end a step, .*, got {said}"):
+        plan(mine, CosineVP(), "v", steps=2)

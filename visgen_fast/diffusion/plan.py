@@ -195,6 +195,9 @@ def _rows(path: Path, function: Sampler, name: str, options: dict[str, Any]) -> 
     for row in rows:
         step_of_row.append(step)
         step += row.ends
+    wanted = len(path.steps())
+    if step != wanted or not rows[-1].ends:
+        raise ValueError(f"{name} must yield rows of which {wanted} end a step, the last row among them, got {step}")
     return rows, step_of_row
 
 
