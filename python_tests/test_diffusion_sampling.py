@@ -317,3 +317,19 @@ def test_images_may_be_anything_where_they_are_not_known() -> None:
     known = torch.tensor([0.5, torch.nan]), torch.tensor([True, False])
     result = sample(lambda x_t, t, labels: 0 * x_t, steps, (2,), LABELS, SEEDS, known=known)
     assert torch.equal(result, torch.tensor([[0.5, 0.0]]).expand(8, 2))
+
+
+def test_the_network_sees_the_known_part_from_the_first_step_on() -> None:
+    states: list[Tensor] = []
+    sample(
+        lambda x_t, t, labels: x_t,
+        plan("euler", RectifiedFlow(), "x", steps=4),
+        (2,),
+        LABELS,
+        SEEDS,
+        initial=(torch.full((8, 2), -1.0), 0.5),
+        known=(torch.full((8, 2), 0.5), torch.tensor([1.0, 0.0])),
+        callback=lambda step, t, x, denoised: states.append(x),
+    )
+    noise = ops.gaussian(SEEDS, (2,), stream=ops.Purpose.INITIAL_STATE.stream())
+    torch.testing.assert_close(states[0], 0.5 * noise + 0.5 * torch.tensor([0.5, -1.0]))

@@ -88,14 +88,17 @@ def sample(
     guiding = guidance or Unguided()
     steps = graphs.steps(told, guiding, shape, _state_dtype(dtype)) if graph else Steps(told, guiding)
     run = _Images(plan, steps.table, seeds, shape, _state_dtype(dtype), noise, keeps_noise=known is not None)
-    with steps.on(run.begin(None if initial is None else initial[0]), seeds, labels):
+    first_state = run.begin(None if initial is None else initial[0])
+    if known is not None:
+        first_state = run.with_known(first_state, known, 0)
+    with steps.on(first_state, seeds, labels):
         for row in range(plan.calls):
             watch = None
             if callback is not None and run.begins_step(row):
                 watch = partial(run.show, callback, row)
             steps.take(row, watch)
             if known is not None and run.ends_step(row):
-                steps.x.copy_(run.with_known(steps.x, known, row))
+                steps.x.copy_(run.with_known(steps.x, known, row + 1))
         return steps.end()
 
 
@@ -186,10 +189,10 @@ class _Images:
         return ops.solver_step(x, guided.outputs, alone, row, weights=guided.weights, limit=guided.limit)[0]
 
     def with_known(self, x: Tensor, known: tuple[Tensor, Tensor], row: int) -> Tensor:
-        """The state after `row` with the known part of the images, at the noise level that the state has there."""
+        """The state before `row` with the known part of the images, at the noise level that the state has there."""
         images, mask = known
-        if row + 1 < self.plan.calls:
-            images = self._at(images, row + 1)
+        if row < self.plan.calls:
+            images = self._at(images, row)
         return _merged(x, images, mask)
 
     def _at(self, images: Tensor, row: int) -> Tensor:
