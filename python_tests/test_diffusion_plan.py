@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -228,6 +229,15 @@ def test_what_a_row_does_not_use_may_be_anything() -> None:
 def test_what_cannot_be_planned_is_refused_in_a_sentence(arguments, options, said) -> None:
     with pytest.raises(ValueError, match=said):
         plan(*arguments, **options)
+
+
+@pytest.mark.parametrize("prediction", ["v", "edm", edm(0.7)])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_plan_goes_to_other_processes(name: str, prediction) -> None:
+    made = plan(name, CosineVP(), prediction, steps=4)
+    sent = pickle.loads(pickle.dumps(made))
+    assert torch.equal(sent.table, made.table) and sent.prediction.name == made.prediction.name
+    assert torch.equal(sent.after(1).table, made.after(1).table)
 
 
 def test_a_sampler_of_one_s_own_is_a_function_of_the_path() -> None:

@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -146,7 +147,7 @@ def _plan_along(
         path.levels,
         (scales[0] * first.alpha, scales[0] * first.sigma),
         noisy,
-        lambda other: _plan_along(other, function, name, prediction, clamp, options),
+        partial(_plan_along, function=function, name=name, prediction=prediction, clamp=clamp, options=options),
     )
 
 

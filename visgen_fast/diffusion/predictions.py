@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +46,12 @@ class Prediction:
     weights: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     input_scale: Callable[[Tensor, Tensor], Tensor] | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle, which cannot store the functions of those that have names."""
+        if PREDICTIONS.get(self.name) is self:
+            return as_prediction, (self.name,)
+        return Prediction, (self.name, self.weights, self.input_scale)
+
     def scale_input(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """What the network reads in the place of x_t; levels as of `to_x`."""
         if self.input_scale is None:
@@ -56,14 +63,20 @@ def edm(data_std: float = 0.5) -> Prediction:
     """EDM's preconditioning for data of this standard deviation. ValueError unless it is positive."""
     if not data_std > 0:
         raise ValueError(f"data_std must be positive, got {data_std}")
+    of_data = _Preconditioning(data_std)
+    return Prediction("edm", of_data.weights, of_data.input_scale)
 
-    def norm(alpha: Tensor, sigma: Tensor) -> Tensor:
-        return torch.hypot(sigma, data_std * alpha)
 
-    def weights(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        return sigma / (data_std * norm(alpha, sigma)), -data_std * alpha / norm(alpha, sigma)
+@dataclass(frozen=True)
+class _Preconditioning:
+    data_std: float
 
-    return Prediction("edm", weights, lambda alpha, sigma: 1 / norm(alpha, sigma))
+    def input_scale(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return 1 / torch.hypot(sigma, self.data_std * alpha)
+
+    def weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        norm = torch.hypot(sigma, self.data_std * alpha)
+        return sigma / (self.data_std * norm), -self.data_std * alpha / norm
 
 
 PREDICTIONS: dict[str, Prediction] = {
