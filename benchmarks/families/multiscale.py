@@ -69,6 +69,7 @@ def workload(case: Case, device: str) -> Workload:
     """Everything `benchmarks.harness` needs to measure `case`."""
     denoises = case.operation == "denoising_loss"
 
+    @torch.enable_grad()
     def with_gradient(batch: Batch, loss_of) -> list[Tensor]:
         pred = batch.pred.detach().requires_grad_()
         loss, *others = loss_of(pred, batch)

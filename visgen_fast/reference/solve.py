@@ -107,7 +107,7 @@ def denoise(
 
 def _rows_of(x: Tensor) -> Tensor:
     """A row a sample, [B, elements]."""
-    return x.reshape(len(x), math.prod(x.shape[1:]))
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 def _sum_of_terms(weights: Sequence[Tensor | float], terms: Sequence[Tensor]) -> Tensor:
