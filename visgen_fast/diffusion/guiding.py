@@ -52,7 +52,10 @@ class Run:
 
         The other half is the variance that a network learned beside its prediction (Nichol and Dhariwal, 2021).
         """
-        output = network(x.to(self.dtype), t.expand(len(x)), condition)
+        read = (
+            x if x.dtype == self.dtype else x.to(self.dtype)
+        )  # a conversion that changes nothing costs as much as a sum
+        output = network(read, t.expand(x.shape[0]), condition)
         if x.dim() > 1 and output.dim() == x.dim() and output.shape[1] == 2 * x.shape[1]:
             output, variance = output.chunk(2, 1)
             self.variances.append(variance[: self.batch])

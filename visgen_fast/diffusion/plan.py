@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ class Plan:
     def steps(self) -> int:
         return len(self.ends) - 1
 
-    @property
+    @cached_property
     def learned_variance(self) -> bool:
         """Whether the noise's variance is the network's to say, in a second half of its channels."""
         return bool(self.table[:, [L0, L1]].any())
