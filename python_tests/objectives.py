@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from visgen_fast import ops
 from visgen_fast.diffusion import (
     ELBO,
     P2,
@@ -74,6 +76,11 @@ TIMES = {
     "low discrepancy": lambda schedule: LowDiscrepancyTimes(CosMapTimes()),
     "adaptive": learned_times,
 }
+
+SEEDS = ops.derive_seeds(5, torch.arange(4096))
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+every_times = pytest.mark.parametrize("times", TIMES)
+every_prediction = pytest.mark.parametrize("prediction", PREDICTIONS)
 
 
 def objectives(schedule: Schedule, times: TimeSampling):

@@ -6,14 +6,13 @@ import math
 
 import pytest
 import torch
-from objectives import SCHEDULES, TIMES, WEIGHTS, objectives
+from objectives import SEEDS, TIMES, WEIGHTS, every_prediction, every_schedule, objectives
 from torch import Tensor
 
 from visgen_fast import ops
 from visgen_fast.diffusion import (
     ELBO,
     P2,
-    PREDICTIONS,
     AdaptiveTimes,
     Cauchy,
     CosineVP,
@@ -41,11 +40,6 @@ from visgen_fast.diffusion import (
     convert,
     edm,
 )
-
-SEEDS = ops.derive_seeds(5, torch.arange(4096))
-every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-every_times = pytest.mark.parametrize("times", TIMES)
-every_prediction = pytest.mark.parametrize("prediction", PREDICTIONS)
 
 
 class Fixed(TimeSampling):

@@ -6,12 +6,11 @@ import math
 
 import pytest
 import torch
-from objectives import SCHEDULES, TIMES, learned_times
+from objectives import SEEDS, TIMES, every_schedule, every_times, learned_times
 from torch import Tensor
 
 from visgen_fast import ops
 from visgen_fast.diffusion import (
-    PREDICTIONS,
     AdaptiveTimes,
     CosineVP,
     CosMapTimes,
@@ -26,11 +25,6 @@ from visgen_fast.diffusion import (
     Sigmoid,
     UniformTimes,
 )
-
-SEEDS = ops.derive_seeds(5, torch.arange(4096))
-every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-every_times = pytest.mark.parametrize("times", TIMES)
-every_prediction = pytest.mark.parametrize("prediction", PREDICTIONS)
 
 
 @every_schedule

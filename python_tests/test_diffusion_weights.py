@@ -7,14 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from objectives import SCHEDULES, TIMES, learned_times, objectives
+from objectives import SEEDS, TIMES, every_prediction, every_schedule, every_times, learned_times, objectives
 from torch import Tensor
 
 from visgen_fast import ops
 from visgen_fast.diffusion import (
     ELBO,
     P2,
-    PREDICTIONS,
     CosineVP,
     DiffusionObjective,
     DiscreteTimes,
@@ -36,11 +35,6 @@ from visgen_fast.diffusion import (
     Weight,
     convert,
 )
-
-SEEDS = ops.derive_seeds(5, torch.arange(4096))
-every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-every_times = pytest.mark.parametrize("times", TIMES)
-every_prediction = pytest.mark.parametrize("prediction", PREDICTIONS)
 
 
 def of_epsilon(objective: DiffusionObjective, t: Tensor) -> Tensor:
