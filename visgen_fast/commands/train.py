@@ -38,6 +38,7 @@ def train(arguments: list[str]) -> int:
     import tyro
 
     from ..recipes.registry import load_recipe
+    from ..training.place import leave_ranks
 
     name, *rest = arguments
     recipe = load_recipe(name)
@@ -54,6 +55,7 @@ def train(arguments: list[str]) -> int:
     if name.endswith(".py"):
         recipe = replace(recipe, name=str(Path(name).resolve()))
     _train_recipe(recipe, options.settings, options.out, options.resume)
+    leave_ranks()
     return 0
 
 

@@ -270,7 +270,6 @@ class Trainer:
                 report.metrics(self.measured)
         if self.seen_complaints:
             logger.warning("%d images could not be decoded and others stood in for them", len(self.seen_complaints))
-        self.accelerator.end_training()
 
 
 class Since:

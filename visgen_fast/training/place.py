@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch.distributed
+import torch.distributed.nn  # keeps the group of all ranks as a default, and for ever, if it is imported later
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast_object_list
 
@@ -85,3 +88,15 @@ def on_main_rank(accelerator: Accelerator, action: Callable[[], None]) -> None:
     if told[0] is not None:
         is_users, sentence = told[0]
         raise UserError(sentence) if is_users else RuntimeError(f"the main rank failed: {sentence}")
+
+
+def leave_ranks() -> None:
+    """Ends this process's part among the ranks, if it has one; nothing may use the Trainer after it.
+
+    Gloo's threads hold Python's tensors a moment longer than the sums they are in, and one that lets go of them while
+    Python ends aborts the process. They end with the last reference to their group.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+    gc.collect()
