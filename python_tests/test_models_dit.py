@@ -137,6 +137,29 @@ def test_the_network_sees_where_a_patch_is_by_its_position_alone() -> None:
     assert change() < 1e-5
 
 
+def test_a_bottleneck_changes_the_patch_embedding_alone() -> None:
+    model, plain = small(bottleneck=3, patch_size=4, channels=3), small(patch_size=4, channels=3)
+    shapes = {name: value.shape for name, value in model.named_parameters()}
+    there = {"embed_patch.0.weight": (3, 48), "embed_patch.1.weight": (32, 3), "embed_patch.1.bias": (32,)}
+    assert {name: tuple(shapes.pop(name)) for name in there} == there
+    without = {name: value.shape for name, value in plain.named_parameters()}
+    assert {name: without.pop(f"embed_patch.{name}") for name in ("weight", "bias")} == {
+        "weight": (32, 48),
+        "bias": (32,),
+    }
+    assert shapes == without
+
+
+def test_a_bottleneck_leaves_as_many_directions_of_a_patch_as_it_has_features() -> None:
+    model = awake(small(bottleneck=3, patch_size=4, channels=3)).eval()
+    x, t, labels = inputs(model)
+    unseen = torch.linalg.svd(model.embed_patch[0].weight).Vh[3:]
+    assert unseen.shape == (45, 48)
+    moved = unpatchify(patchify(x, 4) + unseen[0], 4, model.image_size)
+    torch.testing.assert_close(model(moved, t, labels), model(x, t, labels), rtol=1e-4, atol=1e-5)
+    assert (model(x + 0.1, t, labels) - model(x, t, labels)).abs().max() > 1e-2
+
+
 def test_time_and_label_change_the_output_and_samples_do_not_see_each_other() -> None:
     model = awake(small()).eval()
     x, t, labels = inputs(model)
@@ -235,7 +258,7 @@ def test_learns_to_tell_two_classes_apart() -> None:
 def test_sizes_that_do_not_fit_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"patch_size must divide image_size \(8, 9\), got 2"):
         small(image_size=(8, 9))
-    for name in ("image_size", "channels", "patch_size", "width", "depth", "heads"):
+    for name in ("image_size", "channels", "patch_size", "width", "depth", "heads", "bottleneck"):
         for wrong in (0, -2):
             with pytest.raises(ValueError, match=f"{name} must be at least 1, got {wrong}"):
                 small(**{name: wrong})

@@ -14,7 +14,7 @@ from PIL import Image
 import visgen_fast
 from visgen_fast import cli
 from visgen_fast.data.datasets import DATASETS
-from visgen_fast.data.images import ImagesInMemory
+from visgen_fast.data.images import ImageFormat, ImagesInMemory, Resized, digits, resized
 from visgen_fast.errors import UserError
 from visgen_fast.recipes.recipe import Recipe
 from visgen_fast.recipes.registry import load_recipe, recipe_names
@@ -98,12 +98,39 @@ def test_a_named_data_set_comes_at_the_size_asked_for(name, shape):
 
 @pytest.mark.parametrize("size", [5, 8, 21])
 def test_images_are_resized_as_pillow_does_it(size):
-    images = DATASETS["digits"].train(None, 8)
-    pixels, labels, _ = images.resized(size).read(range(20))
-    for resized, pixel in zip(pixels, images.pixels, strict=False):
+    images = digits()
+    pixels, labels, _ = resized(images, size).read(range(20))
+    for ours, pixel in zip(pixels, images.pixels, strict=False):
         expected = Image.fromarray(pixel[0].numpy()).resize((size, size), Image.Resampling.BICUBIC)
-        assert (resized[0].int() - torch.from_numpy(np.array(expected)).int()).abs().max() <= 1
+        assert (ours[0].int() - torch.from_numpy(np.array(expected)).int()).abs().max() <= 1
     assert torch.equal(labels, images.labels[:20])
+
+
+def test_resized_images_keep_no_copy_and_their_own_size_is_left_as_it_is():
+    images = digits()
+    assert resized(images, 8) is images
+    larger = resized(images, 64)
+    assert isinstance(larger, Resized) and larger.images is images and len(larger) == len(images)
+    assert larger.format == ImageFormat(height=64, width=64, channels=1, class_names=images.format.class_names)
+    some, _, _ = larger.read([3, 1796])
+    assert torch.equal(larger.read([1796])[0], some[1:])
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name != "classifier"])
+def test_a_size_that_does_not_fit_the_network_is_one_sentence(name, tmp_path, capsys):
+    command = ["train", name, "--dataset=digits", "--size=9", *TINY, f"--out={tmp_path / 'run'}"]
+    said = mistake(capsys, *command)
+    assert " must " in said and "divi" in said and said.rstrip()[-1].isdigit()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_run_keeps_its_size(tmp_path, capsys):
+    command = ["train", "rectified-flow", "--dataset=digits", *TINY_FLOW, f"--out={tmp_path / 'run'}"]
+    assert cli.main([*command, "--size=12"]) == 0
+    assert settings_of(tmp_path / "run")["size"] == 12
+    capsys.readouterr()
+    assert "these differ: size (was 12, now 16)" in mistake(capsys, *command, "--size=16", "--resume")
+    assert "these differ: size (was 12, now 8)" in mistake(capsys, *command, "--resume")
 
 
 def test_crops_larger_than_a_photograph_are_refused():

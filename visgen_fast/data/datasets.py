@@ -9,7 +9,7 @@ from pathlib import Path
 from .emoji import emoji
 from .folder import ImageFolder
 from .idx import fashion_mnist
-from .images import Images, digits
+from .images import Images, digits, resized
 from .photographs import photographs
 
 
@@ -36,11 +36,11 @@ def _folder(folder: Path | None, size: int) -> Images:
 FOLDER = "folder"
 
 DATASETS = {
-    "digits": DataSet(8, lambda _, size: digits().resized(size)),
+    "digits": DataSet(8, lambda _, size: resized(digits(), size)),
     "fashion-mnist": DataSet(
         28,
-        lambda folder, size: fashion_mnist(folder).resized(size),
-        lambda folder, size: fashion_mnist(folder, part="t10k").resized(size),
+        lambda folder, size: resized(fashion_mnist(folder), size),
+        lambda folder, size: resized(fashion_mnist(folder, part="t10k"), size),
     ),
     "photographs": DataSet(
         32,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -134,13 +134,25 @@ class ImagesInMemory:
         chosen = torch.as_tensor(indices)
         return self.pixels[chosen], self.labels[chosen], ()
 
-    def resized(self, size: int) -> ImagesInMemory:
-        """The same images at size×size pixels, by bicubic interpolation; these themselves where nothing changes."""
-        if self.format.shape[-2:] == (size, size):
-            return self
+
+class Resized:
+    """The images of another source at size×size pixels, by antialiased bicubic interpolation when they are read."""
+
+    def __init__(self, images: Images, size: int) -> None:
+        self.images, self.format = images, replace(images.format, height=size, width=size)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+        pixels, labels, complaints = self.images.read(indices)
         # In uint8 this is what Pillow computes, to one unit.
-        pixels = F.interpolate(self.pixels, (size, size), mode="bicubic", antialias=True)
-        return ImagesInMemory(pixels, self.labels, self.format.class_names, captions=self.format.captions)
+        return F.interpolate(pixels, self.format.shape[-2:], mode="bicubic", antialias=True), labels, complaints
+
+
+def resized(images: Images, size: int) -> Images:
+    """`images` at size×size pixels: themselves where nothing changes, else `Resized`."""
+    return images if images.format.shape[-2:] == (size, size) else Resized(images, size)
 
 
 class Part:

@@ -21,7 +21,9 @@ class DiT(RefilledBuffers):
 
     image_size: pixels, one number or (height, width); channels: of input and output; patch_size: pixels along the side
     of a patch; width, depth, heads: of the transformer; classes: number of labels, to which `null_label` = classes is
-    added as "no class"; mlp_ratio: hidden width of a block's MLP over `width`; dropout: on the output of each branch.
+    added as "no class"; mlp_ratio: hidden width of a block's MLP over `width`; dropout: on the output of each branch;
+    bottleneck: features that a patch is squeezed through on its way to `width`, by two linear layers (Li and He, "Back
+    to basics: let denoising generative models denoise", 2025); None is one layer.
 
     ValueError where one of the sizes is below 1, patch_size does not divide the image, heads does not divide width,
     or width is no multiple of 4.
@@ -39,11 +41,14 @@ class DiT(RefilledBuffers):
         classes: int,
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
+        bottleneck: int | None = None,
     ) -> None:
         super().__init__()
         height, breadth = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.image_size = height, breadth
         sizes = {"channels": channels, "patch_size": patch_size, "width": width, "depth": depth, "heads": heads}
+        if bottleneck is not None:
+            sizes["bottleneck"] = bottleneck
         for name, least in {"image_size": min(self.image_size), **sizes}.items():
             if least < 1:
                 raise ValueError(f"{name} must be at least 1, got {least}")
@@ -57,7 +62,7 @@ class DiT(RefilledBuffers):
 
         self.grid, self.width = (height // patch_size, breadth // patch_size), width
         self.register_fresh_buffers()
-        self.embed_patch = nn.Linear(channels * patch_size**2, width)
+        self.embed_patch = _patch_embedding(channels * patch_size**2, width, bottleneck)
         self.embed_time = TimeEmbedding(width)
         self.embed_label = nn.Embedding(classes + 1, width)
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, dropout) for _ in range(depth))
@@ -72,7 +77,8 @@ class DiT(RefilledBuffers):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         for embedding in (self.embed_label, self.embed_time.input, self.embed_time.output):
             nn.init.normal_(embedding.weight, std=0.02)
         for module in self.modules():
@@ -96,6 +102,12 @@ class DiT(RefilledBuffers):
         for block in self.blocks:
             tokens = block(tokens, condition)
         return unpatchify(self.output(tokens, condition), self.patch_size, self.image_size)
+
+
+def _patch_embedding(pixels: int, width: int, bottleneck: int | None) -> nn.Module:
+    if bottleneck is None:
+        return nn.Linear(pixels, width)
+    return nn.Sequential(nn.Linear(pixels, bottleneck, bias=False), nn.Linear(bottleneck, width))
 
 
 class Block(nn.Module):
