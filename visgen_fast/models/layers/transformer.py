@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor, nn
 
 from .attention import Attention
@@ -25,3 +27,17 @@ class Block(nn.Module):
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition)
         x = x + gate_1 * self.dropout(self.attention(modulate(self.norm(x), shift_1, scale_1)))
         return x + gate_2 * self.dropout(self.mlp(modulate(self.norm(x), shift_2, scale_2)))
+
+
+def initialize(network: nn.Module, embeddings: Iterable[nn.Linear | nn.Embedding]) -> None:
+    """Initial weights as in DiT: Xavier's in linear layers, small ones in `embeddings`, no modulation."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for embedding in embeddings:
+        nn.init.normal_(embedding.weight, std=0.02)
+    for module in network.modules():
+        if isinstance(module, Modulation):
+            nn.init.zeros_(module.linear.weight)

@@ -1,0 +1,31 @@
+"""The sentences in which networks refuse sizes and images that don't fit them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def check_sizes(**sizes: int | Sequence[int]) -> None:
+    """ValueError unless every size, or each of several of one name, is at least 1, and there is one."""
+    for name, size in sizes.items():
+        least = size if isinstance(size, int) else min(size, default=0)
+        if least < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+
+
+def check_transformer(width: int, heads: int) -> None:
+    """ValueError unless heads divides width, and `sincos_positions` can have so many features."""
+    if width % heads:
+        raise ValueError(f"heads must divide width {width}, got {heads}")
+    if width % 4:
+        raise ValueError(f"width must be a multiple of 4 (sine and cosine of two coordinates), got {width}")
+
+
+def check_images(images: Tensor, channels: int, image_size: tuple[int, int]) -> None:
+    """ValueError unless x_t is [B, channels, *image_size]."""
+    if images.shape[1:] != (channels, *image_size):
+        raise ValueError(
+            f"x_t must have shape [B, {channels}, {image_size[0]}, {image_size[1]}], got {list(images.shape)}"
+        )
