@@ -1,5 +1,6 @@
 """Networks, one file each."""
 
 from .dit import DiT
+from .uvit import UViT
 
-__all__ = ["DiT"]
+__all__ = ["DiT", "UViT"]

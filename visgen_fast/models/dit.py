@@ -12,10 +12,11 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..nn.state import RefilledBuffers
+from .layers.checks import check_images, check_sizes, check_transformer
 from .layers.embeddings import TimeEmbedding, sincos_positions
 from .layers.modulation import Modulation, modulate
 from .layers.patches import patchify, unpatchify
-from .layers.transformer import Block
+from .layers.transformer import Block, initialize
 
 
 class DiT(RefilledBuffers):
@@ -51,17 +52,10 @@ class DiT(RefilledBuffers):
         height, breadth = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.image_size = height, breadth
         sizes = {"channels": channels, "patch_size": patch_size, "width": width, "depth": depth, "heads": heads}
-        if bottleneck is not None:
-            sizes["bottleneck"] = bottleneck
-        for name, least in {"image_size": min(self.image_size), **sizes}.items():
-            if least < 1:
-                raise ValueError(f"{name} must be at least 1, got {least}")
+        check_sizes(image_size=self.image_size, bottleneck=() if bottleneck is None else bottleneck, **sizes)
         if any(side % patch_size for side in self.image_size):
             raise ValueError(f"patch_size must divide image_size {self.image_size}, got {patch_size}")
-        if width % heads:
-            raise ValueError(f"heads must divide width {width}, got {heads}")
-        if width % 4:
-            raise ValueError(f"width must be a multiple of 4 (sine and cosine of two coordinates), got {width}")
+        check_transformer(width, heads)
         self.channels, self.patch_size, self.null_label = channels, patch_size, classes
 
         self.grid, self.width = (height // patch_size, breadth // patch_size), width
@@ -78,16 +72,7 @@ class DiT(RefilledBuffers):
 
     def initialize(self) -> None:
         """The paper's initial weights."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for embedding in (self.embed_label, self.embed_time.input, self.embed_time.output):
-            nn.init.normal_(embedding.weight, std=0.02)
-        for module in self.modules():
-            if isinstance(module, Modulation):
-                nn.init.zeros_(module.linear.weight)
+        initialize(self, (self.embed_label, self.embed_time.input, self.embed_time.output))
         nn.init.zeros_(self.output.linear.weight)
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
@@ -96,11 +81,7 @@ class DiT(RefilledBuffers):
         x_t: [B, channels, height, width]; t: times in [0, 1], or levels λ, [B]; labels: int64 [B], `null_label` for no
         class. ValueError for images of another size.
         """
-        if x_t.shape[1:] != (self.channels, *self.image_size):
-            raise ValueError(
-                f"x_t must have shape [B, {self.channels}, {self.image_size[0]}, {self.image_size[1]}], "
-                f"got {list(x_t.shape)}"
-            )
+        check_images(x_t, self.channels, self.image_size)
         condition = (self.embed_time(t) + self.embed_label(labels))[:, None]
         tokens = self.embed_patch(patchify(x_t, self.patch_size))
         tokens = tokens + self.positions.to(tokens.dtype)

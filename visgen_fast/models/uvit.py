@@ -41,8 +41,8 @@ class UViT(nn.Module):
     input (simple diffusion). "residual": each stage h ← up(h − low) + high, with `high` and `low` the features before
     and after their resolution was halved, so that no block's output has to be kept (SiD2).
 
-    ValueError where a size is below 1, there are no stages, patch_size·2^stages does not divide the image, patch_size
-    is no power of 2 for a wavelet, heads does not divide width, width is no multiple of 4, or a name is unknown.
+    ValueError where a size is below 1, patch_size times 2 for each stage does not divide the image, patch_size is no
+    power of 2 for a wavelet, heads does not divide width, width is no multiple of 4, or a name is unknown.
     """
 
     def __init__(
@@ -83,14 +83,15 @@ class UViT(nn.Module):
 
         self.embed_time = TimeEmbedding(width, conditioning=conditioning)
         self.embed_label = nn.Embedding(classes + 1, width)
-        self.input = nn.Conv2d(channels * patch_size**2, stages[0], 3, padding=1)
+        finest, *below = *stages, width
+        self.input = nn.Conv2d(channels * patch_size**2, finest, 3, padding=1)
         grid = height // reduction, breadth // reduction
         body: nn.Module = Transformer(grid, width, depth, heads, mlp_ratio, dropout)
-        for features, below in reversed(list(zip(stages, (*stages[1:], width), strict=True))):
-            body = Stage(features, below, width, blocks, skips, body)
+        for features, next_features in reversed(list(zip(stages, below, strict=True))):
+            body = Stage(features, next_features, width, blocks, skips, body)
         self.body = body
-        last = zeroed(nn.Conv2d(stages[0], channels * patch_size**2, 3, padding=1))
-        self.output = nn.Sequential(group_norm(stages[0]), nn.SiLU(), last)
+        last = zeroed(nn.Conv2d(finest, channels * patch_size**2, 3, padding=1))
+        self.output = nn.Sequential(group_norm(finest), nn.SiLU(), last)
         initialize(self, (self.embed_label, self.embed_time.input, self.embed_time.output))
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:

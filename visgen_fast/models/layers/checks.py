@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 def check_sizes(**sizes: int | Sequence[int]) -> None:
-    """ValueError unless every size, or each of several of one name, is at least 1, and there is one."""
+    """ValueError unless every size, or each of several that have one name, is at least 1."""
     for name, size in sizes.items():
-        least = size if isinstance(size, int) else min(size, default=0)
-        if least < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+        for one in (size,) if isinstance(size, int) else size:
+            if one < 1:
+                raise ValueError(f"{name} must be at least 1, got {one}")
 
 
 def check_transformer(width: int, heads: int) -> None:
