@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from module_cases import MODULES, assert_same_state, go_on_alike, inputs, made, 
 from torch import nn
 
 from visgen_fast.models.dit import DiT
+from visgen_fast.models.uvit import UViT
 from visgen_fast.nn import Quantizer
 
 
@@ -76,15 +78,16 @@ def test_a_state_of_float64_that_is_assigned_is_gathered_in_float64():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("assign", [False, True])
-def test_a_transformer_from_the_meta_device_has_its_positions(assign, dtype, garbage):
+@pytest.mark.parametrize("network", [DiT, partial(UViT, stages=(8,))], ids=["DiT", "UViT"])
+def test_a_transformer_from_the_meta_device_has_its_positions(network, assign, dtype, garbage):
     sizes = {"image_size": (8, 4), "channels": 3, "patch_size": 2, "width": 16, "depth": 1, "heads": 2, "classes": 3}
     torch.manual_seed(0)
-    source = DiT(**sizes)
+    source = network(**sizes)
     for parameter in source.parameters():
         nn.init.normal_(parameter, std=0.2)
     source.to(dtype)
     with torch.device("meta"):
-        loaded = DiT(**sizes)
+        loaded = network(**sizes)
     if not assign:
         loaded.to(dtype).to_empty(device="cpu")
     loaded.load_state_dict(source.state_dict(), assign=assign)
