@@ -7,13 +7,15 @@ zero function with an identity inside.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from ..nn.state import RefilledBuffers
-from .layers.attention import Attention
 from .layers.embeddings import TimeEmbedding, sincos_positions
 from .layers.modulation import Modulation, modulate
 from .layers.patches import patchify, unpatchify
+from .layers.transformer import Block
 
 
 class DiT(RefilledBuffers):
@@ -21,10 +23,11 @@ class DiT(RefilledBuffers):
 
     image_size: pixels, one number or (height, width); channels: of input and output; patch_size: pixels along the side
     of a patch; width, depth, heads: of the transformer; classes: number of labels, to which `null_label` = classes is
-    added as "no class"; mlp_ratio: hidden width of a block's MLP over `width`; dropout: on the output of each branch.
+    added as "no class"; mlp_ratio: hidden width of a block's MLP over `width`; dropout: on the output of each branch;
+    conditioning: what `t` is, a time or the level λ, as the objective's `conditioning` says.
 
     ValueError where one of the sizes is below 1, patch_size does not divide the image, heads does not divide width,
-    or width is no multiple of 4.
+    width is no multiple of 4, or conditioning is unknown.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class DiT(RefilledBuffers):
         classes: int,
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
+        conditioning: Literal["time", "log_snr"] = "time",
     ) -> None:
         super().__init__()
         height, breadth = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -58,7 +62,7 @@ class DiT(RefilledBuffers):
         self.grid, self.width = (height // patch_size, breadth // patch_size), width
         self.register_fresh_buffers()
         self.embed_patch = nn.Linear(channels * patch_size**2, width)
-        self.embed_time = TimeEmbedding(width)
+        self.embed_time = TimeEmbedding(width, conditioning=conditioning)
         self.embed_label = nn.Embedding(classes + 1, width)
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, dropout) for _ in range(depth))
         self.output = Output(width, channels * patch_size**2)
@@ -81,9 +85,10 @@ class DiT(RefilledBuffers):
         nn.init.zeros_(self.output.linear.weight)
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """x_t: [B, channels, height, width]; t: times in [0, 1], [B]; labels: int64 [B], `null_label` for no class.
+        """The prediction [B, channels, height, width].
 
-        Returns the prediction [B, channels, height, width]. ValueError for images of another size.
+        x_t: [B, channels, height, width]; t: times in [0, 1], or levels λ, [B]; labels: int64 [B], `null_label` for no
+        class. ValueError for images of another size.
         """
         if x_t.shape[1:] != (self.channels, *self.image_size):
             raise ValueError(
@@ -96,25 +101,6 @@ class DiT(RefilledBuffers):
         for block in self.blocks:
             tokens = block(tokens, condition)
         return unpatchify(self.output(tokens, condition), self.patch_size, self.image_size)
-
-
-class Block(nn.Module):
-    """Attention and MLP, each normalised, shifted and scaled before and gated after by the condition."""
-
-    def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float) -> None:
-        super().__init__()
-        hidden = int(width * mlp_ratio)
-        self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.attention = Attention(width, heads)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
-        self.dropout = nn.Dropout(dropout)
-        self.modulation = Modulation(width, 6)
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """x: [B, N, width]; condition: [B, 1, width]."""
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition)
-        x = x + gate_1 * self.dropout(self.attention(modulate(self.norm(x), shift_1, scale_1)))
-        return x + gate_2 * self.dropout(self.mlp(modulate(self.norm(x), shift_2, scale_2)))
 
 
 class Output(nn.Module):

@@ -1,4 +1,4 @@
-"""How a condition enters a transformer: shifts, scales and gates (Peebles and Xie, "DiT", 2023)."""
+"""How a condition enters a network: shifts, scales and gates (Peebles and Xie, "DiT", 2023)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch.nn import functional as F
 
 
 class Modulation(nn.Module):
-    """Shifts, scales and gates as a linear function of the condition."""
+    """Shifts, scales and gates, of `features` each, as a linear function of a condition of `width`, as many as that."""
 
-    def __init__(self, width: int, parts: int) -> None:
+    def __init__(self, width: int, parts: int, features: int | None = None) -> None:
         super().__init__()
         self.parts = parts
-        self.linear = nn.Linear(width, parts * width)
+        self.linear = nn.Linear(width, parts * (width if features is None else features))
 
     def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
-        """[..., width] to `parts` tensors of that shape."""
+        """[..., width] to `parts` tensors [..., features]."""
         return self.linear(F.silu(condition)).chunk(self.parts, dim=-1)
 
 

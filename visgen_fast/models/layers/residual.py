@@ -6,6 +6,8 @@ import math
 
 from torch import Tensor, nn
 
+from .modulation import Modulation, modulate
+
 _GROUPS = 8
 
 
@@ -23,6 +25,34 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] to [B, outputs, H, W]."""
         return self.shortcut(x) + self.branch(x)
+
+
+class ModulatedResidualBlock(nn.Module):
+    """`ResidualBlock` whose second normalisation is scaled and shifted by a condition; it begins as its shortcut.
+
+    Dhariwal and Nichol, "Diffusion models beat GANs on image synthesis", 2021, section 3.1. width: of the condition.
+    """
+
+    def __init__(self, inputs: int, outputs: int, width: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.enter = nn.Sequential(group_norm(inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1))
+        self.norm = group_norm(outputs)
+        self.modulation = Modulation(width, 2, outputs)
+        last = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.leave = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), last)
+        self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x: [B, inputs, H, W]; condition: [B, width]. Returns [B, outputs, H, W]."""
+        shift, scale = (part[..., None, None] for part in self.modulation(condition))
+        return self.shortcut(x) + self.leave(modulate(self.norm(self.enter(x)), shift, scale))
+
+
+def zeroed(convolution: nn.Conv2d) -> nn.Conv2d:
+    """The convolution, with weights and biases of 0: the branch that ends with it adds nothing at first."""
+    for parameter in convolution.parameters():
+        nn.init.zeros_(parameter)
+    return convolution
 
 
 def group_norm(width: int) -> nn.GroupNorm:
