@@ -1,5 +1,6 @@
 """Networks, one file each."""
 
 from .dit import DiT
+from .unet import UNet
 
-__all__ = ["DiT"]
+__all__ = ["DiT", "UNet"]
