@@ -11,24 +11,34 @@ from .schedules import VariancePreserving
 
 
 class LearnedVP(VariancePreserving, Float32State):
-    """A monotone network as λ(t), between ends that stay where they are.
+    """A monotone network as λ(t), between ends that stay where they are or are learned too.
 
     λ(t) = log_snr_max − (log_snr_max − log_snr_min)·(m(t) − m(0))/(m(1) − m(0)), with m a line and a layer of
     `features` rising sigmoids, all weights positive. It learns from the gradient into the coefficients of
     `ops.add_noise` and the loss, when it is the schedule of a `DiffusionObjective`. With weight `ELBO` only the
-    variance of the loss depends on it (Kingma et al., "Variational diffusion models", 2021, section 4 and appendix H).
-    At first λ is nearly a line.
+    variance of the loss depends on it, but for its ends, which the bound of the likelihood depends on: with
+    `learn_ends` the two numbers are where they begin, and the loss must have the bound's other terms,
+    `ends_of_bound` (Kingma et al., "Variational diffusion models", 2021, section 4 and appendices H and I). At first λ
+    is nearly a line, by default that of the paper's CIFAR-10.
 
     ValueError unless log_snr_min < log_snr_max and features ≥ 1.
     """
 
-    def __init__(self, log_snr_min: float = -13.3, log_snr_max: float = 5.0, *, features: int = 1024) -> None:
+    def __init__(
+        self,
+        log_snr_min: float = -5.0,
+        log_snr_max: float = 13.3,
+        *,
+        features: int = 1024,
+        learn_ends: bool = False,
+    ) -> None:
         super().__init__()
         if not log_snr_min < log_snr_max:
             raise ValueError(f"log_snr_min must be smaller than log_snr_max, got {log_snr_min} and {log_snr_max}")
         if features < 1:
             raise ValueError(f"features must be at least 1, got {features}")
         self.log_snr_min, self.log_snr_max = log_snr_min, log_snr_max
+        self.ends = nn.Parameter(torch.tensor([log_snr_min, log_snr_max])) if learn_ends else None
         self.line = nn.Parameter(torch.tensor(float(log_snr_max - log_snr_min)))
         self.bends = nn.Parameter(torch.randn(features))
         self.offsets = nn.Parameter(torch.zeros(features))
@@ -38,7 +48,8 @@ class LearnedVP(VariancePreserving, Float32State):
         """λ at times t in [0, 1]."""
         start, end = self._rise(t.new_zeros(())), self._rise(t.new_ones(()))
         share = (self._rise(t) - start) / (end - start)
-        return self.log_snr_max - (self.log_snr_max - self.log_snr_min) * share
+        low, high = (self.log_snr_min, self.log_snr_max) if self.ends is None else self.ends.to(t).unbind()
+        return high - (high - low) * share
 
     def time(self, log_snr: Tensor) -> Tensor:
         """The inverse, found by bisection, for λ between the ends."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -105,27 +106,26 @@ def elbo(
         x: [B, …]. With `pixels` its values are the 256 of uint8, as −1 + 2·k/255, and the result counts a probability;
             otherwise they are continuous, and it counts a density.
         calls: of the network, at as many levels of λ, evenly spaced, with an offset from the seed.
-        span: the first and the last time.
+        span: the first and the last time; (0, 1) for a schedule that has noise at time 0, as in the source.
 
     Returns:
         float64 [B], bits per dimension, an unbiased estimate.
 
     Raises:
-        ValueError: no call, or a span that is not two rising times in (0, 1].
+        ValueError: no call, or a span that is not two rising times in [0, 1], with noise at the first.
 
     Source: Kingma et al., "Variational diffusion models", 2021, equations 11 to 18.
     """
     prediction = as_prediction(prediction)
     if calls < 1:
         raise ValueError(f"calls must be at least 1, got {calls}")
-    if not 0 < span[0] < span[1] <= 1:
-        raise ValueError(f"span must be two rising times in (0, 1], got {span}")
+    if not 0 <= span[0] < span[1] <= 1 or schedule.sigma(torch.tensor(span[0], dtype=torch.float64)) == 0:
+        raise ValueError(f"span must be two rising times in [0, 1], with noise at the first, got {span}")
     exact, dimensions = x.double(), x[0].numel()
     stream = ops.Purpose.LIKELIHOOD.stream
-    high, low = (schedule.log_snr(torch.tensor(time, dtype=torch.float64)).item() for time in span)
     offset = ops.uniform(seeds, (1,), stream=stream(1), dtype=torch.float64).squeeze(1)
-    total = _reconstruction(exact, *_levels(schedule, span[0]), seeds, pixels)
-    total += _left(exact, *_levels(schedule, span[1]))
+    total = torch.stack(ends_of_bound(exact, seeds, schedule=schedule, pixels=pixels, span=span)).sum(0)
+    high, low = (schedule.log_snr(torch.tensor(time, dtype=torch.float64)).item() for time in span)
     for call in range(calls):
         t = schedule.time(low + (high - low) * (offset + call) / calls)
         noise = ops.gaussian(seeds, x.shape[1:], stream=stream(_FIRST_NOISE + 1 + call), dtype=torch.float64)
@@ -135,6 +135,25 @@ def elbo(
         wrong = to_noise(output.double(), x_t, alpha, sigma, prediction) - noise
         total += (high - low) / (2 * calls) * wrong.square().flatten(1).sum(1)
     return total / (dimensions * math.log(2))
+
+
+def ends_of_bound(
+    x: Tensor,
+    seeds: Tensor,
+    *,
+    schedule: Schedule,
+    pixels: bool = True,
+    span: tuple[float, float] = (0.0, 1.0),
+) -> tuple[Tensor, Tensor]:
+    """What `elbo` counts beside its integral: reconstruction and prior, in nats, [B] each, of x's type.
+
+    The first is what x_t at the beginning of `span` leaves open of x, not finite where it has no noise there; the
+    second what x_t at the end still says of x. Both are differentiable in a learned schedule, and in nothing else.
+    Arguments are those of `elbo`.
+    """
+    t = torch.tensor(span, dtype=x.dtype, device=x.device)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    return _reconstruction(x, sigma[0] / alpha[0], seeds, pixels), _left(x, alpha[1], sigma[1])
 
 
 def _flow(schedule: Schedule, prediction: Prediction, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,30 +170,44 @@ def _flow(schedule: Schedule, prediction: Prediction, t: Tensor) -> tuple[Tensor
     return of_state, (sigma_rise * alpha - alpha_rise * sigma) / determinant, scale
 
 
-def _levels(schedule: Schedule, time: float) -> tuple[float, float]:
-    t = torch.tensor(time, dtype=torch.float64)
-    return schedule.alpha(t).item(), schedule.sigma(t).item()
-
-
-def _reconstruction(x: Tensor, alpha: float, sigma: float, seeds: Tensor, pixels: bool) -> Tensor:
-    """−log p(x | x_t) in nats, [B]: x_t/α is x and noise of σ/α, and a pixel has one of 256 values."""
-    ratio = sigma / alpha
-    noise = ops.gaussian(seeds, x.shape[1:], stream=ops.Purpose.LIKELIHOOD.stream(_FIRST_NOISE), dtype=torch.float64)
-    here = -0.5 * noise.square()
+def _reconstruction(x: Tensor, ratio: Tensor, seeds: Tensor, pixels: bool) -> Tensor:
+    """−log p(x | x_t) in nats, [B]: x_t/α is x and noise of `ratio`, σ/α, and a pixel has one of 256 values."""
+    noise = ops.gaussian(seeds, x.shape[1:], stream=ops.Purpose.LIKELIHOOD.stream(_FIRST_NOISE), dtype=x.dtype)
     if not pixels:
-        return (math.log(ratio * math.sqrt(2 * math.pi)) - here).flatten(1).sum(1)
-    seen, all_values = x + ratio * noise, torch.full_like(x, -math.inf)
-    for value in range(256):
-        distance = (seen - (2 * value / 255 - 1)) / ratio
-        all_values = torch.logaddexp(all_values, -0.5 * distance.square())
-    return (all_values - here).flatten(1).sum(1)
+        return (ratio.log() + 0.5 * math.log(2 * math.pi) + 0.5 * noise.square()).flatten(1).sum(1)
+    return (0.5 * noise.square() + _LogSum.apply(x, ratio, noise)).flatten(1).sum(1)
 
 
-def _left(x: Tensor, alpha: float, sigma: float) -> Tensor:
+class _LogSum(torch.autograd.Function):
+    """ln Σ exp(−½·((x + ratio·noise − v)/ratio)²) over the 256 values v of a pixel, elementwise.
+
+    Differentiable in the ratio, by formula: autograd would keep 256 tensors of the image's size.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ratio: Tensor, noise: Tensor) -> Tensor:
+        nearest = ((x + ratio * noise + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
+        largest = -0.5 * ((x - nearest) / ratio + noise).square()
+        total, slope = torch.zeros_like(x), torch.zeros_like(x)
+        for value in range(256):
+            away = (x - (value / 127.5 - 1)) / ratio
+            distance = away + noise
+            share = (-0.5 * distance.square() - largest).exp()
+            total += share
+            slope += share * distance * away
+        ctx.save_for_backward(slope / total, ratio)
+        return largest + total.log()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
+        slope, ratio = ctx.saved_tensors
+        return None, (grad * slope).sum() / ratio, None
+
+
+def _left(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """The divergence of N(α·x, σ²) from N(0, α² + σ²) in nats, [B]."""
-    whole = alpha**2 + sigma**2
-    each = ((alpha * x) ** 2 + sigma**2) / whole - 1 - math.log(sigma**2 / whole)
-    return 0.5 * each.flatten(1).sum(1)
+    share = alpha.square() / (alpha.square() + sigma.square())
+    return 0.5 * (share * (x.square() - 1) - torch.log1p(-share)).flatten(1).sum(1)
 
 
 def _per_sample(level: Tensor, x: Tensor) -> Tensor:

@@ -16,16 +16,22 @@ from ..training.bounds import AtLeast, Between
 from ..untrusted import MOST_SAMPLING_STEPS
 from ._images import ImageSettings
 
-_MINUTES: dict[str, Any] = {
+# Of training, whatever the network.
+MINUTES: dict[str, Any] = {
     **{"steps": 1000, "batch_size": 64, "learning_rate": 2e-3, "warmup_steps": 50, "lr_schedule": "cosine"},
     **{"ema_decay": 0.99, "sample_every": 250, "checkpoint_every": 250},
 }
-_HOURS: dict[str, Any] = {"steps": 20_000, "width": 256, "depth": 6, "learning_rate": 5e-4, "ema_decay": 0.9995}
-_DAYS: dict[str, Any] = {
-    **{"steps": 100_000, "width": 384, "depth": 8, "heads": 6, "patch_size": 4, "learning_rate": 3e-4},
-    **{"ema_decay": 0.9998, "sample_every": 2000, "checkpoint_every": 2000, "horizontal_flip": True, "workers": 2},
+HOURS: dict[str, Any] = {"steps": 20_000, "learning_rate": 5e-4, "ema_decay": 0.9995}
+DAYS: dict[str, Any] = {
+    **{"steps": 100_000, "learning_rate": 3e-4, "ema_decay": 0.9998},
+    **{"sample_every": 2000, "checkpoint_every": 2000, "horizontal_flip": True, "workers": 2},
 }
-DIT_PRESETS = {"digits": _MINUTES, **dict.fromkeys(("fashion-mnist", "photographs", "emoji"), _HOURS), "folder": _DAYS}
+SMALL_IMAGES = ("fashion-mnist", "photographs", "emoji")
+DIT_PRESETS = {
+    "digits": MINUTES,
+    **dict.fromkeys(SMALL_IMAGES, {**HOURS, "width": 256, "depth": 6}),
+    "folder": {**DAYS, "width": 384, "depth": 8, "heads": 6, "patch_size": 4},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,5 +89,9 @@ def dit_system(
     """The transformer with a `DiffusionObjective` of these and `options`, and `sampler` to draw with."""
     model = dit(settings, images)
     objective = DiffusionObjective(schedule, prediction, times, settings.label_drop, model.null_label, **options)
-    drawing = SamplerSettings(settings.sampling_steps, settings.guidance, sampler)
-    return DiffusionSystem(model, objective, images.shape, drawing)
+    return DiffusionSystem(model, objective, images.shape, drawing(settings, sampler))
+
+
+def drawing(settings: DiffusionSettings, sampler: str, **options: Any) -> SamplerSettings:
+    """How images are drawn, by `sampler` with its `options`."""
+    return SamplerSettings(settings.sampling_steps, settings.guidance, sampler, **options)

@@ -24,16 +24,17 @@ class Attention(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """x plus self-attention of one head over all positions of its normalisation."""
+    """x plus multi-head self-attention over all positions of its normalisation."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, heads: int = 1) -> None:
         super().__init__()
+        self.heads = heads
         self.norm = group_norm(width)
         self.qkv = nn.Conv2d(width, 3 * width, 1)
         self.project = nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, width, H, W] to the same shape."""
-        query, key, value = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=-1)
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        return x + self.project(mixed.transpose(1, 2).unflatten(2, x.shape[2:]))
+        query, key, value = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).mT.unbind(1)
+        mixed = F.scaled_dot_product_attention(query, key, value)  # [B, heads, H·W, width/heads]
+        return x + self.project(mixed.mT.flatten(1, 2).unflatten(2, x.shape[2:]))
