@@ -1,10 +1,10 @@
-"""`visgen-fast evaluate`: measures a trained tokenizer."""
+"""`visgen-fast evaluate`: measures a trained tokenizer or diffusion model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -13,7 +13,16 @@ from ..untrusted import MOST_BEAM
 from .options import device_named, parse
 
 if TYPE_CHECKING:
+    import torch
+
+    from ..data.images import Images
+    from ..recipes.recipe import Recipe
+    from ..systems.diffusion import DiffusionSystem
+    from ..systems.tokenizer import TokenizerSystem
+    from ..training.checkpoint import Checkpoint
     from ..training.settings import TrainingSettings
+
+_MOST_BINS = 16
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -23,16 +32,26 @@ def evaluate(arguments: list[str]) -> int:
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Measure a trained tokenizer on images that were held out; writes evaluation.json and invalid_codes.png."""
+    """Measure a trained model on images that were held out; writes evaluation.json, and figures.
+
+    A tokenizer: reconstruction, codes, and which of them add nothing. A diffusion model: errors by noise level λ, and
+    whether the levels are in each other's way.
+    """
 
     checkpoint: tyro.conf.Positional[Path]
     """Folder of a run, whose newest checkpoint is taken, or of one checkpoint."""
     beam: int | None = None
-    """Prefixes that the beam search for codes keeps; 1 takes the nearest code; by default the recipe's."""
+    """Tokenizers: prefixes that the beam search for codes keeps; 1 takes the nearest code; by default the recipe's."""
     features: Path | None = None
-    """A run of the recipe classifier on images of the same kind, or of a tokenizer that was given one: gives rFID."""
-    pictures: int = 2000
-    """How many of the held-out images to measure, the first ones."""
+    """Tokenizers: a run of the recipe classifier on images of the same kind, or of a tokenizer that was given one:
+    gives rFID."""
+    bins: int | None = None
+    """Diffusion models: intervals of λ whose gradients are compared, at most 16; by default 8."""
+    transfer_steps: int | None = None
+    """Diffusion models: steps of tuning on each interval alone, to see what it does to the others; by default 0, which
+    leaves that out."""
+    pictures: int | None = None
+    """How many images to measure; by default 2000 for a tokenizer, 512 for a diffusion model."""
     out: Path | None = None
     """Folder for the results; by default that of the checkpoint given."""
     data: Path | None = None
@@ -45,22 +64,66 @@ class EvaluateOptions:
 
 def measure(options: EvaluateOptions) -> None:
     """Measures what the options of `evaluate` ask for, and writes and prints it."""
+    from ..recipes.runs import trained
+    from ..systems.diffusion import DiffusionSystem
+    from ..systems.tokenizer import TokenizerSystem
+    from ..training import checkpoint
+
+    _check(options)
+    device = device_named(options.device)
+    saved = checkpoint.read(options.checkpoint)
+    recipe, settings, system = trained(saved, options.recipe)
+    settings = _with_data(settings, options.data)
+    if isinstance(system, TokenizerSystem) and recipe.held_out is not None:
+        _refuse(options, ("bins", "transfer_steps"), saved, "diffusion model")
+        text = _tokenizer(options, saved, system, recipe.held_out(settings), device)
+    elif isinstance(system, DiffusionSystem):
+        _refuse(options, ("beam", "features"), saved, "tokenizer")
+        text = _diffusion(options, saved, system, recipe, settings, device)
+    else:
+        raise UserError(
+            f"the recipe {saved.state['recipe']} trains no tokenizer with held-out images to measure it on, and no "
+            "diffusion model"
+        )
+    print(f"{text}\nwritten to {_out(options)}")
+
+
+def _check(options: EvaluateOptions) -> None:
+    bounds = {"pictures": (2, None), "bins": (1, _MOST_BINS), "transfer_steps": (0, None), "beam": (1, MOST_BEAM)}
+    for name, (least, most) in bounds.items():
+        value = getattr(options, name)
+        if value is not None and (value < least or (most is not None and value > most)):
+            raise UserError(
+                f"--pictures must be at least 2, --bins at least 1 and at most {_MOST_BINS}, --transfer-steps at least "
+                f"0, and --beam at least 1 and at most {MOST_BEAM}"
+            )
+
+
+def _refuse(options: EvaluateOptions, names: tuple[str, ...], saved: Checkpoint, kind: str) -> None:
+    for name in names:
+        if getattr(options, name) is not None:
+            asked = f"--{name.replace('_', '-')}"
+            raise UserError(f"{asked} is for a {kind}, and the recipe {saved.state['recipe']} trains none")
+
+
+def _out(options: EvaluateOptions) -> Path:
+    return options.out or options.checkpoint
+
+
+def _head(saved: Checkpoint) -> dict[str, Any]:
+    return {"recipe": saved.state["recipe"], "step": saved.state["step"]}
+
+
+def _tokenizer(
+    options: EvaluateOptions, saved: Checkpoint, system: TokenizerSystem, held_out: Images, device: torch.device
+) -> str:
     from ..data.images import in_chunks
     from ..evaluation import evaluate_tokenizer
     from ..evaluation.report import as_text, write
     from ..nn.residual_quantizer import ResidualQuantizer
-    from ..recipes.runs import trained, trained_classifier
-    from ..systems.tokenizer import TokenizerSystem
+    from ..recipes.runs import trained_classifier
     from ..tokenizers import Tokenizer
-    from ..training import checkpoint
 
-    if options.pictures < 2 or (options.beam is not None and not 1 <= options.beam <= MOST_BEAM):
-        raise UserError(f"--pictures must be at least 2, and --beam at least 1 and at most {MOST_BEAM}")
-    device = device_named(options.device)
-    saved = checkpoint.read(options.checkpoint)
-    recipe, settings, system = trained(saved, options.recipe)
-    if not isinstance(system, TokenizerSystem) or recipe.held_out is None:
-        raise UserError(f"the recipe {saved.state['recipe']} trains no tokenizer with held-out images to measure it on")
     tokenizer = system.tokenizer.to(device)
     if options.beam is not None:
         quantizer = tokenizer.quantizer if isinstance(tokenizer, Tokenizer) else None
@@ -69,23 +132,67 @@ def measure(options: EvaluateOptions) -> None:
         quantizer.beam = options.beam
     channels = saved.images.channels
     embed = None if options.features is None else trained_classifier(options.features, channels).to(device).embedding
-    held_out = recipe.held_out(_with_data(settings, options.data))
-    if held_out.format.shape != saved.images.shape:
-        raise UserError(
-            f"the tokenizer is for images of shape {saved.images.shape}, but the held-out ones have shape "
-            f"{held_out.format.shape}"
-        )
+    _require_shape(saved, held_out, "tokenizer", "the held-out ones")
     if embed is not None and len(held_out) < 2:
         raise UserError("--features compares sets of at least 2 held-out images, but the run has 1")
-    chunks = in_chunks(held_out, device, most=options.pictures)
+    chunks = in_chunks(held_out, device, most=options.pictures or 2000)
     try:
         found = evaluate_tokenizer(tokenizer, (shown for shown, _ in chunks), embed=embed)
     except ValueError as error:
         raise UserError(f"the tokenizer in {saved.path} cannot be measured: {error}") from error
-    out = options.out or options.checkpoint
-    with writing(out):
-        write(found, out, {"recipe": saved.state["recipe"], "step": saved.state["step"], "beam": options.beam})
-    print(f"{as_text(found)}\nwritten to {out}")
+    with writing(_out(options)):
+        write(found, _out(options), {**_head(saved), "beam": options.beam})
+    return as_text(found)
+
+
+def _diffusion(
+    options: EvaluateOptions,
+    saved: Checkpoint,
+    system: DiffusionSystem,
+    recipe: Recipe[Any],
+    settings: TrainingSettings,
+    device: torch.device,
+) -> str:
+    import torch
+
+    from .. import ops
+    from ..data.images import Part, evenly
+    from ..evaluation.diffusion import evaluate_diffusion
+    from ..evaluation.diffusion_report import as_text, write
+    from ..recipes.runs import images_to_measure
+
+    images, held_out = images_to_measure(recipe, settings)
+    _require_shape(saved, images, "diffusion model", "those to measure it on")
+    some = Part(images, evenly(len(images), options.pictures or 512))
+    pixels, labels, _ = some.read(range(len(some)))
+    seeds = ops.derive_seeds(0, torch.arange(len(some)), purpose=ops.Purpose.LIKELIHOOD).to(device)
+    system = system.to(device)
+    try:
+        found = evaluate_diffusion(
+            system.model,
+            system.objective,
+            pixels.to(device),
+            labels.to(device),
+            seeds=seeds,
+            bins=options.bins or 8,
+            transfer_steps=options.transfer_steps or 0,
+            learning_rate=settings.learning_rate / 10,
+        )
+    except ValueError as error:
+        raise UserError(f"the diffusion model in {saved.path} cannot be measured: {error}") from error
+    measures = system.evaluate(some, device=device)
+    with writing(_out(options)):
+        write(found, _out(options), {**_head(saved), "held_out": held_out, "measures": measures})
+    own = [f"{name.replace('_', ' ')}: {value:.4g}" for name, value in measures.items()]
+    seen = "held out" if held_out else "that the model was trained on"
+    return "\n".join([as_text(found), *own, f"images: {found.images} {seen}"])
+
+
+def _require_shape(saved: Checkpoint, images: Images, kind: str, which: str) -> None:
+    if images.format.shape != saved.images.shape:
+        raise UserError(
+            f"the {kind} is for images of shape {saved.images.shape}, but {which} have shape {images.format.shape}"
+        )
 
 
 def _with_data(settings: TrainingSettings, data: Path | None) -> TrainingSettings:

@@ -47,8 +47,7 @@ class ImageFormat:
 
     def some_labels(self, most: int) -> list[int]:
         """All labels, or `most` of them, spread evenly over all."""
-        count = min(most, len(self.class_names))
-        return [place * len(self.class_names) // count for place in range(count)]
+        return evenly(len(self.class_names), most)
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "class_names": list(self.class_names)}
@@ -88,6 +87,12 @@ class Images(Protocol):
 
     def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, tuple[str, ...]]:
         """Pixels uint8 [B, *format.shape], labels int64 [B], and one sentence for each file found unreadable."""
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """The indices below `count`, or `most` of them, spread evenly over all."""
+    places = min(most, count)
+    return [place * count // places for place in range(places)]
 
 
 def to_range(pixels: Tensor) -> Tensor:

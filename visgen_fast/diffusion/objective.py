@@ -107,6 +107,22 @@ class DiffusionObjective(nn.Module):
         if self.null_label is not None:
             labels = drop_labels(labels, seeds, self.label_drop, self.null_label)
         t = self.times(seeds, positions)
+        losses = self.losses_at(model, x, labels, seeds, t)
+        correction = self.times.correction(t)
+        if self.training:
+            self.times.observe(t, losses if correction is None else losses / correction)
+        offset = None if self.weight is None else self.weight.offset(self._level(t))
+        if offset is None:
+            return losses
+        return losses + (offset if correction is None else offset * correction)
+
+    def losses_at(
+        self, model: Callable[..., Tensor], x: Tensor, labels: AnyCondition, seeds: Tensor, t: Tensor
+    ) -> Tensor:
+        """The loss of each sample at times t [B], float32 [B]; all else as of `forward`.
+
+        No label is dropped, and the offset of a weight that learns is left out.
+        """
         rows, weight = coefficients(self.schedule, self.prediction, t), self._weight(t)
         output = self.network(model)(ops.add_noise(x, rows, seeds), t, labels)
         losses = ops.denoising_loss(
@@ -122,13 +138,7 @@ class DiffusionObjective(nn.Module):
             reduction="none",
         )
         assert isinstance(losses, Tensor)  # without `terms`
-        correction = self.times.correction(t)
-        if self.training:
-            self.times.observe(t, losses if correction is None else losses / correction)
-        offset = None if self.weight is None else self.weight.offset(self._level(t))
-        if offset is None:
-            return losses
-        return losses + (offset if correction is None else offset * correction)
+        return losses
 
     def network(self, model: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """model as a function of (x_t, t, labels), as sampling and likelihood call it, whatever it is told."""
@@ -179,7 +189,7 @@ class DiffusionObjective(nn.Module):
     def level_density(self, log_snr: Tensor) -> Tensor:
         """p(λ): how often levels near λ are drawn; 0 beyond the schedule's ends."""
         t = self.schedule.time(log_snr).clamp(0, 1)
-        low, high = self._ends()
+        low, high = self.ends()
         density = self.times.density(t) / -self.schedule.slope(t)
         return torch.where((log_snr >= low) & (log_snr <= high), density, 0)
 
@@ -200,12 +210,12 @@ class DiffusionObjective(nn.Module):
         Then training maximizes likelihood: the objective is the variational bound of data with Gaussian noise added, of
         a mixture of strengths (Kingma and Gao, 2023, theorem 1).
         """
-        low, high = self._ends()
+        low, high = self.ends()
         grid = torch.linspace(max(low, -20.0), min(high, 20.0), 401, dtype=torch.float64)[1:-1]
         weights = self.implied_weight(grid)
         return bool((weights.diff() <= 1e-4 * weights[1:]).all())
 
-    def _ends(self) -> tuple[float, float]:
+    def ends(self) -> tuple[float, float]:
         """λ(1) and λ(0)."""
         high, low = self.schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu")).tolist()
         return low, high

@@ -1,22 +1,33 @@
-"""Measuring what was trained: distances between sets of images, reconstruction, invalid codes."""
+"""Measuring what was trained: distances between sets of images, reconstruction, invalid codes, noise levels."""
 
+from .conflict import GradientCosines, Transfer, gradient_cosines, transfer
 from .fid import FeatureMoments, frechet_distance, kernel_distance
 from .invalid_codes import InvalidCodes, PrefixErrors, expected_errors, invalid_codes, minimizer_weights, prefix_errors
 from .metrics import pixel_errors, psnr
+from .min_norm import min_norm_weights
+from .noise_levels import LossByLevel, importance_weighted_loss, loss_by_level
 from .tokenizer import TokenizerEvaluation, evaluate_tokenizer
 
 __all__ = [
     "FeatureMoments",
+    "GradientCosines",
     "InvalidCodes",
+    "LossByLevel",
     "PrefixErrors",
     "TokenizerEvaluation",
+    "Transfer",
     "evaluate_tokenizer",
     "expected_errors",
     "frechet_distance",
+    "gradient_cosines",
+    "importance_weighted_loss",
     "invalid_codes",
     "kernel_distance",
+    "loss_by_level",
+    "min_norm_weights",
     "minimizer_weights",
     "pixel_errors",
     "prefix_errors",
     "psnr",
+    "transfer",
 ]

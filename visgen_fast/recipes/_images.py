@@ -74,7 +74,11 @@ def training_images(settings: ImageSettings) -> Images:
 
 def held_out_images(settings: ImageSettings) -> Images:
     """Those kept from training: the test part of a data set that has one, else every tenth image."""
+    kept = test_part(settings)
+    return held_out_part(settings.images) if kept is None else kept
+
+
+def test_part(settings: ImageSettings) -> Images | None:
+    """The test part of a data set that has one, which no recipe trains on."""
     held_out = DATASETS[settings.dataset].held_out
-    if held_out is not None:
-        return held_out(settings._folder, settings._size)
-    return held_out_part(settings.images)
+    return None if held_out is None else held_out(settings._folder, settings._size)

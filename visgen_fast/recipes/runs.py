@@ -10,13 +10,14 @@ from typing import Any
 
 from torch import Tensor
 
-from ..data.images import ImageFormat
+from ..data.images import ImageFormat, Images
 from ..errors import UserError
 from ..models.classifier import Classifier
 from ..training import checkpoint
 from ..training.checkpoint import Checkpoint
 from ..training.settings import TrainingSettings, settings_from
 from ..training.system import System
+from ._images import ImageSettings, test_part
 from .budget import require_fit
 from .recipe import Recipe
 from .registry import trained_recipe
@@ -70,6 +71,14 @@ def build(
         raise UserError(str(error)) from error
     except ArithmeticError as error:
         raise UserError(f"no network can be built with these settings: {error}") from error
+
+
+def images_to_measure(recipe: Recipe[Any], settings: TrainingSettings) -> tuple[Images, bool]:
+    """Images that the recipe never trains on, and True; where there are none, those that it trains on, and False."""
+    if recipe.held_out is not None:
+        return recipe.held_out(settings), True
+    kept = test_part(settings) if isinstance(settings, ImageSettings) else None
+    return (recipe.pictures(settings), False) if kept is None else (kept, True)
 
 
 def averaged_weights(path: Path, modules: Sequence[str], argument: str) -> dict[str, Tensor]:

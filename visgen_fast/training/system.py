@@ -112,7 +112,10 @@ class System(nn.Module, ABC):
         return {}
 
     def evaluate(self, images: Images, *, device: torch.device) -> dict[str, float]:
-        """What a finished run is worth, measured on images that were held out."""
+        """What a finished run is worth, measured on images that were held out, where there are some.
+
+        Of a diffusion system `visgen-fast evaluate` asks it too, on the images that it measures.
+        """
         return {}
 
 
