@@ -87,7 +87,7 @@ def workload(case: Case, device: str) -> Workload:
 
 
 def _filtered(inputs: Inputs, case: Case) -> Tensor:
-    """Guidance, then the filters as published: by the k-th largest value, and by the cumulated mass of sorted logits."""
+    """Guidance, then the published filters: by the k-th largest value, and by the cumulated mass of sorted logits."""
     _, logits, unconditional = inputs
     if unconditional is not None:
         logits = unconditional + case.guidance * (logits - unconditional)

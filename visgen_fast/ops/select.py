@@ -30,7 +30,7 @@ def sample_tokens(
 
     ℓ = u + guidance·(c − u) of logits c and `unconditional` u, in float32, or float64 for float64; −∞ where either is,
     and c itself at guidance 1. The code is the argmax, among the kept ones, of ℓ + temperature·gumbel(seeds,
-    logits.shape[1:], stream) in float64, and the lowest index of equal ones. A sample's codes don't depend on its batch.
+    logits.shape[1:], stream) in float64; of equal scores the lowest index. A sample's codes don't depend on its batch.
 
     The four parameters are numbers, or tensors [B] with one for each sample. In tensors, a value out of its range acts
     as the nearest within, and NaN makes the sample's rows bad.
