@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from case import Arguments, Case, lay_out, random
 from case_multiscale import MULTISCALE
+from case_select import SELECT
 from case_solve import SOLVE
 from torch import Tensor
 
@@ -102,7 +103,7 @@ def noise_case(label: str, batch: int, shape: tuple[int, ...], **options: Any) -
     def arguments(dtype: torch.dtype, device: torch.device) -> Arguments:
         return {"seeds": _seeds(batch, device), "shape": shape, "dtype": dtype, **options}
 
-    return [Case(operation, label, arguments) for operation in ("gaussian", "uniform")]
+    return [Case(operation, label, arguments) for operation in ("gaussian", "uniform", "gumbel")]
 
 
 NOISE = [
@@ -306,4 +307,4 @@ BINARY_QUANTIZE = [
     *decode_cases("binary_decode", 2**7, bits=7, scale=0.3),
 ]
 
-CASES = NOISE + DIFFUSE + QUANTIZE + FINITE_SCALAR + BINARY_QUANTIZE + MULTISCALE + SOLVE
+CASES = NOISE + DIFFUSE + QUANTIZE + FINITE_SCALAR + BINARY_QUANTIZE + MULTISCALE + SOLVE + SELECT

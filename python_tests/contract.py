@@ -20,9 +20,12 @@ def real_outputs(module, case: Case, arguments: dict) -> list[Tensor]:
 
 
 def with_given_noise(arguments: dict) -> dict:
-    """The same call with the noise that its seeds make on this backend: what is left is arithmetic."""
+    """The same call with the noise that its seeds make on this backend: what is left is arithmetic.
+
+    Draws of codes stay as they are.
+    """
     arguments = dict(arguments)
-    if arguments.get("seeds") is not None:
+    if arguments.get("seeds") is not None and "x" in arguments:
         dtype = torch.float64 if arguments["x"].dtype == torch.float64 else torch.float32
         arguments["noise"] = ops.gaussian(
             arguments.pop("seeds"), arguments["x"].shape[1:], stream=arguments.pop("stream"), dtype=dtype

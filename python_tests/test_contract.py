@@ -29,7 +29,9 @@ WITHOUT_CASES = {
     "draw_seeds": "draws from torch's random state, so that two calls differ; see test_noise.py",
     "solver_step_": "overwrites its arguments; test_solve.py holds it to solver_step, which has cases",
 }
-WITHOUT_KERNEL = {"denoised_quantile"}  # plain PyTorch above solver_step's definition
+# Plain PyTorch: denoised_quantile stands above solver_step's definition; confident_mask has few codes to sort; the
+# others have no kernels yet.
+WITHOUT_KERNEL = {"denoised_quantile", "confident_mask", "gumbel", "sample_tokens"}
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 each_function = pytest.mark.parametrize("case", FUNCTIONS, ids=str)
 each_differentiable_case = pytest.mark.parametrize("case", DIFFERENTIABLE, ids=str)

@@ -1,7 +1,12 @@
 """Networks, one file each."""
 
 from .dit import DiT
+from .layers.code_transformer import Transformer
+from .pixel_cnn import PixelCNN
+from .pixel_rnn import PixelRNN
+from .sequence_model import SequenceModel
+from .space_depth_model import SpaceDepthModel
 from .unet import UNet
 from .uvit import UViT
 
-__all__ = ["DiT", "UNet", "UViT"]
+__all__ = ["DiT", "PixelCNN", "PixelRNN", "SequenceModel", "SpaceDepthModel", "Transformer", "UNet", "UViT"]

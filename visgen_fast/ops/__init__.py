@@ -15,6 +15,7 @@ from .finite_scalar import *
 from .multiscale import *
 from .noise import *
 from .quantize import *
+from .select import *
 from .solve import *
 
 # What the families list in theirs.

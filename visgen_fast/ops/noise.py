@@ -16,7 +16,7 @@ from .. import reference
 from ..reference import Purpose
 from ._derivatives import register_fake, runs_reference
 
-__all__ = ["Purpose", "derive_seeds", "draw_seeds", "gaussian", "uniform"]
+__all__ = ["Purpose", "derive_seeds", "draw_seeds", "gaussian", "gumbel", "uniform"]
 
 
 def derive_seeds(seed: int | Tensor, index: Tensor, *, step: int = 0, purpose: int = 0) -> Tensor:
@@ -100,6 +100,14 @@ def uniform(
     return _fill(torch.ops.visgen_fast.uniform_, reference.uniform, seeds, shape, stream, dtype, out)
 
 
+def gumbel(
+    seeds: Tensor, shape: Sequence[int], *, stream: int = 0, dtype: torch.dtype | None = None, out: Tensor | None = None
+) -> Tensor:
+    """Numbers of Gumbel's distribution, −ln(−ln u) with u of 48 bits: finite, from −3.53 to 33.97. All else as in
+    `gaussian`."""
+    return _fill(None, reference.gumbel, seeds, shape, stream, dtype, out)
+
+
 def _fill(operation, definition, seeds, shape, stream, dtype, out):
     check.seeds(seeds)
     check.stream(stream)
@@ -111,7 +119,7 @@ def _fill(operation, definition, seeds, shape, stream, dtype, out):
         dtype = out.dtype
     dtype = torch.float32 if dtype is None else dtype
     check.float_type(dtype, "dtype")
-    if runs_reference(seeds, out):
+    if operation is None or runs_reference(seeds, out):
         return definition(seeds, shape, stream=stream, dtype=dtype, out=out)
     if out is not None and out.is_neg():  # PyTorch's fallback for such a view cannot call what returns nothing
         return out.copy_(_fill(operation, definition, seeds, shape, stream, dtype, None))

@@ -7,4 +7,5 @@ from .finite_scalar import *
 from .multiscale import *
 from .noise import *
 from .quantize import *
+from .select import *
 from .solve import *

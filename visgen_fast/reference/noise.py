@@ -19,11 +19,12 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-__all__ = ["Purpose", "derive_seeds", "gaussian", "uniform"]
+__all__ = ["Purpose", "derive_seeds", "gaussian", "gumbel", "uniform"]
 
 _MULTIPLIER_0, _MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
 _WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85
 _MASK = 0xFFFFFFFF
+_REST = -(2**63)  # added to a stream: the one, which nothing else reads, of the bits that only a few numbers need
 
 
 class Purpose(IntEnum):
@@ -40,6 +41,7 @@ class Purpose(IntEnum):
     CODEBOOK = 8
     SAMPLER = 9
     LIKELIHOOD = 10
+    CODE = 11
 
     def stream(self, step: int = 0) -> int:
         """The stream of this purpose at `step` (0 to 2³² − 1)."""
@@ -94,7 +96,7 @@ def uniform(
     dtype = _dtype(dtype, out)
     value = (random_words(seeds, math.prod(shape), stream=stream) + 1).double() * 2.0**-32
     value = value.to(dtype).clamp_min(2.0**-24 if dtype == torch.float16 else 2.0**-32)
-    return _deliver(value.view(len(seeds), *shape), out)
+    return _deliver(value.view(seeds.shape[0], *shape), out)
 
 
 def gaussian(
@@ -107,7 +109,25 @@ def gaussian(
     radius = (-2 * ((words[:, 0::2] + 1) * 2.0**-32).log()).sqrt()
     angle = words[:, 1::2] * (2 * math.pi * 2.0**-32)
     value = torch.stack((radius * angle.cos(), radius * angle.sin()), -1).flatten(1)[:, :count]
-    return _deliver(value.to(dtype).view(len(seeds), *shape), out)
+    return _deliver(value.to(dtype).view(seeds.shape[0], *shape), out)
+
+
+def gumbel(
+    seeds: Tensor, shape: Sequence[int], *, stream: int = 0, dtype: torch.dtype | None = None, out: Tensor | None = None
+) -> Tensor:
+    """Numbers −ln(−ln u) of Gumbel's distribution, in float64, from 48 bits each: u = (bits + ½)·2⁻⁴⁸.
+
+    The 16 leading bits of element i are half i mod 2 (the low one first) of word i // 2; from them alone most codes are
+    seen to lose a draw. The 32 others are word i of the stream 2⁶³ + `stream`. u is exact in float64, and neither 0
+    nor 1: the numbers lie in [−3.53, 33.97].
+    """
+    dtype = _dtype(dtype, out)
+    count = math.prod(shape)
+    pairs = random_words(seeds, -(-count // 2), stream=stream)
+    leading = torch.stack((pairs & 0xFFFF, pairs >> 16), -1).flatten(1)[:, :count]
+    bits = leading << 32 | random_words(seeds, count, stream=stream + _REST)
+    value = -(-((bits.double() + 0.5) * 2.0**-48).log()).log()
+    return _deliver(value.to(dtype).view(seeds.shape[0], *shape), out)
 
 
 def _dtype(dtype: torch.dtype | None, out: Tensor | None) -> torch.dtype:

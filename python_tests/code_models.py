@@ -1,0 +1,93 @@
+"""Small models of codes for the tests, one of each kind, and what is exact about so small ones."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from visgen_fast.autoregression import (
+    CodeModel,
+    columns,
+    in_turn,
+    nll,
+    plane_by_plane,
+    raster,
+    shuffled,
+    snake,
+)
+from visgen_fast.models import PixelCNN, PixelRNN, SequenceModel, SpaceDepthModel
+
+BLOCKS = {"width": 16, "depth": 2, "heads": 2}
+
+
+def sequence(order, size: int, **options) -> SequenceModel:
+    return SequenceModel(order, size, **{**BLOCKS, **options})
+
+
+# At most a few hundred arrays of codes each, so that all of them can be looked at.
+TINY: dict[str, Callable[[], CodeModel]] = {
+    "sequence": lambda: sequence(raster((2, 2, 2)), 2),
+    "sequence of classes": lambda: sequence(columns((2, 3, 1)), 2, classes=3),
+    "sequence, snake": lambda: sequence(snake((2, 2, 1)), 3),
+    "sequence, planes": lambda: sequence(plane_by_plane((2, 2, 2)), 2),
+    "sequence, hierarchy": lambda: sequence(in_turn(raster((1, 1, 1)), raster((2, 2, 1))), 3),
+    "sequence, shuffled": lambda: sequence(shuffled((2, 3, 1), 5), 2),
+    "sequence of one code": lambda: sequence(raster((1, 1)), 5),
+    "space and depth": lambda: SpaceDepthModel((2, 2), 2, 2, inner_depth=1, **BLOCKS),
+    "space and depth of classes": lambda: SpaceDepthModel((3,), 2, 2, inner_depth=2, classes=2, **BLOCKS),
+    "depth alone": lambda: SpaceDepthModel((1,), 4, 3, inner_depth=1, **BLOCKS),
+    "PixelCNN": lambda: PixelCNN((2, 3, 1), 2, width=8, depth=2),
+    "PixelCNN of classes": lambda: PixelCNN((2, 2, 2), 2, width=8, depth=2, classes=3),
+    "PixelCNN, one column": lambda: PixelCNN((4, 1, 1), 3, width=8, depth=1, kernel=5),
+    "PixelRNN": lambda: PixelRNN((2, 3, 1), 2, width=8, depth=2),
+    "PixelRNN of classes": lambda: PixelRNN((2, 2, 2), 2, width=8, depth=2, classes=3),
+}
+# Large enough for a blind spot.
+LARGER: dict[str, Callable[[], CodeModel]] = {
+    "sequence": lambda: sequence(raster((3, 4, 2)), 4),
+    "sequence, shuffled": lambda: sequence(shuffled((3, 4, 2), 1), 4),
+    "space and depth": lambda: SpaceDepthModel((3, 4), 3, 4, inner_depth=2, **BLOCKS),
+    "PixelCNN": lambda: PixelCNN((4, 6, 1), 4, width=8, depth=5),
+    "PixelCNN, three channels": lambda: PixelCNN((3, 4, 3), 4, width=12, depth=4),
+    "PixelCNN, wide kernel": lambda: PixelCNN((5, 5, 2), 4, width=8, depth=3, kernel=5),
+    "PixelRNN": lambda: PixelRNN((4, 5, 1), 4, width=8, depth=2),
+    "PixelRNN, three channels": lambda: PixelRNN((3, 4, 3), 4, width=12, depth=2),
+}
+
+
+def awake(make: Callable[[], CodeModel], dtype: torch.dtype = torch.float64) -> CodeModel:
+    """The model with weights as large as after training, so that every part shows in the logits."""
+    generator = torch.Generator().manual_seed(1)
+    torch.manual_seed(0)
+    model = make().to(dtype).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5, generator=generator)
+    return model
+
+
+def labels_for(model: CodeModel, batch: int) -> Tensor | None:
+    """Labels of all classes in turn, the null among them."""
+    return None if model.null_label is None else torch.arange(batch) % (model.null_label + 1)
+
+
+def some_codes(model: CodeModel, batch: int, key: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(key)
+    return torch.randint(model.size, (batch, *model.order.shape), generator=generator)
+
+
+def all_codes(model: CodeModel) -> Tensor:
+    """Every array of codes: [V^N, *grid, Q]."""
+    return torch.tensor(list(itertools.product(range(model.size), repeat=model.order.length))).view(
+        -1, *model.order.shape
+    )
+
+
+@torch.no_grad()
+def probabilities(model: CodeModel, label: int | None) -> Tensor:
+    """Of every array, float64."""
+    arrays = all_codes(model)
+    condition = None if label is None else torch.full((len(arrays),), label)
+    return (-nll(model, arrays, condition).double().flatten(1).sum(1)).exp()
