@@ -63,7 +63,7 @@ def summed(guided: Guided, row: int) -> Tensor:
 def combined(guidance: Guidance, model, x_t: Tensor, labels: AnyCondition, row: int = 2, steps: Plan = STEPS) -> Tensor:
     """The output of the first call of a run that begins with this row."""
     guiding = began(guidance, model, labels, len(x_t), steps)
-    return summed(guiding.evaluate(x_t, steps.times[row], row), row)
+    return summed(guiding.evaluate(x_t, steps.times[row].expand(len(x_t)), row), row)
 
 
 def images(key: int, batch: int = 2) -> Tensor:

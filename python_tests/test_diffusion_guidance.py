@@ -98,7 +98,7 @@ def test_projected_guidance_is_the_published_algorithm_on_denoised_images(schedu
         direction = F.normalize(conditional.flatten(1)).view_as(conditional)
         parallel = (difference * direction).sum((1, 2, 3), keepdim=True) * direction
         expected = conditional + (scale - 1) * (difference - parallel + eta * parallel)
-        found = as_images(summed(guiding.evaluate(x, steps.times[row], row), row), x, row, steps)
+        found = as_images(summed(guiding.evaluate(x, steps.times[row].expand(2), row), row), x, row, steps)
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -204,7 +204,7 @@ def test_a_classifier_shifts_the_noise_by_its_gradient(schedule, kind) -> None:
         gradient = weight * (x / scale).cos() * t * LABELS.view(-1, 1, 1, 1)
         before = to_noise(both(x, row, steps)[0], x / scale, alpha, sigma, kind)
         with torch.no_grad():
-            guided = guiding.evaluate(x, t, row)
+            guided = guiding.evaluate(x, t.expand(2), row)
         after = to_noise(summed(guided, row), x / scale, alpha, sigma, kind)
         torch.testing.assert_close(after, before - 2.0 * sigma * gradient, rtol=1e-8, atol=1e-8)
 
@@ -225,7 +225,7 @@ def test_the_callback_sees_what_the_step_makes_of_weights_that_change_by_row() -
 def test_dynamic_thresholding_holds_the_guided_image_within_its_quantile(most: float) -> None:
     x, seen = images(0), []
     guiding = began(DynamicThresholding(ClassifierFree(6.0, 10), 0.9, most), network, LABELS, 2)
-    guided = guiding.evaluate(x, STEPS.times[1], 1)
+    guided = guiding.evaluate(x, STEPS.times[1].expand(2), 1)
     denoised = as_images(summed(guided, 1), x, 1, STEPS)
     limit = torch.quantile(denoised.abs().flatten(1), 0.9, dim=1).clamp(1, most)
     assert (limit > 1.4).all()

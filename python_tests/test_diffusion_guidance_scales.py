@@ -80,7 +80,7 @@ def test_each_step_may_have_its_own_scale_the_same_for_all_its_stages(name: str)
 
     by_step = began(kind(scale), network, LABELS, 2, steps)
     for row in range(steps.calls):
-        x, t = images(row), steps.times[row]
+        x, t = images(row), steps.times[row].expand(2)
         began_at = steps.ends[steps.step_of_row[row]].time
         alone = began(kind(scale(began_at)), network, LABELS, 2, steps)
         torch.testing.assert_close(*(summed(one.evaluate(x, t, row), row) for one in (by_step, alone)))
@@ -159,5 +159,5 @@ def test_an_interval_is_decided_by_the_time_at_which_the_step_began() -> None:
         options = {"zero_steps": 0} if guidance is ZeroStar else {}
         guiding = began(guidance(0.5, 10, interval=(0.4, 0.6), **options), model, LABELS, 2, steps)
         for row in range(steps.calls):
-            guiding.evaluate(torch.ones(2, 1, dtype=torch.float64), steps.times[row], row)
+            guiding.evaluate(torch.ones(2, 1, dtype=torch.float64), steps.times[row].expand(2), row)
         assert model.batches == [2, 2, 4, 4, 4, 4, 2]  # of the second call of the third step the time is 0.35

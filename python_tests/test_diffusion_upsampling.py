@@ -50,7 +50,7 @@ def test_upsample_guidance_at_scale_one_has_the_small_image_s_means(schedule, ki
     guiding = began(Upsample(1.0, 2, inner), constant, LABELS, 2, steps)
     for row in range(steps.calls):
         x = images(row)
-        found = as_images(summed(guiding.evaluate(x, steps.times[row], row), row), x, row, steps)
+        found = as_images(summed(guiding.evaluate(x, steps.times[row].expand(len(x)), row), row), x, row, steps)
         torch.testing.assert_close(F.avg_pool2d(found, 2), torch.full_like(found[..., ::2, ::2], 0.3))
         assert found.std() > 0.1
 

@@ -133,6 +133,27 @@ def test_a_step_leaves_its_arguments_and_draws_as_diffusers_does(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_after_each_step_every_attribute_is_diffusers(name):
+    states = [pictures(), pictures()]
+
+    def same(mine, theirs):
+        if isinstance(theirs, torch.Tensor):
+            return torch.allclose(mine, theirs, rtol=1e-4, atol=1e-4) and mine.dtype == theirs.dtype
+        if isinstance(theirs, list):
+            return len(mine) == len(theirs) and all(map(same, mine, theirs))
+        return mine == theirs
+
+    mine, theirs = made(name), made(name, diffusers)
+    for time in theirs.timesteps:
+        for k, scheduler in enumerate((mine, theirs)):
+            read = scheduler.scale_model_input(states[k], time) if hasattr(theirs, "scale_model_input") else states[k]
+            states[k] = scheduler.step(network(read, time), time, states[k], **drawing(name)).prev_sample
+        found = {key: value for key, value in vars(mine).items() if key not in stepping._CACHES}
+        assert found.keys() == vars(theirs).keys()
+        assert [key for key, value in vars(theirs).items() if not same(found[key], value)] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_list_of_generators_draws_each_sample_as_alone(name):
     if not drawing(name):
         return

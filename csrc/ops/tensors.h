@@ -57,9 +57,8 @@ inline bool is_double(const Tensor& x) { return x.scalar_type() == ScalarType::D
 inline ScalarType real_of(const Tensor& x) { return real_type_of(is_double(x)); }
 
 inline Sizes sizes_of(const Tensor& tensor) {
-  Sizes sizes;
-  for (int64_t d = 0; d < tensor.dim(); ++d) sizes.push_back(tensor.size(d));
-  return sizes;
+  const auto sizes = tensor.sizes();
+  return {sizes.begin(), sizes.end()};
 }
 
 inline std::string text_of(const Sizes& sizes) {
@@ -120,7 +119,7 @@ inline Tensor or_nothing(const OptionalTensor& result, const Tensor& like) {
 
 inline void check_array(const Tensor& tensor, const Tensor& like, const Sizes& sizes, ScalarType type,
                         const char* name) {
-  const bool fits = tensor.scalar_type() == type && tensor.is_contiguous() && sizes_of(tensor) == sizes &&
+  const bool fits = tensor.scalar_type() == type && tensor.is_contiguous() && tensor.sizes().equals(sizes) &&
                     tensor.device() == like.device();
   if (fits) return;
   check(false, name, " must be contiguous ", name_of(type), " ", text_of(sizes), ", on the device of the others");
@@ -171,7 +170,7 @@ struct Argument {
 class Batch {
  public:
   explicit Batch(const Tensor& first, Kind kind = Kind::samples, std::initializer_list<Argument> arguments = {})
-      : first_(first), leading_(kind == Kind::samples) {
+      : first_(first), device_(first.device()), leading_(kind == Kind::samples) {
     check_dimensions(first, kind);
     operands_.reserve(arguments.size());
     for (const Argument& argument : arguments) add(argument);
@@ -181,12 +180,13 @@ class Batch {
     const auto& [tensor, address, name] = argument;
     if (!tensor) return;
     Operand& operand = *address;
-    check(sizes_of(*tensor) == sizes_of(first_), name, " must have the shape of x");
-    check(tensor->device() == first_.device(), name, " must be on the device of x");
+    check(tensor->sizes().equals(first_.sizes()), name, " must have the shape of x");
+    check(tensor->device() == device_, name, " must be on the device of x");
     operand.dtype = dtype_of(tensor->scalar_type(), name);
     operand.data = tensor->data_ptr();
-    operand.sample_stride = leading_ ? tensor->stride(0) : 0;
-    for (int64_t d = leading_; d < tensor->dim(); ++d) operand.strides[d - leading_] = tensor->stride(d);
+    const auto strides = tensor->strides();
+    operand.sample_stride = leading_ ? strides[0] : 0;
+    for (size_t d = leading_; d < strides.size(); ++d) operand.strides[d - leading_] = strides[d];
     operands_.push_back(&operand);
   }
 
@@ -194,7 +194,7 @@ class Batch {
 
   // The same for a tensor whose sizes may be 1 instead.
   void add_broadcast(const Tensor& tensor, Operand& operand, const char* name) {
-    bool fits = tensor.dim() == first_.dim() && tensor.device() == first_.device();
+    bool fits = tensor.dim() == first_.dim() && tensor.device() == device_;
     for (int64_t d = 0; d < first_.dim() && fits; ++d) fits = tensor.size(d) == 1 || tensor.size(d) == first_.size(d);
     check(fits, name, " must be broadcastable to the shape of x, with as many dimensions and on its device");
     operand.dtype = floating_dtype_of(tensor.scalar_type(), name);
@@ -238,6 +238,7 @@ class Batch {
   }
 
   const Tensor& first_;
+  const torch::stable::Device device_;
   int leading_;  // dimensions that number the samples
   std::vector<Operand*> operands_;
 };

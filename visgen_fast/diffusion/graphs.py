@@ -101,7 +101,7 @@ class GraphedSteps(Steps):
     def whole(self, row: int) -> Guided:
         """All that a row does. Its number is read on the device; `row` is any one of its kind."""
         assert self.number is not None
-        guided = self.guided(self.times_on_device.index_select(0, self.number).view(()), row)
+        guided = self.guided(self.times_on_device.index_select(0, self.number).expand(len(self.x)), row)
         self.step(self.number.view(()), guided)
         self.number.add_(1)
         return guided

@@ -35,6 +35,7 @@ from .guiding import (
     itself,
     null_of,
     of_row,
+    shares,
     weighted,
 )
 from .plan import Plan
@@ -74,12 +75,11 @@ class ClassifierFree(Guidance):
     def begin(self, run: Run) -> Guiding:
         if is_number(self.scale, 1):
             return Unguided().begin(run)
-        scale = run.numbers(self.scale)
         if not self.rescale:
             told = itself, null_of(self.null_label)
-            return weighted(run, told, [scale, 1 - scale], self.interval, self.batched, self.scale)
+            return weighted(run, told, shares, self.interval, self.batched, self.scale)
         outputs = run.with_and_without(self.null_label, self.batched)
-        pairs = torch.stack((scale, 1 - scale), -1).expand(-1, run.batch, 2)
+        pairs = torch.stack(shares(run.numbers(self.scale)), -1).expand(-1, run.batch, 2)
 
         def rescaled(x: Tensor, t: Tensor, row: int) -> Guided:
             both, pair = outputs(x, t), of_row(pairs, row)
@@ -127,7 +127,7 @@ class PlusPlus(Guidance):
         if callable(self.scale):
             self.check(scale)
         outputs = run.with_and_without(self.null_label, self.batched)
-        plain = constant_weights(run, outputs, [scale, 1 - scale], self.interval)
+        plain = constant_weights(run, outputs, torch.stack(shares(scale), -1), self.interval)
         return Guiding(self.table(run).to(run.device), plain.evaluate, plain.kind)
 
     def table(self, run: Run) -> Tensor:
@@ -160,12 +160,9 @@ class Auto(Guidance):
     def begin(self, run: Run) -> Guiding:
         if is_number(self.scale, 1):
             return Unguided().begin(run)
-        scale, model = run.numbers(self.scale), run.unguided()
-
-        def outputs(x: Tensor, t: Tensor) -> tuple[Tensor, ...]:
-            return *model(x, t), run.call(self.guide, x, t, run.labels)
-
-        return constant_weights(run, outputs, [scale, 1 - scale], self.interval, self.scale)
+        model, guide = run.unguided(), run.outputs([itself], network=self.guide)
+        weights = torch.stack(shares(run.numbers(self.scale)), -1)
+        return constant_weights(run, lambda x, t: model(x, t) + guide(x, t), weights, self.interval, self.scale)
 
 
 @dataclass(frozen=True)
@@ -190,9 +187,12 @@ class TwoConditions(Guidance):
 
     def begin(self, run: Run) -> Guiding:
         told = itself, self.first, null_of(self.null_label)
-        scale, first_scale = run.numbers(self.scale), run.numbers(self.first_scale)
-        weights = [scale, first_scale - scale, 1 - first_scale]
-        return weighted(run, told, weights, self.interval, self.batched, self.scale, self.first_scale)
+        return weighted(run, told, self.weights, self.interval, self.batched, self.scale, self.first_scale)
+
+    @staticmethod
+    def weights(scale: Any, first_scale: Any) -> tuple[Any, ...]:
+        """Of the outputs for both conditions, for the first, and for none."""
+        return scale, first_scale - scale, 1 - first_scale
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ class Classifier(Guidance):
         def evaluate(x: Tensor, t: Tensor, row: int) -> Guided:
             with torch.enable_grad():
                 x_t = (x.detach() / scales[row]).requires_grad_()
-                value = self.log_probability(x_t.to(run.dtype), t.expand(run.batch), run.labels)
+                value = self.log_probability(x_t.to(run.dtype), t, run.labels)
                 (gradient,) = torch.autograd.grad(value.sum(), x_t)
             return Guided((*model(x, t), gradient), weights)
 

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,20 +47,6 @@ class Run:
     variances: list[Tensor] = field(default_factory=list)
     copies: list[Callable[[AnyCondition], None]] = field(default_factory=list)
 
-    def call(self, network: Network, x: Tensor, t: Tensor, condition: AnyCondition) -> Tensor:
-        """The network's output for states x [n·B, ...] at time t []: of twice the channels, the first half.
-
-        The other half is the variance that a network learned beside its prediction (Nichol and Dhariwal, 2021).
-        """
-        read = (
-            x if x.dtype == self.dtype else x.to(self.dtype)
-        )  # a conversion that changes nothing costs as much as a sum
-        output = network(read, t.expand(x.shape[0]), condition)
-        if x.dim() > 1 and output.dim() == x.dim() and output.shape[1] == 2 * x.shape[1]:
-            output, variance = output.chunk(2, 1)
-            self.variances.append(variance[: self.batch])
-        return output
-
     @property
     def began(self) -> list[float]:
         """The time at which each row's step begins: what is decided by it is the same for all stages of a step."""
@@ -68,27 +54,57 @@ class Run:
 
     def rows_within(self, interval: Interval | None) -> tuple[bool, ...]:
         """For each row, whether its step begins in the interval."""
-        low, high = (-math.inf, math.inf) if interval is None else interval
-        return tuple(low <= time <= high for time in self.began)
+        if interval is None:
+            return (True,) * self.plan.calls
+        return tuple(interval[0] <= time <= interval[1] for time in self.began)
 
-    def outputs(self, told: Sequence[Told], *, batched: bool = True) -> Outputs:
-        """A function (state, time []) → the network's output for each condition, in one call or in as many.
+    def outputs(self, told: Sequence[Told], *, batched: bool = True, network: Network | None = None) -> Outputs:
+        """A function (state, times [B]) → the network's output for each condition, in one call or in as many.
 
-        told: functions from the run's condition to what the network is told.
+        told: functions from the run's condition to what the network is told. network: the run's own by default.
         """
+        ask = self.model if network is None else network
         conditions = [one(self.labels) for one in told]
         count = len(conditions)
         if not batched or count == 1:
             for into, one in zip(conditions, told, strict=True):
                 self._follow(into, one)
-            return lambda x, t: tuple(self.call(self.model, x, t, one) for one in conditions)
+
+            def in_turn(x: Tensor, t: Tensor) -> tuple[Tensor, ...]:
+                read = self._read(x)
+                return tuple([self._prediction(ask(read, t, one), read) for one in conditions])
+
+            return in_turn
         together = concatenate(conditions)
         self._follow(together, lambda labels: concatenate([one(labels) for one in told]))
 
-        def outputs(x: Tensor, t: Tensor) -> tuple[Tensor, ...]:
-            return self.call(self.model, torch.cat([x.to(self.dtype)] * count), t, together).chunk(count)
+        def at_once(x: Tensor, t: Tensor) -> tuple[Tensor, ...]:
+            read = torch.cat([self._read(x)] * count)
+            return self._prediction(ask(read, torch.cat([t] * count), together), read).chunk(count)
 
-        return outputs
+        return at_once
+
+    def _read(self, x: Tensor) -> Tensor:
+        """The state in the type of what the network is given."""
+        return x if x.dtype == self.dtype else x.to(self.dtype)  # a conversion that changes nothing costs as a sum does
+
+    def _prediction(self, output: Tensor, x: Tensor) -> Tensor:
+        """What a network returned for x, or the first half of its channels where they are twice those of x.
+
+        The other half is the variance that a network learned beside its prediction (Nichol and Dhariwal, 2021).
+        """
+        if getattr(output, "shape", None) == x.shape:
+            return output
+        if not isinstance(output, Tensor):
+            raise TypeError(f"the model must return a tensor of shape {list(x.shape)}, got {type(output).__name__}")
+        if x.dim() == 1 or output.shape != (len(x), 2 * x.shape[1], *x.shape[2:]):
+            raise ValueError(
+                f"the model must return a tensor of shape {list(x.shape)}, as what it is given, or of twice the "
+                f"channels, got {list(output.shape)}"
+            )
+        prediction, variance = output.chunk(2, 1)
+        self.variances.append(variance[: self.batch])
+        return prediction
 
     def _follow(self, into: AnyCondition, made: Told) -> None:
         """Has `copies` bring `into` up to what is made of other labels."""
@@ -108,8 +124,7 @@ class Run:
         if callable(scale):
             by_time = {time: self.numbers(scale(time)).expand(1, self.batch) for time in set(self.began)}
             return torch.cat([by_time[time] for time in self.began])
-        if isinstance(scale, int | float) and not math.isfinite(scale):
-            raise ValueError(f"scale must be finite, got {scale}")
+        check_finite(scale)
         numbers = torch.as_tensor(scale, dtype=torch.float64, device=self.device)
         if numbers.shape not in ((), (self.batch,)):
             raise ValueError(f"scale must be a number or [{self.batch}], got a tensor of shape {list(numbers.shape)}")
@@ -120,7 +135,7 @@ class Run:
 class Guiding:
     """A guidance in a run. table: the plan's [rows, 32], or what the guidance makes of it, on the run's device.
 
-    evaluate: (state [B, ...], time [], row) → Guided. It may remember what it has seen, so it serves one run.
+    evaluate: (state [B, ...], times [B], row) → Guided. It may remember what it has seen, so it serves one run.
     kind: rows of one kind are evaluated alike, on the device, from the state and the time alone; None where that is not
     so. `graphs` captures a row of each kind.
     """
@@ -154,32 +169,35 @@ class Unguided(Guidance):
 def weighted(
     run: Run,
     told: Sequence[Told],
-    weights: Sequence[Tensor],
+    weigh: Callable[..., Sequence[Any]],
     interval: Interval | None,
     batched: bool,
     *scales: Scale,
 ) -> Guiding:
-    """The network's outputs for some conditions, with weights [rows or 1, B or 1].
+    """The network's outputs for some conditions, with the weights that `weigh` makes of the scales.
 
     Where the scales are numbers, conditions whose weight is 0 are not computed.
     """
     if all(isinstance(scale, int | float) for scale in scales):
-        used = [(one, weight) for one, weight in zip(told, weights, strict=True) if float(weight) != 0]
-        told, weights = [one for one, _ in used], [weight for _, weight in used]
+        check_finite(*scales)
+        used = [(one, weight) for one, weight in zip(told, weigh(*scales), strict=True) if weight != 0]
+        told = [one for one, _ in used]
+        weights = torch.tensor([[[weight for _, weight in used]]], dtype=torch.float64, device=run.device)
+    else:
+        weights = torch.stack(torch.broadcast_tensors(*weigh(*map(run.numbers, scales))), -1)
     # Of two scales, one alone never says that the conditional output is all.
     scale = scales[0] if len(scales) == 1 else 0.0
     return constant_weights(run, run.outputs(told, batched=batched), weights, interval, scale)
 
 
 def constant_weights(
-    run: Run, outputs: Outputs, weights: Sequence[Tensor], interval: Interval | None, scale: Scale = 0.0
+    run: Run, outputs: Outputs, weights: Tensor, interval: Interval | None, scale: Scale = 0.0
 ) -> Guiding:
-    """The outputs with weights [rows or 1, B or 1] in steps that begin in the interval and whose scale is not 1.
+    """The outputs with weights [rows or 1, B or 1, J] in steps that begin in the interval and whose scale is not 1.
 
     The conditional network alone in all others.
     """
-    ready = torch.stack(torch.broadcast_tensors(*weights), -1)
-    return in_interval(run, interval, lambda x, t, row: Guided(outputs(x, t), ready), scale, alike=True)
+    return in_interval(run, interval, lambda x, t, row: Guided(outputs(x, t), weights), scale, alike=True)
 
 
 def in_interval(
@@ -232,6 +250,18 @@ def null_of(null_label: Null) -> Told:
 
 def is_number(scale: Scale, value: float) -> bool:
     return isinstance(scale, int | float) and scale == value
+
+
+def shares(scale: Any) -> tuple[Any, Any]:
+    """The weights of two outputs, other + scale·(one − other)."""
+    return scale, 1 - scale
+
+
+def check_finite(*scales: Scale) -> None:
+    """ValueError for a number that is none."""
+    for scale in scales:
+        if isinstance(scale, int | float) and not math.isfinite(scale):
+            raise ValueError(f"scale must be finite, got {scale}")
 
 
 def check_null(scale: Scale, null_label: Null) -> None:

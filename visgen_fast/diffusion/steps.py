@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +30,7 @@ class Steps:
         """Inside, rows are taken on this state; the labels are of the run's kind."""
         self.x, self.seeds = x, seeds
         self.slots = tuple(torch.empty_like(x) for _ in range(self.run.plan.slots))
-        self.times = self.run.plan.times.to(x.device, x.dtype).unbind()
+        self.times = self.run.plan.times.to(x.device, x.dtype)[:, None].expand(-1, len(x)).unbind()
         yield
 
     def take(self, row: int, watch: Watch | None) -> None:
@@ -50,11 +49,14 @@ class Steps:
         return self.guiding.evaluate(self.x, t, row)
 
     def step(self, row: int | Tensor, guided: Guided) -> None:
-        options: dict[str, Any] = {"weights": guided.weights, "limit": guided.limit}
-        if self.learned:
-            options["variance"] = self._variance()
         ops.solver_step_(
-            self.x, guided.outputs, self.table, row, slots=self.slots, seeds=self.seeds, stream=STREAM, **options
+            *(self.x, guided.outputs, self.table, row),
+            slots=self.slots,
+            weights=guided.weights,
+            seeds=self.seeds,
+            stream=STREAM,
+            variance=self._variance() if self.learned else None,
+            limit=guided.limit,
         )
 
     def _variance(self) -> Tensor:

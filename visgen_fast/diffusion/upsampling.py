@@ -64,7 +64,7 @@ class Upsample(Guidance):
                 return guided
             output = summed(guided, row).to(x.dtype)
             read = input_factors[row] * self.down(x)
-            found = summed(small.evaluate(read, times[row].to(t.dtype), row), row).to(x.dtype)
+            found = summed(small.evaluate(read, times[row].to(t.dtype).expand_as(t), row), row).to(x.dtype)
             coarse = _denoised(small_images[row], read, found) - self.down(_denoised(images[row], x, output))
             scale = of_row(scales, row).to(x.dtype).view(-1, *[1] * (x.dim() - 1))
             moved = output + scale / images[row][1] * self.up(coarse)

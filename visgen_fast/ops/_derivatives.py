@@ -29,16 +29,22 @@ def runs_reference(*tensors: Tensor | None) -> bool:
 
     So it is where no kernels were built for the device, and where a forward-mode tangent or a `torch.func.vmap`
     dimension rides on an input: PyTorch would drop the one silently and has no rule for the other.
+
+    The first tensor must be there. Small calls spend much of their time here: a list is made where one is needed.
     """
-    given = [tensor for tensor in tensors if tensor is not None]
-    forward_mode = forward_ad._current_level >= 0
-    if not has_kernels(given[0].device):
+    assert tensors[0] is not None
+    if not has_kernels(tensors[0].device):
         return True
+    forward_mode = forward_ad._current_level >= 0
     if torch.compiler.is_compiling():
         return forward_mode
-    if torch._C._are_functorch_transforms_active():  # inner ones hide the tangents of outer ones
+    in_transforms = torch._C._are_functorch_transforms_active()
+    if not (in_transforms or forward_mode):
+        return False
+    given = [tensor for tensor in tensors if tensor is not None]
+    if in_transforms:  # inner ones hide the tangents of outer ones
         return any(forward_mode and tensor.is_floating_point() or _is_batched(tensor) for tensor in given)
-    return forward_mode and any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in given)
+    return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in given)
 
 
 def _is_batched(tensor: Tensor) -> bool:
@@ -91,7 +97,7 @@ def differentiable(
         given[incoming[0]] = upstream.get("grad", given[incoming[0]])
         if all(gradient is None for gradient in given.values()):
             return {}
-        if runs_reference(*given.values(), *(value for value in values.values() if isinstance(value, Tensor))):
+        if runs_reference(*(value for value in values.values() if isinstance(value, Tensor)), *given.values()):
             gradients, there, at = _from_definition(definition, values, inputs, given)
             return gradients(there, at)
         exact = [name for name in by_definition if needs[name]]

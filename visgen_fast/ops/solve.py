@@ -102,10 +102,11 @@ def solver_step_(
     Returns x, or `out`. It has no gradient: ValueError where one is asked for, where what is written shares memory with
     another tensor in another layout, and what `solver_step` raises.
     """
-    given = _as_tuple(outputs)
-    rows, row = _rows(step, x) if isinstance(step, Tensor) else (None, step)
+    given = outputs if type(outputs) is tuple else _as_tuple(outputs)
     try:
-        _refuse_gradients(x, *given, *slots, noise, out)
+        rows, row = _rows(step, x) if isinstance(step, Tensor) else (None, step)
+        if torch.is_grad_enabled():
+            _refuse_gradients(x, *given, *slots, noise, out)
         if runs_reference(x, *given, *slots, weights, seeds, noise, variance, limit, out):
             _check_step(x, given, table, step, slots, weights, seeds, noise, stream, variance, limit)
             return _by_definition(x, given, table, step, slots, weights, seeds, noise, stream, variance, limit, out)
@@ -187,7 +188,7 @@ def _rows(step: Tensor, x: Tensor) -> tuple[Tensor, int]:
 
 
 def _refuse_gradients(*tensors: Tensor | None) -> None:
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+    if any(t is not None and t.requires_grad for t in tensors):
         raise ValueError("solver_step_ has no gradient, and one of its tensors requires one: call solver_step")
 
 

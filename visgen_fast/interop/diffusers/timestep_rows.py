@@ -14,6 +14,8 @@ from .tables import D, O, Sums, Table, X, Z, converted, filled, times
 
 Numbers = tuple[float, ...]
 Times = tuple[int, ...]
+DATA_STD = 0.5
+"""Of the data that consistency models are made for, in diffusers' scalings."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -83,7 +85,7 @@ def consistency(
         if denoise is None or prediction not in _PREDICTIONS:
             return None
         scaled = np.array(timesteps) * scaling
-        denoised = times(scaled / np.sqrt(scaled**2 + 0.25), D) + times(0.25 / (scaled**2 + 0.25), X)
+        denoised = times(scaled / np.hypot(scaled, DATA_STD), D) + times(DATA_STD**2 / (scaled**2 + DATA_STD**2), X)
         again = np.arange(len(timesteps)) != steps - 1
         following = times(np.where(again, np.sqrt(before), 1), denoised) + times(
             np.where(again, np.sqrt(1 - before), 0), Z

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .stepping import NO_TABLE, NOT_SET, Stepping, given_noise, limits, step_, unfit
 from .tables import Table
-from .timestep_rows import consistency, ddim, ddpm, trajectory_consistency
+from .timestep_rows import DATA_STD, consistency, ddim, ddpm, trajectory_consistency
 
 _ELSEWHERE = "the timestep is not that of its place in timesteps"
 
@@ -119,6 +119,7 @@ class LCMScheduler(Stepping, diffusers.LCMScheduler):
         denoised = torch.empty_like(sample, dtype=dtype)
         following = step_(sample, (model_output,), table, row, dtype, (denoised,), **options)
         self._step_index += 1
+        self.sigma_data = DATA_STD
         if not return_dict:
             return following, denoised
         return LCMSchedulerOutput(prev_sample=following, denoised=denoised)
