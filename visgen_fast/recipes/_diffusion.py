@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from ..data.images import ImageFormat
+from ..diffusion.guiding import check_interval
 from ..diffusion.objective import DiffusionObjective
 from ..diffusion.predictions import Prediction
 from ..diffusion.schedules import Schedule
@@ -38,6 +39,8 @@ class DiffusionSettings(ImageSettings):
     """Steps of the solver from noise to image."""
     guidance: Annotated[float, Between(-1000, 1000)] = 2.0
     """Weight of classifier-free guidance when images are drawn; 1 is none."""
+    guidance_interval: tuple[float, float] | None = None
+    """The times, of 0 for the image to 1 for noise, in which images are guided; by default all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,8 @@ class DiTSettings(DiffusionSettings):
     """Transformer blocks."""
     heads: Annotated[int, AtLeast(1)] = 4
     """Attention heads of a block."""
+    bottleneck: Annotated[int | None, AtLeast(1)] = None
+    """Features that a patch passes through on its way to the width; by default it has no bottleneck."""
     dropout: Annotated[float, Between(0, 1, "[)")] = 0.0
     """Share of a block's features that training sets to zero."""
 
@@ -67,6 +72,7 @@ def dit(settings: DiTSettings, images: ImageFormat) -> DiT:
         heads=settings.heads,
         classes=len(images.class_names),
         dropout=settings.dropout,
+        bottleneck=settings.bottleneck,
     )
 
 
@@ -83,5 +89,6 @@ def dit_system(
     """The transformer with a `DiffusionObjective` of these and `options`, and `sampler` to draw with."""
     model = dit(settings, images)
     objective = DiffusionObjective(schedule, prediction, times, settings.label_drop, model.null_label, **options)
-    drawing = SamplerSettings(settings.sampling_steps, settings.guidance, sampler)
+    check_interval(settings.guidance_interval)
+    drawing = SamplerSettings(settings.sampling_steps, settings.guidance, sampler, interval=settings.guidance_interval)
     return DiffusionSystem(model, objective, images.shape, drawing)
