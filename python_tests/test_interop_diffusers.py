@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 diffusers = pytest.importorskip("diffusers")  # needs Python 3.11
 
 from visgen_fast.interop import diffusers as ours  # noqa: E402
+from visgen_fast.interop._own_code import said  # noqa: E402
 from visgen_fast.interop.diffusers import NAMES, stepping  # noqa: E402
 
 _spec = importlib.util.spec_from_file_location(
@@ -34,7 +35,7 @@ MULTISTEP = ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
 
 @pytest.fixture(autouse=True)
 def says_it_again():
-    stepping._said.clear()
+    said.clear()
 
 
 def made(name, package=ours, steps=6, **config):

@@ -20,7 +20,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from visgen_fast.interop import apply_visgen_to_k_diffusion, k_diffusion
-from visgen_fast.interop.k_diffusion import apply
+from visgen_fast.interop._own_code import said
 
 _spec = importlib.util.spec_from_file_location(
     "compare_k_diffusion", Path(__file__).resolve().parents[1] / "tools" / "compare_k_diffusion.py"
@@ -64,7 +64,7 @@ NAMED = [pytest.param(peer, name, id=f"{name}-{peer.__name__}") for peer, name i
 
 @pytest.fixture(autouse=True)
 def says_it_again():
-    apply._said.clear()
+    said.clear()
 
 
 def levels(steps=8, zero=True, dtype=torch.float64):

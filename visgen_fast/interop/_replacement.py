@@ -91,7 +91,11 @@ def _reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
 def _deep_copy(self: Any, memo: dict[int, Any]) -> Any:
     """An instance of the same class, whose methods are replaced as long as those of this one."""
     memo[id(self)] = made = object.__new__(type(self))
-    made.__setstate__(copy.deepcopy(_reduce(self, 4)[2], memo))
+    state = copy.deepcopy(_reduce(self, 4)[2], memo)
+    if hasattr(made, "__setstate__"):  # which plain objects don't have
+        made.__setstate__(state)
+    else:
+        vars(made).update(state)
     return made
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from ..data.images import ImageFormat
+from ..diffusion.guiding import check_interval
 from ..diffusion.objective import DiffusionObjective
 from ..diffusion.predictions import Prediction
 from ..diffusion.schedules import Schedule
@@ -44,6 +45,8 @@ class DiffusionSettings(ImageSettings):
     """Steps of the solver from noise to image."""
     guidance: Annotated[float, Between(-1000, 1000)] = 2.0
     """Weight of classifier-free guidance when images are drawn; 1 is none."""
+    guidance_interval: tuple[float, float] | None = None
+    """The times, of 0 for the image to 1 for noise, in which images are guided; by default all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,8 @@ class DiTSettings(DiffusionSettings):
     """Transformer blocks."""
     heads: Annotated[int, AtLeast(1)] = 4
     """Attention heads of a block."""
+    bottleneck: Annotated[int | None, AtLeast(1)] = None
+    """Features that a patch passes through on its way to the width; by default it has no bottleneck."""
     dropout: Annotated[float, Between(0, 1, "[)")] = 0.0
     """Share of a block's features that training sets to zero."""
 
@@ -73,6 +78,7 @@ def dit(settings: DiTSettings, images: ImageFormat) -> DiT:
         heads=settings.heads,
         classes=len(images.class_names),
         dropout=settings.dropout,
+        bottleneck=settings.bottleneck,
     )
 
 
@@ -94,4 +100,6 @@ def dit_system(
 
 def drawing(settings: DiffusionSettings, sampler: str, **options: Any) -> SamplerSettings:
     """How images are drawn, by `sampler` with its `options`."""
-    return SamplerSettings(settings.sampling_steps, settings.guidance, sampler, **options)
+    check_interval(settings.guidance_interval)
+    interval = settings.guidance_interval
+    return SamplerSettings(settings.sampling_steps, settings.guidance, sampler, interval=interval, **options)

@@ -83,7 +83,10 @@ def _is(value: Any, hint: Any) -> bool:
     if origin in (Union, types.UnionType):
         return any(_is(value, choice) for choice in inner)
     if origin is tuple:
-        return isinstance(value, tuple) and (inner[1:] != (...,) or all(_is(item, inner[0]) for item in value))
+        if not isinstance(value, tuple):
+            return False
+        kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
+        return len(kinds) == len(value) and all(map(_is, value, kinds))
     if hint in (int, float):
         return isinstance(value, (int, hint)) and not isinstance(value, bool)
     return isinstance(value, hint) if isinstance(hint, type) else True

@@ -1,7 +1,7 @@
 """diffusers' schedulers with our step: the same names, state, files, results and random draws, in one operation.
 
-`apply_visgen_to_diffusers(pipeline)` puts them into a pipeline; or take a class by its name from here. diffusers itself
-is imported with the first of them.
+`apply_visgen_to_diffusers(pipeline)` puts them into a pipeline; or take a class by its name from here. What training
+scripts call is in `training`. diffusers itself is imported with the first of them.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from .apply import NAMES, apply_visgen_to_diffusers, classes
+from .training import apply_visgen_to_diffusers_training
 
-__all__ = ["apply_visgen_to_diffusers", *NAMES]  # noqa: PLE0604
+__all__ = ["apply_visgen_to_diffusers", "apply_visgen_to_diffusers_training", *NAMES]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -19,11 +18,11 @@ from torch.autograd import forward_ad
 
 from ... import ops
 from ..._library import has_kernels
+from .._own_code import say_once
 from .tables import Table
 
 _CACHES = ("_visgen_host", "_visgen_table")
 _step = torch.ops.visgen_fast.solver_step_.default
-_said: set[tuple[str, str]] = set()
 
 
 class Stepping:
@@ -61,7 +60,7 @@ class Stepping:
         cls.set_timesteps = _with_host_copies(stock.set_timesteps)  # type: ignore[attr-defined]
         for name in ("add_noise", "get_velocity"):
             if hasattr(stock, name):
-                setattr(cls, name, _moving_shares(getattr(stock, name)))
+                setattr(cls, name, _moving_shares(stock, name))
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """For pickle and copies: pickle finds classes by their names, and ours has diffusers'."""
@@ -72,9 +71,7 @@ class Stepping:
 
     def _own_step(self, reason: str, *arguments: Any, **options: Any) -> Any:
         """diffusers' own step; says why, once."""
-        if (type(self).__name__, reason) not in _said:
-            _said.add((type(self).__name__, reason))
-            warnings.warn(f"{type(self).__name__}.step runs diffusers' own code: {reason}", stacklevel=3)
+        say_once(f"{type(self).__name__}.step", "diffusers", reason)
         return self._stock.step(self, *arguments, **options)
 
     def _init_step_index(self, timestep: Any) -> None:
@@ -230,14 +227,14 @@ def _with_host_copies(set_timesteps: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def _moving_shares(add_noise: Callable[..., Any]) -> Callable[..., Any]:
+def _moving_shares(stock: Any, name: str) -> Callable[..., Any]:
     """These move `alphas_cumprod` to the samples' device: its numbers are known, and are not read back."""
 
-    @functools.wraps(add_noise)
+    @functools.wraps(getattr(stock, name))
     def wrapped(self: Any, *arguments: Any, **options: Any) -> Any:
         before = self.__dict__.get("alphas_cumprod")
         numbers = self._host("alphas_cumprod") if isinstance(before, Tensor) else ()
-        done = add_noise(self, *arguments, **options)
+        done = getattr(stock, name)(self, *arguments, **options)
         after = self.__dict__.get("alphas_cumprod")
         if after is not before and isinstance(after, Tensor):
             self._visgen_host["alphas_cumprod"] = (after, _version(after), numbers)

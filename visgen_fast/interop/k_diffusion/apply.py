@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import warnings
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -13,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._own_code import say_once
 from .._replacement import Replacement
 from .run import Run
 from .samplers import SAMPLERS, Sampler
 
 NAMES = tuple(SAMPLERS)
-_said: set[tuple[str, str]] = set()
 
 
 def apply_visgen_to_k_diffusion(sampling: ModuleType | None = None) -> Replacement:
@@ -71,16 +70,9 @@ def _ours(sampling: ModuleType, theirs: Callable[..., Tensor], sampler: Sampler)
         try:
             run = Run(sampling, sampler, bound.arguments)
         except ValueError as reason:
-            _say(theirs.__name__, str(reason))
+            say_once(theirs.__name__, "k-diffusion", str(reason), stacklevel=4)
             return theirs(*arguments, **options)
         return run()
 
     sample.replaced_by = Run  # type: ignore[attr-defined]
     return sample
-
-
-def _say(name: str, reason: str) -> None:
-    """Once for each reason."""
-    if (name, reason) not in _said:
-        _said.add((name, reason))
-        warnings.warn(f"{name} runs k-diffusion's own code: {reason}", stacklevel=4)

@@ -1,0 +1,36 @@
+"""Our operations in the place of SiT's code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._replacement import Replacement, find_classes
+from .training import training_losses
+
+_TRANSPORT = ("training_losses", "sample", "check_interval", "get_drift", "get_score")
+
+
+def apply_visgen_to_sit(target: Any = None) -> Replacement:
+    """Makes `training_losses` of SiT's `Transport` run on our operations; arguments, draws and results stay.
+
+    x_t is one operation and the weighted error another, which makes its target on the way, and its gradient in the same
+    pass. All paths (Linear, GVP, VP), predictions (velocity, noise, score) and weights are served.
+
+    Args:
+        target: a transport, as `create_transport` makes it; by default the classes are replaced, in all modules
+            imported so far.
+
+    Returns:
+        What to call `revert()` on, or to use in a `with`, to have the original code back.
+
+    What differs, and what runs the original code, the page "Inside other codebases" of the documentation lists.
+
+    Raises:
+        ValueError: target is no such transport, or no class of that name is imported.
+    """
+    replacement = Replacement()
+    if target is not None and not all(hasattr(target, method) for method in _TRANSPORT):
+        raise ValueError(f"target must be a Transport of SiT's, got {type(target).__name__}")
+    for owner in [target] if target is not None else find_classes(None, "Transport", _TRANSPORT):
+        replacement.replace(owner, "training_losses", training_losses)
+    return replacement
