@@ -93,7 +93,7 @@ def _errors(
 def importance_weighted_loss(losses: LossByLevel, density: Density) -> Tensor:
     """∫ p(λ)·E‖ε̂ − ε‖² dλ, with p the `density`, cut at the first and the last level of `losses`: float64 [scales].
 
-    Between two levels the error's logarithm is a line. ValueError where less than a hundredth of the density lies there.
+    Between two levels the error's logarithm is a line. ValueError where less than a hundredth of the density is there.
 
     Source: Gu, arXiv 2407.18290, 2024: validation by importance; `Laplace(0, 0.5)` is where images are decided.
     """
