@@ -123,16 +123,27 @@ class PixelCodes(nn.Module):
 def fit_palette(images: Tensor, colours: int, *, seed: int = 0) -> Tensor:
     """The centres [colours, C] of the clusters of the pixels of images [B, C, H, W] in [−1, 1], by k-means.
 
-    It begins with some of the images' colours, which the seed decides. ValueError where they have fewer.
+    ValueError where the images have fewer colours. Source: Arthur and Vassilvitskii, "k-means++: the advantages of
+    careful seeding", 2007, for where it begins.
     """
     pixels = images.float().movedim(1, -1).flatten(0, -2)
-    distinct = pixels.unique(dim=0)
-    if not 1 <= colours <= len(distinct):
-        raise ValueError(f"colours must lie in [1, {len(distinct)}], the number that the images have, got {colours}")
-    order = ops.derive_seeds(seed, torch.arange(len(distinct), device=pixels.device)).argsort(stable=True)
-    centres = distinct[order[:colours]]
+    there = len(pixels.unique(dim=0))
+    if not 1 <= colours <= there:
+        raise ValueError(f"colours must lie in [1, {there}], the number that the images have, got {colours}")
+    centres = _first_centres(pixels, colours, torch.tensor([seed], device=pixels.device))
     for _ in range(_ITERATIONS):
         codes = ops.nearest_code(pixels, centres)
         counts, sums = ops.codebook_statistics(pixels, codes[:, None], centres[None])
         centres = torch.where(counts[0, :, None] > 0, sums[0] / counts[0, :, None].clamp_min(1), centres)
     return centres
+
+
+def _first_centres(pixels: Tensor, colours: int, seed: Tensor) -> Tensor:
+    """Pixels [colours, C], each drawn with a probability that grows with its squared distance from those before."""
+    distance = torch.ones_like(pixels[:, 0])
+    chosen = []
+    for index in range(colours):
+        chosen.append(pixels[ops.sample_tokens(distance.log()[None], seed, stream=index)])
+        nearest = (pixels - chosen[-1]).square().sum(1)
+        distance = nearest if index == 0 else torch.minimum(distance, nearest)
+    return torch.cat(chosen)
