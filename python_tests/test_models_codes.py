@@ -74,7 +74,7 @@ def moved(model) -> torch.Tensor:
     order, count = model.order, model.order.length
     labels = None if model.null_label is None else torch.zeros(count, dtype=torch.int64)
     found = torch.zeros(count, count, dtype=torch.bool)
-    for key in range(5):  # in one of them a ReLU may hide what is seen
+    for key in range(5):  # in one of them a saturated unit may hide what is seen
         base = order.to_sequence(some_codes(model, 1, key)).expand(count, -1)
         changed = (base + torch.eye(count, dtype=torch.int64)) % model.size
         with torch.no_grad():

@@ -3,6 +3,7 @@
 from .autoencoder import Autoencoder
 from .grid import GridTokenizer
 from .next_scale import MultiscaleTokenizer
+from .pixels import PixelCodes, fit_palette
 from .titok import TiTok
 from .tokenizer import Reconstruction, Reconstructor, Tokenizer
 from .vq_vae_2 import VQVAE2
@@ -11,9 +12,11 @@ __all__ = [
     "Autoencoder",
     "GridTokenizer",
     "MultiscaleTokenizer",
+    "PixelCodes",
     "Reconstruction",
     "Reconstructor",
     "TiTok",
     "Tokenizer",
     "VQVAE2",
+    "fit_palette",
 ]

@@ -124,7 +124,7 @@ class PixelModel(CodeModel):
     def forward(self, codes: Tensor, condition: AnyCondition = None) -> Tensor:
         embedded = self._embed(codes, torch.arange(self.channels, device=codes.device)).flatten(3)
         features = self.features(embedded.permute(0, 3, 1, 2), self.embed_label(condition))
-        logits = self.head(F.relu(self.hidden(F.relu(features))))
+        logits = self.head(F.gelu(self.hidden(F.gelu(features))))
         return logits.unflatten(1, (self.channels, self.size)).permute(0, 3, 4, 1, 2)
 
     def begin(self, condition: AnyCondition = None) -> PixelState:
@@ -143,8 +143,8 @@ class PixelModel(CodeModel):
             state.canvas = self.place.new_zeros(len(codes), *sides, self.width)
         if column == channel == 0:
             self.begin_row(state, row)
-        features = F.relu(self.at(state, row, column))
-        hidden = F.relu(F.linear(features, state.matrices[self.hidden], self.hidden.bias))
+        features = F.gelu(self.at(state, row, column))
+        hidden = F.gelu(F.linear(features, state.matrices[self.hidden], self.hidden.bias))
         own = slice(channel * self.size, (channel + 1) * self.size)
         state.step += 1
         return F.linear(hidden, state.matrices[self.head][own], self.head.bias[own])[:, None]
