@@ -1,6 +1,7 @@
 """Networks, one file each."""
 
 from .dit import DiT
+from .experts import Experts
 from .layers.code_transformer import Transformer
 from .pixel_cnn import PixelCNN
 from .pixel_rnn import PixelRNN
@@ -9,4 +10,4 @@ from .space_depth_model import SpaceDepthModel
 from .unet import UNet
 from .uvit import UViT
 
-__all__ = ["DiT", "PixelCNN", "PixelRNN", "SequenceModel", "SpaceDepthModel", "Transformer", "UNet", "UViT"]
+__all__ = ["DiT", "Experts", "PixelCNN", "PixelRNN", "SequenceModel", "SpaceDepthModel", "Transformer", "UNet", "UViT"]

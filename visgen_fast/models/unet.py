@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .layers.attention import SpatialAttention
+from .layers.checks import check_images, check_sizes
 from .layers.embeddings import TimeEmbedding
 from .layers.residual import ModulatedResidualBlock, group_norm, zeroed
 
@@ -57,10 +58,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        sizes = {"channels": channels, "width": width, "depth": depth, "heads": heads}
-        for name, least in {"image_size": min(self.image_size), **sizes}.items():
-            if least < 1:
-                raise ValueError(f"{name} must be at least 1, got {least}")
+        check_sizes(image_size=self.image_size, channels=channels, width=width, depth=depth, heads=heads)
         widths = [width * multiplier for multiplier in multipliers]
         attends = _attends(level_heights(self.image_size, multipliers), widths, attention_resolutions, heads)
         self.channels, self.null_label = channels, classes
@@ -99,11 +97,7 @@ class UNet(nn.Module):
 
         Returns the prediction [B, channels, height, width]. ValueError for images of another size.
         """
-        if x_t.shape[1:] != (self.channels, *self.image_size):
-            raise ValueError(
-                f"x_t must have shape [B, {self.channels}, {self.image_size[0]}, {self.image_size[1]}], "
-                f"got {list(x_t.shape)}"
-            )
+        check_images(x_t, self.channels, self.image_size)
         condition = self.embed_time(t) + self.embed_label(labels)
         x = self.input(self.waves(x_t))
         kept = [x]
