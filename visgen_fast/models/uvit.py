@@ -92,7 +92,7 @@ class UViT(nn.Module):
         self.body = body
         last = zeroed(nn.Conv2d(finest, channels * patch_size**2, 3, padding=1))
         self.output = nn.Sequential(group_norm(finest), nn.SiLU(), last)
-        initialize(self, (self.embed_label, self.embed_time.input, self.embed_time.output))
+        initialize(self)
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """The prediction [B, channels, height, width].

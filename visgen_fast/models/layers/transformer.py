@@ -29,7 +29,7 @@ class Block(nn.Module):
         return x + gate_2 * self.dropout(self.mlp(modulate(self.norm(x), shift_2, scale_2)))
 
 
-def initialize(network: nn.Module, embeddings: Iterable[nn.Linear | nn.Embedding]) -> None:
+def initialize(network: nn.Module, embeddings: Iterable[nn.Linear | nn.Embedding] = ()) -> None:
     """Initial weights as in DiT: Xavier's in linear layers, small ones in `embeddings`, no modulation."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
