@@ -12,10 +12,12 @@ from visgen_fast import ops
 from visgen_fast.diffusion import (
     PREDICTIONS,
     CosineVP,
+    LearnedVP,
     RectifiedFlow,
     Schedule,
     convert,
     elbo,
+    ends_of_bound,
     likelihood,
 )
 from visgen_fast.diffusion.embedded_pair import integrate
@@ -138,6 +140,19 @@ def test_the_bound_of_pixels_that_the_model_knows_is_their_reconstruction() -> N
         assert (expected < 1e-3).all() == (start == 1e-3)
 
 
+@pytest.mark.parametrize("pixels", [True, False])
+def test_the_ends_of_the_bound_are_differentiable_in_where_the_schedule_ends(pixels: bool) -> None:
+    values = torch.randint(0, 256, (3, 1, 4, 4), generator=torch.Generator().manual_seed(0))
+    x = values.double() / 127.5 - 1
+    schedule = LearnedVP(-3.0, 8.0, features=4, learn_ends=True).double()
+
+    def terms(ends: Tensor) -> tuple[Tensor, ...]:
+        return torch.func.functional_call(schedule, {"ends": ends}, (x, SEEDS[:3]))
+
+    schedule.forward = lambda *given: ends_of_bound(*given, schedule=schedule, pixels=pixels)  # type: ignore[method-assign]
+    assert torch.autograd.gradcheck(terms, schedule.ends.detach().clone().requires_grad_())
+
+
 @pytest.mark.parametrize(
     ("call", "options", "said"),
     [
@@ -145,7 +160,8 @@ def test_the_bound_of_pixels_that_the_model_knows_is_their_reconstruction() -> N
         (likelihood, {"start": 1.0}, r"start must lie in \[0, 1\), got 1.0"),
         (likelihood, {"prediction": "epsilon"}, "prediction 'epsilon' cannot be sampled with RectifiedFlow"),
         (elbo, {"calls": 0}, "calls must be at least 1, got 0"),
-        (elbo, {"span": (0.5, 0.2)}, r"span must be two rising times in \(0, 1\], got \(0.5, 0.2\)"),
+        (elbo, {"span": (0.5, 0.2)}, r"span must be two rising times in \[0, 1\], with noise at the first, got \(0.5"),
+        (elbo, {"span": (0.0, 1.0)}, r"span must be two rising times in \[0, 1\], with noise at the first, got \(0.0"),
     ],
 )
 def test_what_has_no_likelihood_is_refused_in_a_sentence(call, options, said) -> None:

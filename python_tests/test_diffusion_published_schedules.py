@@ -298,6 +298,20 @@ def test_a_learned_schedule_begins_near_a_line_stays_monotone_and_learns() -> No
     assert schedule.bfloat16().bends.dtype == torch.float32
 
 
+def test_a_learned_schedule_s_ends_are_those_of_vdm_and_stay_unless_they_are_learned() -> None:
+    """γ = −λ from −13.3 to 5: the paper's on CIFAR-10."""
+    t = times(2)
+    torch.testing.assert_close(LearnedVP().log_snr(t), torch.tensor([13.3, -5.0]).double())
+    schedule = LearnedVP(-4.0, 9.0, features=8, learn_ends=True)
+    assert {"ends"} == {name for name, _ in schedule.named_parameters()} - {*dict(LearnedVP().named_parameters())}
+    with torch.no_grad():
+        schedule.ends += torch.tensor([-1.0, 2.0])
+    torch.testing.assert_close(schedule.log_snr(t), torch.tensor([11.0, -5.0]).double())
+    torch.testing.assert_close(schedule.time(schedule.log_snr(times(9))), times(9))
+    schedule.log_snr(t).sum().backward()
+    torch.testing.assert_close(schedule.ends.grad, torch.ones(2))
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [

@@ -20,7 +20,7 @@ from .guidance import (
 from .guiding import Guidance, Unguided
 from .inversion import invert, slerp
 from .learned_schedule import LearnedVP
-from .likelihood import elbo, likelihood
+from .likelihood import elbo, ends_of_bound, likelihood
 from .low_discrepancy_times import LowDiscrepancyTimes
 from .objective import DiffusionObjective
 from .plan import Plan, plan
@@ -116,6 +116,7 @@ __all__ = [
     "drop_labels",
     "edm",
     "elbo",
+    "ends_of_bound",
     "invert",
     "likelihood",
     "plan",

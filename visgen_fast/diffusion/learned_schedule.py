@@ -46,14 +46,18 @@ class LearnedVP(VariancePreserving, Float32State):
 
     def log_snr(self, t: Tensor) -> Tensor:
         """λ at times t in [0, 1]."""
-        start, end = self._rise(t.new_zeros(())), self._rise(t.new_ones(()))
-        share = (self._rise(t) - start) / (end - start)
-        low, high = (self.log_snr_min, self.log_snr_max) if self.ends is None else self.ends.to(t).unbind()
-        return high - (high - low) * share
+        low, high, start, end = self._ends(t)
+        return high - (high - low) * (self._rise(t) - start) / (end - start)
 
     def time(self, log_snr: Tensor) -> Tensor:
         """The inverse, found by bisection, for λ between the ends."""
-        return inverse(lambda t: -self.log_snr(t), -log_snr)
+        low, high, start, end = self._ends(log_snr)
+        return inverse(self._rise, start + (end - start) * (high - log_snr) / (high - low))
+
+    def _ends(self, t: Tensor) -> tuple[Tensor | float, Tensor | float, Tensor, Tensor]:
+        """λ(1), λ(0), m(0) and m(1), of t's type."""
+        low, high = (self.log_snr_min, self.log_snr_max) if self.ends is None else self.ends.to(t).unbind()
+        return low, high, self._rise(t.new_zeros(())), self._rise(t.new_ones(()))
 
     def _rise(self, t: Tensor) -> Tensor:
         """m(t)."""

@@ -38,7 +38,11 @@ class VariationalSystem(DiffusionSystem):
         calls = min(_MOST_CALLS, math.ceil(_ALL_CALLS / len(images)))
         objective, dimensions = self.objective, math.prod(self.shape)
         totals, measured = torch.zeros(3, dtype=torch.float64), 0
+        # Of a caption that no training has seen nothing is known; a class is one that it has.
+        unknown = objective.null_label if images.format.captions and objective.label_drop > 0 else None
         for shown, labels in in_chunks(images, device):
+            if isinstance(unknown, int):
+                labels = torch.full_like(labels, unknown)
             seeds = ops.derive_seeds(0, measured + torch.arange(len(shown), device=device))
             bound = elbo(
                 *(objective.network(self.model), shown, labels, seeds),
