@@ -235,6 +235,22 @@ def test_more_times_than_images_and_times_for_columns_run_diffusers_own(recwarn)
     assert len(recwarn) == 2
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own
+def test_compiled_without_graph_breaks_and_batched_by_vmap_it_is_diffusers_own():
+    scheduler, times = diffusers.DDPMScheduler(), torch.arange(0, 1000, 200)
+
+    def noised(x, noise):
+        return scheduler.add_noise(x, noise, times)
+
+    x, noise = images(), images(seed=1)
+    expected, batched = noised(x, noise), torch.stack([noised(x, noise), noised(noise, x)])
+    with apply_visgen_to_diffusers_training(scheduler):
+        torch.testing.assert_close(torch.compile(noised, fullgraph=True)(x, noise), expected)
+        both = torch.stack([x, noise])
+        with pytest.warns(UserWarning, match="own code: it is transformed or compiled"):
+            torch.testing.assert_close(torch.func.vmap(noised)(both, both.flip(0)), batched)
+
+
 def test_errors_stay_diffusers_own():
     euler = diffusers.EulerDiscreteScheduler()
     with apply_visgen_to_diffusers_training(), pytest.raises(ValueError, match="Passing integer indices"):
