@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from visgen_fast import ops
 
+from .. import _check as check
 from ..nn.conditions import AnyCondition
 from .embedded_pair import integrate
+from .networks import check_asked, parted
 from .predictions import Prediction, as_prediction, check_samplable, to_noise
-from .schedules import Schedule
+from .schedules import Schedule, check_schedule
 
 _FIRST_NOISE = 2  # of the bound; below it lie the directions of the trace, and the places of the levels
 
@@ -49,34 +52,40 @@ def likelihood(
         float64 [B], nats; NaN where the model gives NaN.
 
     Raises:
-        ValueError: ε-prediction where no signal is left, times or a tolerance that cannot be.
+        TypeError, ValueError: an argument that does not fit, a model without a gradient, ε-prediction where no signal
+            is left, times or a tolerance that cannot be.
 
     Source: Song et al., "Score-based generative modeling through stochastic differential equations", 2021, section 4.3
     and appendix D.2.
     """
+    check_asked(model, labels, seeds)
+    _check_data(x, len(seeds), schedule)
     prediction = as_prediction(prediction)
     check_samplable(schedule, prediction)
-    if not tolerance > 0:
-        raise ValueError(f"tolerance must be positive, got {tolerance}")
+    check.number(tolerance, "tolerance", positive=True)
+    check.number(start, "start")
     if not 0 <= start < 1:
         raise ValueError(f"start must lie in [0, 1), got {start}")
     sign = (ops.uniform(seeds, x.shape[1:], stream=ops.Purpose.LIKELIHOOD.stream()) > 0.5).double() * 2 - 1
-    dimensions = x[0].numel()
+    dimensions = math.prod(x.shape[1:])
 
     def slope(t: Tensor, state: Tensor) -> Tensor:
         """Of x_t, flat, and of the logarithm of its density, against the way."""
         of_state, of_output, scale = _flow(schedule, prediction, t)
         with torch.enable_grad():
             x_t = state[:, :-1].view(x.shape).detach().requires_grad_()
-            output = model((_per_sample(scale, x) * x_t).to(x.dtype), t.to(x.dtype), labels).double()
+            read = (_per_sample(scale, x) * x_t).to(x.dtype)
+            output = parted(model(read, t.to(x.dtype), labels), read)[0].double()
+            if not output.requires_grad:
+                raise ValueError("the model must be differentiable in x_t, and what it returned has no gradient")
             (along,) = torch.autograd.grad(output, x_t, sign)
-        rise = of_state[:, None] * state[:, :-1] + of_output[:, None] * output.detach().flatten(1)
-        divergence = of_state * dimensions + of_output * (along * sign).flatten(1).sum(1)
+        rise = of_state[:, None] * state[:, :-1] + of_output[:, None] * _flat(output.detach())
+        divergence = of_state * dimensions + of_output * _flat(along * sign).sum(1)
         return torch.cat((rise, divergence[:, None]), 1)
 
     ends = torch.tensor([start, 1.0], dtype=torch.float64)
     alpha, sigma = schedule.alpha(ends)[0].item(), schedule.sigma(ends)[1].item()
-    begun = torch.cat((alpha * x.double().flatten(1), x.new_zeros(len(x), 1, dtype=torch.float64)), 1)
+    begun = torch.cat((alpha * _flat(x.double()), x.new_zeros(len(x), 1, dtype=torch.float64)), 1)
     reached = integrate(slope, begun, start, 1.0, tolerance)
     noise = -0.5 * (reached[:, :-1] / sigma).square().sum(1) - dimensions * math.log(sigma * math.sqrt(2 * math.pi))
     return noise + reached[:, -1] + dimensions * math.log(alpha)
@@ -111,16 +120,17 @@ def elbo(
         float64 [B], bits per dimension, an unbiased estimate.
 
     Raises:
-        ValueError: no call, or a span that is not two rising times in (0, 1].
+        TypeError, ValueError: an argument that does not fit, no call, or a span that is not two rising times in (0, 1].
 
     Source: Kingma et al., "Variational diffusion models", 2021, equations 11 to 18.
     """
+    check_asked(model, labels, seeds)
+    _check_data(x, len(seeds), schedule)
     prediction = as_prediction(prediction)
-    if calls < 1:
-        raise ValueError(f"calls must be at least 1, got {calls}")
-    if not 0 < span[0] < span[1] <= 1:
+    check.integer(calls, "calls", 1)
+    if not check.is_pair(span) or not 0 < span[0] < span[1] <= 1:
         raise ValueError(f"span must be two rising times in (0, 1], got {span}")
-    exact, dimensions = x.double(), x[0].numel()
+    exact, dimensions = x.double(), math.prod(x.shape[1:])
     stream = ops.Purpose.LIKELIHOOD.stream
     high, low = (schedule.log_snr(torch.tensor(time, dtype=torch.float64)).item() for time in span)
     offset = ops.uniform(seeds, (1,), stream=stream(1), dtype=torch.float64).squeeze(1)
@@ -131,10 +141,18 @@ def elbo(
         noise = ops.gaussian(seeds, x.shape[1:], stream=stream(_FIRST_NOISE + 1 + call), dtype=torch.float64)
         alpha, sigma = (_per_sample(level(t), x) for level in (schedule.alpha, schedule.sigma))
         x_t = alpha * exact + sigma * noise
-        output = model(prediction.scale_input(x_t, alpha, sigma).to(x.dtype), t.to(x.dtype), labels)
+        read = prediction.scale_input(x_t, alpha, sigma).to(x.dtype)
+        output, _ = parted(model(read, t.to(x.dtype), labels), read)
         wrong = to_noise(output.double(), x_t, alpha, sigma, prediction) - noise
-        total += (high - low) / (2 * calls) * wrong.square().flatten(1).sum(1)
+        total += (high - low) / (2 * calls) * _flat(wrong.square()).sum(1)
     return total / (dimensions * math.log(2))
+
+
+def _check_data(x: Any, batch: int, schedule: Any) -> None:
+    check_schedule(schedule)
+    check.floats(x, "x")
+    if x.dim() == 0 or len(x) != batch or 0 in x.shape[1:]:
+        raise ValueError(f"x must be [{batch}, ...], a sample of some numbers for each seed, got shape {list(x.shape)}")
 
 
 def _flow(schedule: Schedule, prediction: Prediction, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -162,19 +180,24 @@ def _reconstruction(x: Tensor, alpha: float, sigma: float, seeds: Tensor, pixels
     noise = ops.gaussian(seeds, x.shape[1:], stream=ops.Purpose.LIKELIHOOD.stream(_FIRST_NOISE), dtype=torch.float64)
     here = -0.5 * noise.square()
     if not pixels:
-        return (math.log(ratio * math.sqrt(2 * math.pi)) - here).flatten(1).sum(1)
+        return _flat(math.log(ratio * math.sqrt(2 * math.pi)) - here).sum(1)
     seen, all_values = x + ratio * noise, torch.full_like(x, -math.inf)
     for value in range(256):
         distance = (seen - (2 * value / 255 - 1)) / ratio
         all_values = torch.logaddexp(all_values, -0.5 * distance.square())
-    return (all_values - here).flatten(1).sum(1)
+    return _flat(all_values - here).sum(1)
 
 
 def _left(x: Tensor, alpha: float, sigma: float) -> Tensor:
     """The divergence of N(α·x, σ²) from N(0, α² + σ²) in nats, [B]."""
     whole = alpha**2 + sigma**2
     each = ((alpha * x) ** 2 + sigma**2) / whole - 1 - math.log(sigma**2 / whole)
-    return 0.5 * each.flatten(1).sum(1)
+    return 0.5 * _flat(each).sum(1)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """A row a sample."""
+    return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
 def _per_sample(level: Tensor, x: Tensor) -> Tensor:
