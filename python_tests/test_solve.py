@@ -241,6 +241,51 @@ def test_a_wrong_argument_is_answered_in_a_sentence(operation, arguments, option
         operation(*arguments, **options)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "options", "said"),
+    [
+        (([1], X, PLAIN, 0), {}, "x must be a tensor, got list"),
+        ((X, 3, PLAIN, 0), {}, "outputs must be a tensor or a sequence of tensors, got int"),
+        ((X, [None], PLAIN, 0), {}, r"outputs\[0\] must be a tensor, got NoneType"),
+        ((X, X, [1], 0), {}, "table must be a tensor, got list"),
+        ((X, X, PLAIN, "0"), {}, "step must be an int or an int64 tensor, got str"),
+        ((X, X, PLAIN, 0), {"slots": 3}, "slots must be a tensor or a sequence of tensors, got int"),
+        ((X, X, PLAIN, 0), {"weights": [1.0]}, "weights must be a tensor, got list"),
+        ((X, X, PLAIN, 0), {"seeds": [1, 2]}, "seeds must be a tensor, got list"),
+        ((X, X, PLAIN, 0), {"noise": [1]}, "noise must be a tensor, got list"),
+        ((X, X, PLAIN, 0), {"variance": [1]}, "variance must be a tensor, got list"),
+        ((X, X, PLAIN, 0), {"limit": 1.0}, "limit must be a tensor, got float"),
+        ((X, X, PLAIN, 0), {"limit": torch.tensor([1.0, 0.0])}, "limit must be positive, got 0"),
+        ((X, X, PLAIN, 0), {"limit": torch.tensor([-2.0, 1.0])}, "limit must be positive, got -2"),
+        ((X, X, PLAIN, 0), {"stream": "a"}, "stream must be an integer, got str"),
+        ((X, X, PLAIN, 0), {"stream": -1}, r"stream must lie in \[0, 2\*\*63\), got -1"),
+    ],
+)
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("operation", [ops.solver_step, ops.solver_step_])
+def test_an_argument_of_another_kind_is_answered_in_a_sentence(operation, gradients, arguments, options, said) -> None:
+    with torch.set_grad_enabled(gradients), pytest.raises((TypeError, ValueError), match=f"^{said}$"):
+        operation(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: ops.output_products(3), "outputs must be a tensor or a sequence of tensors, got int"),
+        (lambda: ops.output_products(torch.tensor(1.0)), "outputs must have 1 to 9 dimensions, got 0"),
+        (lambda: ops.denoised_quantile(X, X, PLAIN, 0, "a"), "q must be a number, got str"),
+        (lambda: ops.denoised_quantile(X, X, PLAIN, 0, 2), r"q must lie in \[0, 1\], got 2"),
+        (
+            lambda: ops.denoised_quantile(X[:, :0], X[:, :0], PLAIN, 0, 0.5),
+            r"x must have elements in each sample, of which there is a quantile, got \[2, 0\]",
+        ),
+    ],
+)
+def test_of_products_and_quantiles_too(call, said) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{said}$"):
+        call()
+
+
 def test_gradients_asked_of_the_operation_in_place_are_refused() -> None:
     with pytest.raises(ValueError, match="solver_step_ has no gradient"):
         ops.solver_step_(X.clone(), X.clone().requires_grad_(), PLAIN, 0)

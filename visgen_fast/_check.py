@@ -5,6 +5,7 @@ TypeError for what is of another kind than it should be, ValueError for a tensor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -84,6 +85,28 @@ def number(value: Any, name: str, *, positive: bool = False) -> None:
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if positive and not value > 0:
         raise ValueError(f"{name} must be positive, got {value}")
+
+
+def real(value: Any, name: str, least: float = -math.inf, most: float = math.inf) -> None:
+    """A finite number from `least` to `most`."""
+    number(value, name)
+    if least <= value <= most and not math.isinf(value):
+        return
+    if math.isinf(least):
+        raise ValueError(f"{name} must be finite, got {value}")
+    ends = f"be at least {least:g}" if math.isinf(most) else f"lie in [{least:g}, {most:g}]"
+    raise ValueError(f"{name} must {ends}, got {value}")
+
+
+def interval(value: Any, name: str) -> None:
+    """Two numbers (low, high) in [0, 1]."""
+    if not is_pair(value) or not 0 <= value[0] <= value[1] <= 1:
+        raise ValueError(f"{name} must be (low, high) with 0 ≤ low ≤ high ≤ 1, got {value!s:.80}")
+
+
+def is_pair(value: Any) -> bool:
+    """Whether it is a sequence of two numbers."""
+    return isinstance(value, Sequence) and len(value) == 2 and all(isinstance(one, _NUMBERS) for one in value)
 
 
 def one_of(value: object, name: str, names: Sequence[str]) -> int:

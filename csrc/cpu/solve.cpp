@@ -30,8 +30,17 @@ void check_rows(const StepParameters& p, int64_t rows) {
   }
 }
 
+void check_limits(const StepParameters& p) {
+  for (int64_t sample = 0; p.limit && sample < p.shape.samples; ++sample) {
+    const double limit = p.in_double ? static_cast<const double*>(p.limit)[sample]
+                                     : static_cast<double>(static_cast<const float*>(p.limit)[sample]);
+    check(!(limit <= 0), "limit must be positive, got ", limit);  // that of a sample with NaN is NaN
+  }
+}
+
 struct Solve {
   static void run(StepParameters p, const Tensor&) {
+    check_limits(p);
     check_rows(p, p.steps ? p.shape.samples * (p.shape.elements / p.row_size) : 1);
     p.partition = Partition::within_rows(p.shape.samples, p.shape.elements, p.row_size, kUnit);
     run_units(p);

@@ -41,6 +41,7 @@ struct SolveOperations {
     set_rows(p, x, table, steps, step);
     if (weights) set_weights(p, x, *weights);
     p.seeds = seeds_of(seeds, x);
+    check(stream >= 0, "stream must be at least 0, got ", stream);
     p.stream = static_cast<uint64_t>(stream);
     p.limit = data_of(limit, x, {x.size(0)}, real_of(x), "limit");
     p.shape = batch.merge();

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from visgen_fast import ops
 
+from .. import _check as check
 from ..nn.conditions import Null
 from ..reference.solve import U, V
 from .guiding import (
@@ -24,6 +25,7 @@ from .guiding import (
     Run,
     Scale,
     Unguided,
+    check_guidance,
     check_interval,
     check_null,
     in_interval,
@@ -63,6 +65,10 @@ class Projected(Guidance):
     def __post_init__(self) -> None:
         check_null(self.scale, self.null_label)
         check_interval(self.interval)
+        check.real(self.eta, "eta")
+        check.real(self.momentum, "momentum")
+        if self.limit is not None:
+            check.number(self.limit, "limit")
         if self.limit is not None and not self.limit > 0:
             raise ValueError(f"limit must be positive, or None for none, got {self.limit}")
 
@@ -127,8 +133,7 @@ class ZeroStar(Guidance):
     def __post_init__(self) -> None:
         check_null(self.scale, self.null_label)
         check_interval(self.interval)
-        if self.zero_steps < 0:
-            raise ValueError(f"zero_steps must be at least 0, got {self.zero_steps}")
+        check.integer(self.zero_steps, "zero_steps", 0)
 
     def begin(self, run: Run) -> Guiding:
         guided = Unguided().begin(run) if is_number(self.scale, 1) else self.guided(run)
@@ -172,8 +177,9 @@ class DynamicThresholding(Guidance):
     most: float = math.inf
 
     def __post_init__(self) -> None:
-        if not 0 <= self.quantile <= 1:
-            raise ValueError(f"quantile must lie in [0, 1], got {self.quantile}")
+        check_guidance(self.guidance)
+        check.real(self.quantile, "quantile", 0, 1)
+        check.number(self.most, "most")
         if not self.most >= 1:
             raise ValueError(f"most must be at least 1, got {self.most}")
 

@@ -10,6 +10,7 @@ from types import TracebackType
 import numpy as np
 from torch import Tensor
 
+from .. import _check as check
 from ..data.images import as_pixels
 
 _GAP, _LEAST_SIDE, _GREY = 2, 48, 88
@@ -26,6 +27,7 @@ class ProgressBar:
     """
 
     def __init__(self, steps: int) -> None:
+        check.integer(steps, "steps", 0)
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -62,7 +64,7 @@ class Previews:
     """
 
     def __init__(self, *, every: int = 1, decode: Callable[[Tensor], Tensor] | None = None) -> None:
-        _check_at_least_one("every", every)
+        check.integer(every, "every", 1)
         self.every, self.decode = every, decode
         self._kept: list[np.ndarray] = []
         self._newest: Tensor | None = None
@@ -87,7 +89,7 @@ class Previews:
         frames = self.frames()
         count = frames.shape[1]
         columns = math.ceil(math.sqrt(count)) if columns is None else columns
-        _check_at_least_one("columns", columns)
+        check.integer(columns, "columns", 1)
         rows = [[frame[i : i + columns] for i in range(0, count, columns)] for frame in frames]
         first, *others = (_tiled(frame) for frame in rows)
         durations = [_FRAME] * len(others) + [_LAST_FRAME]
@@ -95,8 +97,8 @@ class Previews:
 
     def strip(self, path: str | os.PathLike[str], *, rows: int = 8, columns: int = 10) -> None:
         """Writes a picture with at most so many images as rows and steps as columns, spread evenly over all."""
-        _check_at_least_one("rows", rows)
-        _check_at_least_one("columns", columns)
+        check.integer(rows, "rows", 1)
+        check.integer(columns, "columns", 1)
         frames = self.frames()
         steps, images = (_spread(size, most) for size, most in zip(frames.shape, (columns, rows), strict=False))
         _tiled([frames[steps, image] for image in images]).save(path, format="PNG")
@@ -108,11 +110,6 @@ class Previews:
                 f"previews are of images [B, 1 or 3, H, W], got {list(images.shape)}: decode must make them"
             )
         return as_pixels(images, _LEAST_SIDE)
-
-
-def _check_at_least_one(name: str, count: int) -> None:
-    if count < 1:
-        raise ValueError(f"{name} must be at least 1, got {count}")
 
 
 def _spread(size: int, most: int) -> list[int]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from visgen_fast import ops
 
+from .. import _check as check
 from ..nn.conditions import AnyCondition, Null, drop
 from ..reference.solve import NEXT, WRITE_A, WRITE_B, U, V
 from .guiding import (
@@ -27,6 +28,7 @@ from .guiding import (
     Run,
     Scale,
     Unguided,
+    as_numbers,
     check_interval,
     check_null,
     constant_weights,
@@ -38,6 +40,7 @@ from .guiding import (
     shares,
     weighted,
 )
+from .networks import check_callable
 from .plan import Plan
 
 
@@ -63,14 +66,15 @@ class ClassifierFree(Guidance):
     def __post_init__(self) -> None:
         check_null(self.scale, self.null_label)
         check_interval(self.interval)
-        if not 0 <= self.rescale <= 1:
-            raise ValueError(f"rescale must lie in [0, 1], got {self.rescale}")
+        check.real(self.rescale, "rescale", 0, 1)
 
     @classmethod
     def from_weight(cls, weight: Scale, null_label: Null, **options: Any) -> ClassifierFree:
         """The same in the convention (1 + w)·c − w·u: scale = 1 + w, of a weight as scales are."""
-        scale = (lambda time: 1 + weight(time)) if callable(weight) else 1 + weight
-        return cls(scale, null_label, **options)
+        if callable(weight):
+            return cls(lambda time: 1 + weight(time), null_label, **options)
+        number = weight if isinstance(weight, int | float) else as_numbers(weight, name="weight")
+        return cls(1 + number, null_label, **options)
 
     def begin(self, run: Run) -> Guiding:
         if is_number(self.scale, 1):
@@ -114,7 +118,7 @@ class PlusPlus(Guidance):
     def __post_init__(self) -> None:
         check_interval(self.interval)
         if not callable(self.scale):
-            self.check(torch.as_tensor(self.scale))
+            self.check(as_numbers(self.scale))
 
     def check(self, scale: Tensor) -> None:
         if not bool(((scale >= 0) & (scale <= 1)).all()):
@@ -155,6 +159,7 @@ class Auto(Guidance):
     interval: Interval | None = None
 
     def __post_init__(self) -> None:
+        check_callable(self.guide, "guide", "(x, t, labels)")
         check_interval(self.interval)
 
     def begin(self, run: Run) -> Guiding:
@@ -183,6 +188,7 @@ class TwoConditions(Guidance):
     batched: bool = True
 
     def __post_init__(self) -> None:
+        check_callable(self.first, "first", "(condition)")
         check_interval(self.interval)
 
     def begin(self, run: Run) -> Guiding:
@@ -208,6 +214,7 @@ class Classifier(Guidance):
     interval: Interval | None = None
 
     def __post_init__(self) -> None:
+        check_callable(self.log_probability, "log_probability", "(x_t, t, condition)")
         check_interval(self.interval)
 
     def begin(self, run: Run) -> Guiding:
@@ -219,10 +226,17 @@ class Classifier(Guidance):
             with torch.enable_grad():
                 x_t = (x.detach() / scales[row]).requires_grad_()
                 value = self.log_probability(x_t.to(run.dtype), t, run.labels)
+                self.check(value, run.batch)
                 (gradient,) = torch.autograd.grad(value.sum(), x_t)
             return Guided((*model(x, t), gradient), weights)
 
         return in_interval(run, self.interval, evaluate, self.scale, alone=0)
+
+    def check(self, value: Any, batch: int) -> None:
+        fits = isinstance(value, Tensor) and value.shape == (batch,) and value.requires_grad
+        if not fits:
+            found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"log_probability must return [{batch}] that is differentiable in x_t, got {found}")
 
     def weights(self, run: Run) -> Tensor:
         """[rows, B or 1, 2]: the gradient moves x̂ by scale·σ²/α, hence the output by that over the row's v.

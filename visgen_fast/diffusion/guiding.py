@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .. import _check as check
 from ..nn.conditions import AnyCondition, Condition, Null, concatenate, null_like
+from .networks import parted
 from .plan import Plan
 
 Network = Callable[..., Tensor]
@@ -89,21 +90,12 @@ class Run:
         return x if x.dtype == self.dtype else x.to(self.dtype)  # a conversion that changes nothing costs as a sum does
 
     def _prediction(self, output: Tensor, x: Tensor) -> Tensor:
-        """What a network returned for x, or the first half of its channels where they are twice those of x.
-
-        The other half is the variance that a network learned beside its prediction (Nichol and Dhariwal, 2021).
-        """
-        if getattr(output, "shape", None) == x.shape:
+        """What a network predicts for x; what it says of the variance goes to `variances`."""
+        if getattr(output, "shape", None) == x.shape:  # costs a small step less than all that `parted` looks at
             return output
-        if not isinstance(output, Tensor):
-            raise TypeError(f"the model must return a tensor of shape {list(x.shape)}, got {type(output).__name__}")
-        if x.dim() == 1 or output.shape != (len(x), 2 * x.shape[1], *x.shape[2:]):
-            raise ValueError(
-                f"the model must return a tensor of shape {list(x.shape)}, as what it is given, or of twice the "
-                f"channels, got {list(output.shape)}"
-            )
-        prediction, variance = output.chunk(2, 1)
-        self.variances.append(variance[: self.batch])
+        prediction, variance = parted(output, x)
+        if variance is not None:
+            self.variances.append(variance[: self.batch])
         return prediction
 
     def _follow(self, into: AnyCondition, made: Told) -> None:
@@ -124,8 +116,7 @@ class Run:
         if callable(scale):
             by_time = {time: self.numbers(scale(time)).expand(1, self.batch) for time in set(self.began)}
             return torch.cat([by_time[time] for time in self.began])
-        check_finite(scale)
-        numbers = torch.as_tensor(scale, dtype=torch.float64, device=self.device)
+        numbers = as_numbers(scale, self.device)
         if numbers.shape not in ((), (self.batch,)):
             raise ValueError(f"scale must be a number or [{self.batch}], got a tensor of shape {list(numbers.shape)}")
         return numbers.reshape(1, -1)
@@ -179,7 +170,8 @@ def weighted(
     Where the scales are numbers, conditions whose weight is 0 are not computed.
     """
     if all(isinstance(scale, int | float) for scale in scales):
-        check_finite(*scales)
+        for scale in scales:
+            check.real(scale, "scale")
         used = [(one, weight) for one, weight in zip(told, weigh(*scales), strict=True) if weight != 0]
         told = [one for one, _ in used]
         weights = torch.tensor([[[weight for _, weight in used]]], dtype=torch.float64, device=run.device)
@@ -257,11 +249,14 @@ def shares(scale: Any) -> tuple[Any, Any]:
     return scale, 1 - scale
 
 
-def check_finite(*scales: Scale) -> None:
-    """ValueError for a number that is none."""
-    for scale in scales:
-        if isinstance(scale, int | float) and not math.isfinite(scale):
-            raise ValueError(f"scale must be finite, got {scale}")
+def as_numbers(scale: Any, device: torch.device | str = "cpu", name: str = "scale") -> Tensor:
+    """A scale that is no function as float64; TypeError, or ValueError for a number that is not finite."""
+    if isinstance(scale, int | float):
+        check.real(scale, name)
+    try:
+        return torch.as_tensor(scale, dtype=torch.float64, device=device)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be a number or numbers [B], got {type(scale).__name__}") from None
 
 
 def check_null(scale: Scale, null_label: Null) -> None:
@@ -270,8 +265,10 @@ def check_null(scale: Scale, null_label: Null) -> None:
 
 
 def check_interval(interval: Interval | None) -> None:
-    if interval is None:
-        return
-    pair = isinstance(interval, Sequence) and len(interval) == 2
-    if not pair or not 0 <= interval[0] <= interval[1] <= 1:
-        raise ValueError(f"interval must be (low, high) with 0 ≤ low ≤ high ≤ 1, got {interval}")
+    if interval is not None:
+        check.interval(interval, "interval")
+
+
+def check_guidance(guidance: Any) -> None:
+    if not isinstance(guidance, Guidance):
+        raise ValueError(f"guidance must be one, for example ClassifierFree(3.0, null_label), got {guidance!r:.80}")

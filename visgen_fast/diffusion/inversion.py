@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .. import _check as check
 from ..nn.conditions import AnyCondition
-from .guiding import Guidance
-from .plan import Plan
+from .guiding import Guidance, as_numbers
+from .plan import Plan, check_plan
 from .sampling import Callback, sample
 
 _FLAT = 1e-4  # radians: nearer to the ends, the sine of an angle is no denominator
@@ -46,6 +47,10 @@ def invert(
 
     Source: Song et al., "Denoising diffusion implicit models", 2021, section 5.4, for any sampler.
     """
+    check_plan(plan)
+    check.floats(images, "images")
+    if images.dim() == 0:
+        raise ValueError("images must have shape [B, ...], got []")
     if plan.ends[0].time > plan.ends[-1].time:
         raise ValueError(
             f"the times of an inversion must rise, got {plan.ends[0].time:g} to {plan.ends[-1].time:g}: reverse them"
@@ -83,9 +88,11 @@ def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
 
     Source: Shoemake, "Animating rotation with quaternion curves", 1985.
     """
+    check.floats(a, "a")
+    check.floats(b, "b")
     if a.shape != b.shape or a.dim() == 0:
         raise ValueError(f"a and b must have one shape [B, ...], got {list(a.shape)} and {list(b.shape)}")
-    weights = torch.as_tensor(weight, dtype=torch.float64, device=a.device)
+    weights = as_numbers(weight, a.device, "weight")
     if weights.shape not in ((), a.shape[:1]):
         raise ValueError(f"weight must be a number or [{len(a)}], got a tensor of shape {list(weights.shape)}")
     first, second = (some.double().reshape(len(a), -1) for some in (a, b))

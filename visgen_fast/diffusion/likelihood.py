@@ -11,10 +11,12 @@ from torch import Tensor
 
 from visgen_fast import ops
 
+from .. import _check as check
 from ..nn.conditions import AnyCondition
 from .embedded_pair import integrate
+from .networks import check_asked, parted
 from .predictions import Prediction, as_prediction, check_samplable, to_noise
-from .schedules import Schedule
+from .schedules import Schedule, check_schedule
 
 _FIRST_NOISE = 2  # of the bound; below it lie the directions of the trace, and the places of the levels
 
@@ -50,34 +52,40 @@ def likelihood(
         float64 [B], nats; NaN where the model gives NaN.
 
     Raises:
-        ValueError: ε-prediction where no signal is left, times or a tolerance that cannot be.
+        TypeError, ValueError: an argument that does not fit, a model without a gradient, ε-prediction where no signal
+            is left, times or a tolerance that cannot be.
 
     Source: Song et al., "Score-based generative modeling through stochastic differential equations", 2021, section 4.3
     and appendix D.2.
     """
+    check_asked(model, labels, seeds)
+    _check_data(x, len(seeds), schedule)
     prediction = as_prediction(prediction)
     check_samplable(schedule, prediction)
-    if not tolerance > 0:
-        raise ValueError(f"tolerance must be positive, got {tolerance}")
+    check.number(tolerance, "tolerance", positive=True)
+    check.number(start, "start")
     if not 0 <= start < 1:
         raise ValueError(f"start must lie in [0, 1), got {start}")
     sign = (ops.uniform(seeds, x.shape[1:], stream=ops.Purpose.LIKELIHOOD.stream()) > 0.5).double() * 2 - 1
-    dimensions = x[0].numel()
+    dimensions = math.prod(x.shape[1:])
 
     def slope(t: Tensor, state: Tensor) -> Tensor:
         """Of x_t, flat, and of the logarithm of its density, against the way."""
         of_state, of_output, scale = _flow(schedule, prediction, t)
         with torch.enable_grad():
             x_t = state[:, :-1].view(x.shape).detach().requires_grad_()
-            output = model((_per_sample(scale, x) * x_t).to(x.dtype), t.to(x.dtype), labels).double()
+            read = (_per_sample(scale, x) * x_t).to(x.dtype)
+            output = parted(model(read, t.to(x.dtype), labels), read)[0].double()
+            if not output.requires_grad:
+                raise ValueError("the model must be differentiable in x_t, and what it returned has no gradient")
             (along,) = torch.autograd.grad(output, x_t, sign)
-        rise = of_state[:, None] * state[:, :-1] + of_output[:, None] * output.detach().flatten(1)
-        divergence = of_state * dimensions + of_output * (along * sign).flatten(1).sum(1)
+        rise = of_state[:, None] * state[:, :-1] + of_output[:, None] * _flat(output.detach())
+        divergence = of_state * dimensions + of_output * _flat(along * sign).sum(1)
         return torch.cat((rise, divergence[:, None]), 1)
 
     ends = torch.tensor([start, 1.0], dtype=torch.float64)
     alpha, sigma = schedule.alpha(ends)[0].item(), schedule.sigma(ends)[1].item()
-    begun = torch.cat((alpha * x.double().flatten(1), x.new_zeros(len(x), 1, dtype=torch.float64)), 1)
+    begun = torch.cat((alpha * _flat(x.double()), x.new_zeros(len(x), 1, dtype=torch.float64)), 1)
     reached = integrate(slope, begun, start, 1.0, tolerance)
     noise = -0.5 * (reached[:, :-1] / sigma).square().sum(1) - dimensions * math.log(sigma * math.sqrt(2 * math.pi))
     return noise + reached[:, -1] + dimensions * math.log(alpha)
@@ -112,16 +120,19 @@ def elbo(
         float64 [B], bits per dimension, an unbiased estimate.
 
     Raises:
-        ValueError: no call, or a span that is not two rising times in [0, 1], with noise at the first.
+        TypeError, ValueError: an argument that does not fit, no call, or a span that is not two rising times in [0, 1],
+            with noise at the first.
 
     Source: Kingma et al., "Variational diffusion models", 2021, equations 11 to 18.
     """
+    check_asked(model, labels, seeds)
+    _check_data(x, len(seeds), schedule)
     prediction = as_prediction(prediction)
-    if calls < 1:
-        raise ValueError(f"calls must be at least 1, got {calls}")
-    if not 0 <= span[0] < span[1] <= 1 or schedule.sigma(torch.tensor(span[0], dtype=torch.float64)) == 0:
+    check.integer(calls, "calls", 1)
+    is_rising = check.is_pair(span) and 0 <= span[0] < span[1] <= 1
+    if not is_rising or schedule.sigma(torch.tensor(span[0], dtype=torch.float64)) == 0:
         raise ValueError(f"span must be two rising times in [0, 1], with noise at the first, got {span}")
-    exact, dimensions = x.double(), x[0].numel()
+    exact, dimensions = x.double(), math.prod(x.shape[1:])
     stream = ops.Purpose.LIKELIHOOD.stream
     offset = ops.uniform(seeds, (1,), stream=stream(1), dtype=torch.float64).squeeze(1)
     total = torch.stack(ends_of_bound(exact, seeds, schedule=schedule, pixels=pixels, span=span)).sum(0)
@@ -131,9 +142,10 @@ def elbo(
         noise = ops.gaussian(seeds, x.shape[1:], stream=stream(_FIRST_NOISE + 1 + call), dtype=torch.float64)
         alpha, sigma = (_per_sample(level(t), x) for level in (schedule.alpha, schedule.sigma))
         x_t = alpha * exact + sigma * noise
-        output = model(prediction.scale_input(x_t, alpha, sigma).to(x.dtype), t.to(x.dtype), labels)
+        read = prediction.scale_input(x_t, alpha, sigma).to(x.dtype)
+        output, _ = parted(model(read, t.to(x.dtype), labels), read)
         wrong = to_noise(output.double(), x_t, alpha, sigma, prediction) - noise
-        total += (high - low) / (2 * calls) * wrong.square().flatten(1).sum(1)
+        total += (high - low) / (2 * calls) * _flat(wrong.square()).sum(1)
     return total / (dimensions * math.log(2))
 
 
@@ -156,6 +168,13 @@ def ends_of_bound(
     return _reconstruction(x, sigma[0] / alpha[0], seeds, pixels), _left(x, alpha[1], sigma[1])
 
 
+def _check_data(x: Any, batch: int, schedule: Any) -> None:
+    check_schedule(schedule)
+    check.floats(x, "x")
+    if x.dim() == 0 or len(x) != batch or 0 in x.shape[1:]:
+        raise ValueError(f"x must be [{batch}, ...], a sample of some numbers for each seed, got shape {list(x.shape)}")
+
+
 def _flow(schedule: Schedule, prediction: Prediction, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(p, q, s) of dx_t/dt = α'·x̂ + σ'·ε̂ = p·x_t + q·output, at times [B], and what the network's input is times."""
     with torch.enable_grad():
@@ -174,8 +193,8 @@ def _reconstruction(x: Tensor, ratio: Tensor, seeds: Tensor, pixels: bool) -> Te
     """−log p(x | x_t) in nats, [B]: x_t/α is x and noise of `ratio`, σ/α, and a pixel has one of 256 values."""
     noise = ops.gaussian(seeds, x.shape[1:], stream=ops.Purpose.LIKELIHOOD.stream(_FIRST_NOISE), dtype=x.dtype)
     if not pixels:
-        return (ratio.log() + 0.5 * math.log(2 * math.pi) + 0.5 * noise.square()).flatten(1).sum(1)
-    return (0.5 * noise.square() + _LogSum.apply(x, ratio, noise)).flatten(1).sum(1)
+        return _flat(ratio.log() + 0.5 * math.log(2 * math.pi) + 0.5 * noise.square()).sum(1)
+    return _flat(0.5 * noise.square() + _LogSum.apply(x, ratio, noise)).sum(1)
 
 
 class _LogSum(torch.autograd.Function):
@@ -207,7 +226,12 @@ class _LogSum(torch.autograd.Function):
 def _left(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """The divergence of N(α·x, σ²) from N(0, α² + σ²) in nats, [B]."""
     share = alpha.square() / (alpha.square() + sigma.square())
-    return 0.5 * (share * (x.square() - 1) - torch.log1p(-share)).flatten(1).sum(1)
+    return 0.5 * _flat(share * (x.square() - 1) - torch.log1p(-share)).sum(1)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """A row a sample."""
+    return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
 def _per_sample(level: Tensor, x: Tensor) -> Tensor:

@@ -13,15 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import _check as check
 from ..reference.solve import COLUMNS, L0, L1, MOST_SLOTS, NEXT, SLOT_A, SLOT_B, TIME, WRITE_A, WRITE_B, U, V
 from .path import Level, Path
 from .predictions import Prediction, as_prediction
-from .schedules import Schedule
+from .schedules import Schedule, check_schedule
 from .solvers import SAMPLERS, Sampler
 from .solvers.rows import Row
 from .spacings import SPACINGS, Spacing, shifted
 
-_NOT_FINITE = "{} has no finite table for these options and times on {}: {}"
+_NOT_FINITE = "{} has no finite table for these options and times on {}: {!s:.80}"
 _NO_NOISE = "an inversion, whose times rise, must add no noise, but {} does: give eta=0, or another sampler"
 
 
@@ -97,18 +98,25 @@ def plan(
         options: of the sampler: order, eta, variant, variance, churn, lower_order_final …
 
     Raises:
+        TypeError: an argument of another kind.
         ValueError: an unknown name (those known are listed), an option that the sampler does not have, a schedule that
             is none, a negative clamp, steps that are no whole number of at least 1, times that are not monotone in
             [0, 1] or begin without noise, ε-prediction where no signal is left, noise in an inversion.
     """
     function, name = _named(sampler, SAMPLERS, "sampler")
-    if not isinstance(schedule, Schedule):
-        raise ValueError(f"schedule must be a Schedule, for example CosineVP(), got {schedule!r:.80}")
+    check_schedule(schedule)
+    check.number(clamp, "clamp")
     if not 0 <= clamp < math.inf:
         raise ValueError(f"clamp must be at least 0 and finite, got {clamp}")
     prediction = as_prediction(prediction)
     grid = _times(schedule, steps, times, spacing, shift)
     return _plan_along(Path.through(schedule, grid), function, name, prediction, clamp, options)
+
+
+def check_plan(plan: Any) -> None:
+    """TypeError unless it is one."""
+    if not isinstance(plan, Plan):
+        raise TypeError(f"plan must be a Plan, as plan(sampler, schedule, prediction) makes it, got {plan!r:.80}")
 
 
 def _plan_along(
@@ -154,7 +162,7 @@ def _plan_along(
 def _named(given: Any, known: dict[str, Any], argument: str) -> tuple[Callable[..., Any], str]:
     if callable(given):
         return given, getattr(given, "__name__", argument)
-    if given not in known:
+    if not isinstance(given, str) or given not in known:
         raise ValueError(f"{argument} must be one of {', '.join(known)}; got {given!r}")
     return known[given], given
 
@@ -168,22 +176,30 @@ def _times(
 ) -> Tensor:
     if times is None:
         steps = 50 if steps is None else steps
-        if not steps >= 1 or steps != int(steps):
+        check.number(steps, "steps")
+        if not steps >= 1 or steps % 1 != 0:
             raise ValueError(f"steps must be a whole number of at least 1, got {steps}")
-        grid = _named(spacing, SPACINGS, "spacing")[0](schedule, int(steps))
+        grid = _numbers(_named(spacing, SPACINGS, "spacing")[0](schedule, int(steps)), "what spacing makes")
     elif steps is not None:
         raise ValueError("either steps or times must be given, got both")
     else:
-        grid = torch.as_tensor(times, dtype=torch.float64)
+        grid = _numbers(times, "times")
     if shift is not None:
         grid = shifted(grid, shift)
     change = torch.atleast_1d(grid).diff()
     monotone = grid.dim() == 1 and len(grid) > 1 and bool((change < 0).all() or (change > 0).all())
     if not monotone or not bool(((grid >= 0) & (grid <= 1)).all()):
         raise ValueError(
-            f"times must be two or more numbers in [0, 1] that fall or rise throughout, got {grid.tolist()}"
+            f"times must be two or more numbers in [0, 1] that fall or rise throughout, got {grid.tolist()!s:.80}"
         )
     return grid
+
+
+def _numbers(values: Any, name: str) -> Tensor:
+    try:
+        return torch.as_tensor(values, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be a tensor or a sequence of numbers, got {values!r:.80}") from None
 
 
 def _rows(path: Path, function: Sampler, name: str, options: dict[str, Any]) -> tuple[list[Row], list[int]]:
@@ -191,13 +207,15 @@ def _rows(path: Path, function: Sampler, name: str, options: dict[str, Any]) -> 
     unknown = sorted(set(options) - set(taken))
     if unknown:
         raise ValueError(f"{name} has the options {', '.join(taken) or 'none'}; got {', '.join(unknown)}")
-    rows = list(function(path, **{key: value for key, value in options.items() if value is not None}))
+    rows = list(function(path, **{key: value for key, value in options.items() if value is not None}) or ())
+    if not all(isinstance(row, Row) for row in rows):
+        raise TypeError(f"{name} must yield rows, each a Row of solvers.rows, got {rows!r:.80}")
     step_of_row, step = [], 0
     for row in rows:
         step_of_row.append(step)
         step += row.ends
     wanted = len(path.steps())
-    if step != wanted or not rows[-1].ends:
+    if not rows or step != wanted or not rows[-1].ends:
         raise ValueError(f"{name} must yield rows of which {wanted} end a step, the last row among them, got {step}")
     return rows, step_of_row
 

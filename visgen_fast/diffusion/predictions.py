@@ -96,7 +96,7 @@ def as_prediction(prediction: Prediction | str) -> Prediction:
     """The prediction of this name, or the one given. ValueError, which lists the names, for any other."""
     if isinstance(prediction, Prediction):
         return prediction
-    if prediction not in PREDICTIONS:
+    if not isinstance(prediction, str) or prediction not in PREDICTIONS:
         raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}; got {prediction!r}")
     return PREDICTIONS[prediction]
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from visgen_fast import ops
 
+from .. import _check as check
 from ..nn.conditions import AnyCondition, apply_to_parts
 from ..reference.solve import NEXT, SLOT_A, SLOT_B
 from . import graphs
-from .guiding import Guidance, Guided, Run, Unguided
-from .plan import Plan
+from .guiding import Guidance, Guided, Run, Unguided, check_guidance
+from .networks import check_asked, check_callable
+from .plan import Plan, check_plan
 from .steps import Steps
 
 Callback = Callable[[int, float, Tensor, Tensor], None]
@@ -67,25 +70,29 @@ def sample(
         [B, *shape] in the state's dtype.
 
     Raises:
-        ValueError: labels and seeds of different lengths, images, mask or noise of another shape, a strength outside
-            [0, 1], a guidance that is none, a plan whose noise has a learned variance with a model that gives none.
+        TypeError, ValueError: an argument of another kind; labels and seeds of different lengths, images, mask or noise
+            of another shape, a strength outside [0, 1], a model that returns anything but its prediction, a plan whose
+            noise has a learned variance with a model that gives none.
     """
-    if isinstance(labels, Tensor) and labels.shape != seeds.shape:
-        raise ValueError(f"labels and seeds must both have shape [B], got {list(labels.shape)} and {list(seeds.shape)}")
-    if guidance is not None and not isinstance(guidance, Guidance):
-        raise ValueError(f"guidance must be one, for example ClassifierFree(3.0, null_label), got {guidance!r:.80}")
+    check_asked(model, labels, seeds)
+    check_plan(plan)
+    check.float_type(dtype, "dtype")
+    guiding = Unguided() if guidance is None else guidance
+    check_guidance(guiding)
+    if callback is not None:
+        check_callable(callback, "callback", "(step, t, x, denoised)")
     device = torch.device(seeds.device if device is None else device)
     labels, seeds = apply_to_parts(labels, lambda part: part.to(device)), seeds.to(device)
-    shape = (len(seeds), *shape)
-    known = known and _expanded(known, shape, device, _state_dtype(dtype))
+    shape = (len(seeds), *check.integers(shape, "shape", 0))
+    if known is not None:
+        known = _expanded(known, shape, device, _state_dtype(dtype))
     if initial is not None:
-        first = _first_step(plan, shape, *initial)
+        first = _first_step(plan, shape, *_pair(initial, "initial", "(images, strength)"))
         if first == plan.steps:
             images = initial[0].to(device, _state_dtype(dtype), copy=True)
             return images if known is None else _merged(images, *known)
         plan = plan.after(first)
     told = Run(model, plan, labels, len(seeds), dtype, device)
-    guiding = guidance or Unguided()
     steps = graphs.steps(told, guiding, shape, _state_dtype(dtype)) if graph else Steps(told, guiding)
     run = _Images(plan, steps.table, seeds, shape, _state_dtype(dtype), noise, keeps_noise=known is not None)
     first_state = run.begin(None if initial is None else initial[0])
@@ -104,10 +111,8 @@ def sample(
 
 def _first_step(plan: Plan, shape: tuple[int, ...], images: Tensor, strength: float) -> int:
     """The step that begins with the initial images, or the number of steps where none of them does."""
-    if tuple(images.shape) != shape:
-        raise ValueError(f"the initial images must have shape {list(shape)}, got {list(images.shape)}")
-    if not 0 <= strength <= 1:
-        raise ValueError(f"the strength of the initial images must lie in [0, 1], got {strength}")
+    _check_images(images, "the initial images", shape)
+    check.real(strength, "the strength of the initial images", 0, 1)
     if _rises(plan):
         return 0
     return next((i for i, level in enumerate(plan.ends[:-1]) if level.time <= strength), plan.steps)
@@ -117,7 +122,10 @@ def _expanded(
     known: tuple[Tensor, Tensor], shape: tuple[int, ...], device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """The known images and their mask as states are."""
-    images, mask = (part.to(device, dtype) for part in known)
+    images, mask = _pair(known, "known", "(images, mask)")
+    check.floats(images, "the known images")
+    check.tensor(mask, "the mask of the known images")
+    images, mask = images.to(device, dtype), mask.to(device, dtype)
     try:
         return images.expand(shape), mask.expand(shape)
     except RuntimeError as error:
@@ -125,6 +133,19 @@ def _expanded(
             f"known images and mask must be broadcastable to {list(shape)}, got {list(images.shape)} and "
             f"{list(mask.shape)}"
         ) from error
+
+
+def _pair(value: Any, name: str, parts: str) -> tuple[Any, Any]:
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        found = f"{len(value)} of them" if isinstance(value, tuple | list) else type(value).__name__
+        raise TypeError(f"{name} must be {parts}, got {found}")
+    return value[0], value[1]
+
+
+def _check_images(images: Any, name: str, shape: tuple[int, ...]) -> None:
+    check.floats(images, name)
+    if tuple(images.shape) != shape:
+        raise ValueError(f"{name} must have shape {list(shape)}, got {list(images.shape)}")
 
 
 def _merged(x: Tensor, images: Tensor, mask: Tensor) -> Tensor:
@@ -157,8 +178,8 @@ class _Images:
         self.keeps_noise = keeps_noise or noise is not None  # else the state may take its place
         if noise is None:
             noise = ops.gaussian(seeds, shape[1:], stream=ops.Purpose.INITIAL_STATE.stream(), dtype=dtype)
-        elif tuple(noise.shape) != shape:
-            raise ValueError(f"noise must have shape {list(shape)}, got {list(noise.shape)}")
+        else:
+            _check_images(noise, "noise", shape)
         self.noise = noise.to(seeds.device, dtype)
 
     def begin(self, images: Tensor | None) -> Tensor:

@@ -53,6 +53,12 @@ class Schedule(ABC):
         return bool(self.alpha(torch.ones((), dtype=torch.float64, device="cpu")) == 0)
 
 
+def check_schedule(schedule: object) -> None:
+    """ValueError unless it is one."""
+    if not isinstance(schedule, Schedule):
+        raise ValueError(f"schedule must be a Schedule, for example CosineVP(), got {schedule!r:.80}")
+
+
 @dataclass(frozen=True)
 class RectifiedFlow(Schedule):
     """The straight path α = 1 − t, σ = t (Liu et al., "Flow straight and fast", 2022; Lipman et al., 2022)."""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import _check as check
 from .schedules import Schedule
 
 Spacing = Callable[[Schedule, int], Tensor]
@@ -63,7 +64,8 @@ def beta(schedule: Schedule, steps: int, *, alpha: float = 0.6, beta: float = 0.
 
 def shifted(times: Tensor, shift: float) -> Tensor:
     """t' = s·t/(1 + (s − 1)·t) (Esser et al., "Stable Diffusion 3", 2024, equation 23). ValueError unless s > 0."""
-    if not shift > 0:
+    check.number(shift, "shift")
+    if not 0 < shift < math.inf:
         raise ValueError(f"shift must be positive, got {shift}")
     return shift * times / (1 + (shift - 1) * times)
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .. import _check as check
 from ..reference.solve import U, V
-from .guiding import Guidance, Guided, Guiding, Interval, Run, Scale, Unguided, check_interval, of_row
+from .guiding import Guidance, Guided, Guiding, Interval, Run, Scale, Unguided, check_guidance, check_interval, of_row
 from .path import Level, Path
 from .plan import Plan, inverse
 
@@ -41,8 +42,8 @@ class Upsample(Guidance):
 
     def __post_init__(self) -> None:
         check_interval(self.interval)
-        if self.factor < 2:
-            raise ValueError(f"factor must be at least 2, got {self.factor}")
+        check_guidance(self.guidance)
+        check.integer(self.factor, "factor", 2)
 
     def begin(self, run: Run) -> Guiding:
         plan = run.plan

@@ -54,6 +54,19 @@ def apply_to_parts(condition: AnyCondition, function: Callable[[Tensor], Tensor]
     return None if condition is None else function(condition)
 
 
+def check_condition(condition: AnyCondition, name: str, batch: int) -> None:
+    """TypeError or ValueError, with this name, unless it is a condition of `batch` samples."""
+    if isinstance(condition, Condition):
+        found = [len(part) for part in condition.parts().values()][:1]
+        if found not in ([], [batch]):
+            raise ValueError(f"{name} must have one sample for each of the {batch} seeds, got {found[0]}")
+    elif isinstance(condition, Tensor):
+        if condition.shape != (batch,):
+            raise ValueError(f"{name} and seeds must both have shape [B], got {list(condition.shape)} and {[batch]}")
+    elif condition is not None:
+        raise TypeError(f"{name} must be int64 [B], a Condition or None, got {type(condition).__name__}")
+
+
 def concatenate(conditions: Sequence[AnyCondition]) -> AnyCondition:
     """Conditions of one kind as one batch. Sequences of different lengths are padded, and the padding is masked."""
     first = conditions[0]

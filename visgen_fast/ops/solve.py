@@ -58,7 +58,7 @@ def solver_step(
         seeds: int64 [B]: the noise of row r is `gaussian(seeds, x.shape[1:], stream=stream + r)`.
         noise: the noise itself, shape of x; takes the place of `seeds`.
         variance: shape of x: the noise is multiplied by exp(½(l0 + l1·variance)), the row's (l0, l1).
-        limit: [B]: x̂ is held within ±limit and then divided by it, instead of the row's clamp.
+        limit: [B], positive: x̂ is held within ±limit and then divided by it, instead of the row's clamp.
 
     Returns:
         (next, slots), new tensors. Arithmetic is float32 inside, float64 for float64 x. Gradients flow into all
@@ -70,15 +70,19 @@ def solver_step(
 
     Source: the solvers of `visgen_fast.diffusion.solvers`, each of which is a table.
     """
-    given = _as_tuple(outputs)
+    given, slots = _as_tuple(outputs, "outputs"), _as_tuple(slots, "slots")
     tensors = (x, *given, *slots, weights, noise, variance, limit)
     options: dict[str, Any] = {"weights": weights, "seeds": seeds, "noise": noise, "stream": stream}
     options |= {"variance": variance, "limit": limit}
-    wants_gradient = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    if wants_gradient or runs_reference(*tensors, seeds):
+    try:
+        wants_gradient = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+        if wants_gradient or runs_reference(*tensors, seeds):
+            _check_step(x, given, table, step, slots, **options)
+            return reference.solver_step(x, given, table, step, slots=slots, **options)
+        after, kept = torch.empty_like(x), tuple(slot.clone() for slot in slots)
+    except (AttributeError, TypeError):  # of what is no tensor
         _check_step(x, given, table, step, slots, **options)
-        return reference.solver_step(x, given, table, step, slots=slots, **options)
-    after, kept = torch.empty_like(x), tuple(slot.clone() for slot in slots)
+        raise
     return solver_step_(x, given, table, step, slots=kept, out=after, **options), kept
 
 
@@ -102,7 +106,8 @@ def solver_step_(
     Returns x, or `out`. It has no gradient: ValueError where one is asked for, where what is written shares memory with
     another tensor in another layout, and what `solver_step` raises.
     """
-    given = outputs if type(outputs) is tuple else _as_tuple(outputs)
+    given = outputs if type(outputs) is tuple else _as_tuple(outputs, "outputs")
+    slots = slots if type(slots) is tuple else _as_tuple(slots, "slots")
     try:
         rows, row = _rows(step, x) if isinstance(step, Tensor) else (None, step)
         if torch.is_grad_enabled():
@@ -144,9 +149,11 @@ def output_products(outputs: Tensor | Sequence[Tensor], x: Tensor | None = None)
     Raises:
         TypeError, ValueError: an argument does not fit the above.
     """
-    given = _as_tuple(outputs)
+    given = _as_tuple(outputs, "outputs")
     signals = given if x is None else (x, *given)
     _check_outputs(given, given[0] if given else x)
+    if not 1 <= given[0].dim() <= 9:
+        raise ValueError(f"outputs must have 1 to 9 dimensions, got {given[0].dim()}")
     if x is not None:
         _check_signal(x, "x", given[0])
     if runs_reference(*signals) or (torch.is_grad_enabled() and any(signal.requires_grad for signal in signals)):
@@ -171,15 +178,20 @@ def denoised_quantile(
     Source: Saharia et al., "Photorealistic text-to-image diffusion models with deep language understanding", 2022,
     section 2.3.
     """
-    given = _as_tuple(outputs)
+    given = _as_tuple(outputs, "outputs")
     _check_step(x, given, table, step, None, weights)
-    if not 0 <= q <= 1:
-        raise ValueError(f"q must lie in [0, 1], got {q}")
+    check.real(q, "q", 0, 1)
+    if 0 in x.shape[1:]:
+        raise ValueError(f"x must have elements in each sample, of which there is a quantile, got {list(x.shape)}")
     return reference.denoised_quantile(x, given, table, step, q, weights)
 
 
-def _as_tuple(outputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+def _as_tuple(tensors: Tensor | Sequence[Tensor], name: str) -> tuple[Tensor, ...]:
+    if isinstance(tensors, Tensor):
+        return (tensors,)
+    if not isinstance(tensors, Sequence):
+        raise TypeError(f"{name} must be a tensor or a sequence of tensors, got {type(tensors).__name__}")
+    return tuple(tensors)
 
 
 def _rows(step: Tensor, x: Tensor) -> tuple[Tensor, int]:
@@ -213,8 +225,9 @@ def _check_step(
     _check_outputs(outputs, x)
     if slots is not None and len(slots) > MOST_SLOTS:
         raise ValueError(f"slots must be at most {MOST_SLOTS} tensors, got {len(slots)}")
-    named = {f"slots[{k}]": slot for k, slot in enumerate(slots or ())}
-    for name, signal in {**named, "noise": noise, "variance": variance, "out": out}.items():
+    for k, slot in enumerate(slots or ()):
+        _check_signal(slot, f"slots[{k}]", x)
+    for name, signal in {"noise": noise, "variance": variance, "out": out}.items():
         if signal is not None:
             _check_signal(signal, name, x)
     check.tensor(table, "table")
@@ -229,8 +242,8 @@ def _check_step(
     if seeds is not None:
         check.seeds(seeds, x.shape[0], x.device)
     check.stream(stream)
-    if limit is not None and (limit.shape != x.shape[:1] or limit.device != x.device):
-        raise ValueError(f"limit must be [{x.shape[0]}] on {x.device}, got {list(limit.shape)} on {limit.device}")
+    if limit is not None:
+        _check_limit(limit, x)
 
 
 def _check_outputs(outputs: Sequence[Any], like: Any) -> None:
@@ -258,6 +271,14 @@ def _check_weights(weights: Tensor, x: Tensor, outputs: int, rows: int) -> None:
             f"weights must be floating-point [{outputs}] or [{rows} or 1, {x.shape[0]} or 1, {outputs}] on {x.device}, "
             f"got {weights.dtype} of shape {list(weights.shape)} on {weights.device}"
         )
+
+
+def _check_limit(limit: Any, x: Tensor) -> None:
+    check.tensor(limit, "limit")
+    if limit.shape != x.shape[:1] or limit.device != x.device:
+        raise ValueError(f"limit must be [{x.shape[0]}] on {x.device}, got {list(limit.shape)} on {limit.device}")
+    if limit.device.type == "cpu" and bool((limit <= 0).any()):
+        raise ValueError(f"limit must be positive, got {limit.min().item():g}")
 
 
 def _check_rows(x: Tensor, table: Tensor, step: int | Tensor, slots: int | None, has_noise: bool) -> None:

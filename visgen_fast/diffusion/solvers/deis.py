@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from ... import _check as check
 from ..path import Path
 from .lagrange import lagrange_integrals
 from .rows import SLOTS, Row, X, first_order, noise
@@ -16,8 +17,7 @@ def deis(path: Path, *, order: int = 2, lower_order_final: bool = True) -> Itera
     The state divided by α grows by the integral of ε̂ over σ/α. Order 1 to 3; the first steps have as many as there are,
     and plans of fewer than 15 steps end with lower orders, as diffusers' do.
     """
-    if not 1 <= order <= 3:
-        raise ValueError(f"order must lie in [1, 3], got {order}")
+    check.integer(order, "order", 1, 3)
     steps = path.steps()
     known: list[float] = []  # ln(σ/α) of the steps before, the newest first
     for i, (start, end) in enumerate(steps):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from ... import _check as check
 from ..path import Level, Path
 from .rows import S0, D, Row, Sum, X, Z, ancestral, check_eta, first_order
 
@@ -28,6 +29,7 @@ def dpmpp_2s(path: Path, *, eta: float = 0.0) -> Iterator[Row]:
 def dpmpp_sde(path: Path, *, eta: float = 1.0, fraction: float = 0.5) -> Iterator[Row]:
     """k-diffusion's `sample_dpmpp_sde`: noise at the middle as at the end, and both denoised images used."""
     check_eta(eta)
+    check.number(fraction, "fraction")
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must lie in (0, 1), got {fraction}")
     weight = 1 / (2 * fraction)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from ... import _check as check
 from ..path import Level, Path
 from .rows import D, Row, Sum, Z, ancestral, check_eta, first_order, noise
 
@@ -18,6 +19,7 @@ def euler(
     churn_noise: float = 1.0,
 ) -> Iterator[Row]:
     """Karras et al., "Elucidating the design space of diffusion-based generative models", 2022, algorithm 2, Euler."""
+    check.real(churn_noise, "churn_noise", 0)
     starts = churned(path, churn, churn_min, churn_max)
     for i, (start, (_, end)) in enumerate(zip(starts, path.steps(), strict=True)):
         after = first_order(start, end)
@@ -56,8 +58,9 @@ def snr_ratio(start: Level, end: Level) -> float:
 
 def churned(path: Path, churn: float, churn_min: float, churn_max: float) -> list[Level]:
     """Where each step begins after its churn: σ/α grown by γ = min(churn/steps, √2 − 1) inside the bounds."""
-    if not 0 <= churn < math.inf:
-        raise ValueError(f"churn must be at least 0, got {churn}")
+    check.real(churn, "churn", 0)
+    check.number(churn_min, "churn_min")
+    check.number(churn_max, "churn_max")
     gamma = min(churn / len(path.steps()), math.sqrt(2) - 1)
     return [
         path.at_ratio(start.ratio * (1 + gamma))

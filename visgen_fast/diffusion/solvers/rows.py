@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ... import _check as check
 from ..path import Level
 
 Sum = np.ndarray  # float64 [8]
@@ -36,9 +37,8 @@ class Row:
 
 
 def check_eta(eta: float, most: float = math.inf) -> None:
-    """ValueError unless `eta`, a share of noise, is a number in [0, most]."""
-    if not 0 <= eta <= most or math.isinf(eta):
-        raise ValueError(f"eta must {'be at least 0' if math.isinf(most) else f'lie in [0, {most:g}]'}, got {eta}")
+    """TypeError or ValueError unless `eta`, a share of noise, is a number in [0, most]."""
+    check.real(eta, "eta", 0, most)
 
 
 def noise(at: Level) -> Sum:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ... import _check as check
 from ..path import Level, Path, half_log_snr_step
 from .dpm_multi import with_noise
 from .lagrange import lagrange_integrals
@@ -28,10 +29,10 @@ def sa_solver(
     denoised images of `order` steps, 1 to 4; the corrector of order 1 to 4 the new one too. The noise of a step is in
     its prediction and in its correction. Slot 0 holds what is known of the next corrected state.
     """
-    for name, value in (("order", order), ("corrector_order", corrector_order)):
-        if not 1 <= value <= 4:
-            raise ValueError(f"{name} must lie in [1, 4], got {value}")
+    check.integer(order, "order", 1, 4)
+    check.integer(corrector_order, "corrector_order", 1, 4)
     check_eta(eta)
+    check.interval(interval, "interval")
     steps, ring = path.steps(), max(order - 1, corrector_order - 2)
     known: list[float] = []  # ln(α/σ) of the steps before, the newest first
     corrected, weight = X, 0.0

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ... import _check as check
 from ..path import Level, Path
 from ..schedules import RectifiedFlow
 from .euler import churned, raised
@@ -27,6 +28,7 @@ def heun(
     churn_noise: float = 1.0,
 ) -> Iterator[Row]:
     """Karras et al., 2022, algorithms 1 and 2: the mean of the slopes at both ends; Euler's step to noise 0."""
+    check.real(churn_noise, "churn_noise", 0)
     starts = churned(path, churn, churn_min, churn_max)
     points = Coordinates(path)
     for i, (start, (_, end)) in enumerate(zip(starts, path.steps(), strict=True)):
@@ -75,8 +77,7 @@ def adams_bashforth(path: Path, *, order: int = 4) -> Iterator[Row]:
 
     Order 1 to 4; the first steps have as many slopes as there are.
     """
-    if not 1 <= order <= 4:
-        raise ValueError(f"order must lie in [1, 4], got {order}")
+    check.integer(order, "order", 1, 4)
     known: list[float] = []
     for i, (a, c) in enumerate(Coordinates(path).steps()):
         if a.k == 0:

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from ... import _check as check
 from ..path import Path, half_log_snr_step
 from .rows import S0, SLOTS, D, Row, Sum, X
 
@@ -22,8 +23,7 @@ def unipc(
 
     Slot 0 holds what is known of the next corrected state, so that one operand is read instead of two.
     """
-    if not 1 <= order <= 3:
-        raise ValueError(f"order must lie in [1, 3], got {order}")
+    check.integer(order, "order", 1, 3)
     if variant not in ("bh1", "bh2"):
         raise ValueError(f"variant must be bh1 or bh2, got {variant!r}")
     steps = path.steps()
