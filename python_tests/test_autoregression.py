@@ -173,6 +173,13 @@ def test_known_codes_stay_and_the_others_follow_them():
     assert torch.equal(sample(model, None, SEEDS, known=full), full)
 
 
+def test_a_callback_sees_the_codes_after_each_step():
+    model, seen = awake(lambda: sequence(columns((2, 2, 1)), 4)), []
+    codes = sample(model, None, SEEDS, callback=lambda step, codes: seen.append((step, codes)))
+    assert [step for step, _ in seen] == [0, 1, 2, 3] and torch.equal(seen[-1][1], codes)
+    assert torch.equal(seen[1][1], torch.where(model.order.steps <= 1, codes, -1))
+
+
 def test_seeds_say_all_and_more_of_them_say_more():
     model = awake(lambda: sequence(raster((3, 3, 1)), 4))
     first, again = sample(model, None, SEEDS), sample(model, None, SEEDS)

@@ -32,6 +32,7 @@ MOST_MODULES_PER_WEIGHT = 20
 # What needs no weights, and is therefore bounded where it stands among the settings.
 MOST_SAMPLING_STEPS = 10_000
 MOST_QUANTIZER_DEPTH = 1000
+MOST_CODES = 2**20  # of an image in an order
 MOST_BEAM = 1000
 # Of a text from a file that is shown: a sentence, and the name of a row in a figure.
 MOST_CHARACTERS = 2000

@@ -12,6 +12,7 @@ from ..nn.conditions import AnyCondition, concatenate, null_like
 from .model import CodeModel
 
 Guidance = float | Tensor | Callable[[float], float]
+Callback = Callable[[int, Tensor], None]
 
 
 @torch.no_grad()
@@ -25,6 +26,7 @@ def sample(
     top_k: int | Tensor | None = None,
     top_p: float | Tensor | None = None,
     known: Tensor | None = None,
+    callback: Callback | None = None,
 ) -> Tensor:
     """Draws codes step by step, those of a step together.
 
@@ -41,6 +43,7 @@ def sample(
         temperature, top_k, top_p: as of `ops.sample_tokens`.
         known: int64, broadcastable to [B, *grid, Q]: codes that stay, and −1 where one is drawn. A known code has no
             influence on what is drawn before it.
+        callback: called with (step, codes) after each step, from 0 on; codes not yet drawn are −1.
 
     Returns:
         codes int64 [B, *grid, Q].
@@ -56,7 +59,7 @@ def sample(
         condition = concatenate([condition, null_like(condition, model.null_label)])
     order = model.order
     given = None if known is None else order.to_sequence(_checked(known, model, seeds))
-    sequence = seeds.new_empty((len(seeds), order.length))
+    sequence = seeds.new_full((len(seeds), order.length), -1)
     state, last = model.begin(condition), sequence[:, :0]
     ends = torch.tensor(order.sizes).cumsum(0).tolist()
     for step, (size, end) in enumerate(zip(order.sizes, ends, strict=True)):
@@ -78,6 +81,8 @@ def sample(
             drawn = torch.where(here < 0, drawn, here)
         sequence[:, end - size : end] = drawn
         last = drawn.clamp_min(0)  # what is bad is said once, at the end: to look now would make a GPU wait
+        if callback is not None:
+            callback(step, order.to_array(sequence))
     _require_drawn(sequence, ends)
     return order.to_array(sequence)
 

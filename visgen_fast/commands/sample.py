@@ -71,6 +71,12 @@ class SampleOptions:
     """Guide only in steps that begin between these two times; 0 is the image, 1 is noise."""
     rescale: float | None = None
     """Share of the guided output's spread, from 0 to 1, that is moved back to the conditional one's."""
+    temperature: float | None = None
+    """Of a model of codes: below 1 its probable codes come more often, at 0 the most probable one always."""
+    top_k: int | None = None
+    """Of a model of codes: draw from so many most probable codes only."""
+    top_p: float | None = None
+    """Of a model of codes: draw from the most probable codes that together have this probability."""
     out: Path = Path("samples.png")
     """The PNG file to write."""
     preview_gif: Path | None = None
@@ -87,7 +93,7 @@ class SampleOptions:
 
 _OF_THE_SYSTEM = (
     *("steps", "sampler", "spacing", "shift", "order", "eta", "churn", "variant", "variance"),
-    *("guidance", "interval", "rescale"),
+    *("guidance", "interval", "rescale", "temperature", "top_k", "top_p"),
 )
 # What a drawn file keeps. Words that follow the last one are no more of its: it takes a single number.
 _KEPT = ("labels", "seeds", *_OF_THE_SYSTEM, "count_per_class")
@@ -120,7 +126,8 @@ def draw(options: SampleOptions) -> None:
             f"the recipe {saved.state['recipe']} trains no model that draws images: its run shows {system.figure}.png"
         )
     try:
-        asked = system.options(**{name: getattr(options, name) for name in _OF_THE_SYSTEM})
+        given = {name: getattr(options, name) for name in _OF_THE_SYSTEM}
+        asked = system.options(**{name: value for name, value in given.items() if value is not None})
         drawn, previews = _drawn(system.to(device), labels, options, asked)
     except ValueError as error:
         raise UserError(str(error)) from error

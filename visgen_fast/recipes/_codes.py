@@ -1,0 +1,68 @@
+"""What the recipes of models of codes share: pixels as codes, their order, and how images are drawn."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from ..autoregression.model import CodeModel
+from ..autoregression.order import Order, columns, plane_by_plane, raster, shuffled, snake, tile_by_tile
+from ..data.images import ImageFormat
+from ..systems.prior import CodeSampling, CodeSystem
+from ..tokenizers.pixels import PixelCodes
+from ..training.bounds import AtLeast, Between
+from ..untrusted import MOST_CODES
+from ._images import ImageSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeSettings(ImageSettings):
+    """A class-conditional model of codes."""
+
+    label_drop: Annotated[float, Between(0, 1)] = 0.1
+    """Share of the images trained on without their label, which guidance needs."""
+    guidance: Annotated[float, Between(-1000, 1000)] = 1.0
+    """Weight of classifier-free guidance when images are drawn; 1 is none."""
+    temperature: Annotated[float, Between(0, 1000)] = 1.0
+    """Of the draws: below 1 the probable codes come more often, at 0 the most probable one always."""
+    top_k: Annotated[int | None, AtLeast(1)] = None
+    """Draw from so many most probable codes only."""
+    top_p: Annotated[float | None, Between(0, 1)] = None
+    """Draw from the most probable codes that together have this probability."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelSettings(CodeSettings):
+    """A model of pixels."""
+
+    levels: Annotated[int, Between(2, 256)] = 256
+    """Values of a code; 32 keep the five leading bits of a pixel."""
+
+
+def pixel_codes(
+    settings: PixelSettings,
+    images: ImageFormat,
+    layout: Literal["channels", "planes", "tiles"] = "channels",
+    tile: int = 4,
+) -> PixelCodes:
+    """The pixels of images of this format as codes; ValueError where there are too many, or the layout doesn't fit."""
+    codes = PixelCodes((images.height, images.width), images.channels, settings.levels, layout, tile)
+    if math.prod(codes.shape) > MOST_CODES:
+        raise ValueError(f"images of {math.prod(codes.shape)} codes are too large for a model of codes: give a --size")
+    return codes
+
+
+def order_named(name: str, shape: tuple[int, ...], tile: int) -> Order:
+    """The order of that name for codes of this shape; ValueError where the two don't fit."""
+    if name == "tiles":
+        return tile_by_tile(shape, tile)
+    if name == "shuffled":
+        return shuffled(shape, 0)
+    return {"raster": raster, "columns": columns, "snake": snake, "planes": plane_by_plane}[name](shape)
+
+
+def code_system(settings: CodeSettings, model: CodeModel, tokenizer: PixelCodes) -> CodeSystem:
+    """The model with the tokenizer of its codes, to draw with as the settings say."""
+    drawing = CodeSampling(settings.guidance, settings.temperature, settings.top_k, settings.top_p)
+    return CodeSystem(model, tokenizer, drawing, settings.label_drop)
