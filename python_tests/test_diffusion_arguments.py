@@ -212,14 +212,15 @@ def test_of_likelihood_and_elbo(function, changed: dict[str, Any], said: str) ->
     assert str(caught.value) == said
 
 
+SPAN = "span must be two rising times in [0, 1], with noise at the first, got "
 OTHERS = [
     (lambda: judged(likelihood, tolerance="a"), "tolerance must be a number, got str"),
     (lambda: judged(likelihood, start="a"), "start must be a number, got str"),
     (lambda: judged(likelihood, model=lambda x, t, y: x.detach()),
      "the model must be differentiable in x_t, and what it returned has no gradient"),
     (lambda: judged(elbo, calls=2.5), "calls must be an integer, got float"),
-    (lambda: judged(elbo, span=0.5), "span must be two rising times in (0, 1], got 0.5"),
-    (lambda: judged(elbo, span=(0.1, 0.2, 0.3)), "span must be two rising times in (0, 1], got (0.1, 0.2, 0.3)"),
+    (lambda: judged(elbo, span=0.5), SPAN + "0.5"),
+    (lambda: judged(elbo, span=(0.1, 0.2, 0.3)), SPAN + "(0.1, 0.2, 0.3)"),
     (lambda: invert(network, RISING, [1], LABELS), "images must be a tensor, got list"),
     (lambda: invert(network, "ddim", IMAGES, LABELS),
      "plan must be a Plan, as plan(sampler, schedule, prediction) makes it, got 'ddim'"),
