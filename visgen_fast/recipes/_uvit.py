@@ -12,31 +12,18 @@ from ..diffusion.objective import DiffusionObjective
 from ..diffusion.schedules import CosineVP
 from ..diffusion.times import UniformTimes
 from ..models.uvit import UViT
-from ..systems.diffusion import DiffusionSystem, SamplerSettings
+from ..systems.diffusion import DiffusionSystem
 from ..training.bounds import AtLeast, Between
 from ..untrusted import MOST_IMAGE_SIDE
-from ._diffusion import DiffusionSettings
+from ._diffusion import DAYS, HOURS, MINUTES, DiffusionSettings, drawing
 
-_TRAINING: dict[str, Any] = {"learning_rate": 2e-3, "warmup_steps": 50, "lr_schedule": "cosine"}
-_COLOUR: dict[str, Any] = {
-    **{**_TRAINING, "size": 64, "reference": 32, "stages": (64, 128), "width": 256, "depth": 6, "steps": 20_000},
-    **{"batch_size": 64, "learning_rate": 5e-4, "ema_decay": 0.9995},
-}
-UVIT_PRESETS = {
-    "digits": {
-        **{**_TRAINING, "reference": 8, "patch_size": 1, "stages": (32,), "width": 96, "depth": 2, "steps": 1000},
-        **{"batch_size": 64, "ema_decay": 0.99, "sample_every": 250, "checkpoint_every": 250},
-    },
-    "fashion-mnist": {
-        **{**_TRAINING, "size": 64, "steps": 1500, "batch_size": 32, "ema_decay": 0.995},
-        **{"sample_every": 250, "checkpoint_every": 250},
-    },
-    **dict.fromkeys(("photographs", "emoji"), _COLOUR),
-    "folder": {
-        **{**_COLOUR, "size": 128, "stages": (64, 128), "patch_size": 4, "width": 384, "depth": 8, "heads": 6},
-        **{"steps": 100_000, "learning_rate": 3e-4, "ema_decay": 0.9998, "sample_every": 2000},
-        **{"checkpoint_every": 2000, "horizontal_flip": True, "workers": 2},
-    },
+UVIT_PRESETS: dict[str, dict[str, Any]] = {
+    "digits": {**MINUTES, "reference": 8, "patch_size": 1, "stages": (32,), "width": 96, "depth": 2},
+    "fashion-mnist": {**MINUTES, "steps": 1500, "batch_size": 32, "size": 64},
+    **dict.fromkeys(
+        ("photographs", "emoji"), {**HOURS, "size": 64, "reference": 32, "stages": (64, 128), "width": 256, "depth": 6}
+    ),
+    "folder": {**DAYS, "size": 128, "reference": 32, "stages": (64, 128), "width": 384, "depth": 8, "heads": 6},
 }
 
 
@@ -95,8 +82,7 @@ def uvit_system(
         conditioning="log_snr",
         **options,
     )
-    drawing = SamplerSettings(settings.sampling_steps, settings.guidance, "ddim")
-    return DiffusionSystem(model, objective, images.shape, drawing)
+    return DiffusionSystem(model, objective, images.shape, drawing(settings, "ddim"))
 
 
 def resolution(images: ImageFormat) -> float:
