@@ -18,6 +18,7 @@ from visgen_fast.diffusion import (
     Plan,
     RectifiedFlow,
     Schedule,
+    Shifted,
     convert,
     edm,
     plan,
@@ -147,6 +148,15 @@ def test_tcd_without_noise_is_ddim_and_with_all_of_it_a_consistency_model() -> N
     made = [plan(name, CosineVP(), "v", steps=5, **options) for name, options in TCD_AND_ITS_ENDS]
     torch.testing.assert_close(made[0].table, made[1].table)
     torch.testing.assert_close(made[2].table, made[3].table, rtol=1e-5, atol=2e-3)  # the data's end has noise of e^−7.5
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in ("sa-solver", "tcd")])
+def test_shifted_rectified_flow_is_rectified_flow_at_shifted_times(name: str) -> None:
+    """The network is told another time; whatever else a table says is the same. (Two add noise by times.)"""
+    shifted = plan(name, Shifted(RectifiedFlow(), 1, 3), "velocity", steps=6)
+    times = plan(name, RectifiedFlow(), "velocity", steps=6, shift=3)
+    assert shifted.step_of_row == times.step_of_row
+    torch.testing.assert_close(shifted.table[:, 1:], times.table[:, 1:], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ... import _check as check
+from ..derived_schedules import Interpolated, Shifted
 from ..path import Level, Path
-from ..schedules import RectifiedFlow
+from ..schedules import RectifiedFlow, Schedule
 from .euler import churned, raised
 from .lagrange import lagrange_integrals
 from .rows import S0, S1, SLOTS, D, Row, Sum, X, first_order
@@ -110,7 +111,7 @@ class Coordinates:
     """The points of a path's levels."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.straight = path, isinstance(path.schedule, RectifiedFlow)
+        self.path, self.straight = path, _is_straight(path.schedule)
 
     def at(self, level: Level) -> Point:
         return Point(level, level.alpha + level.sigma if self.straight else level.alpha)
@@ -121,6 +122,13 @@ class Coordinates:
 
     def steps(self) -> list[tuple[Point, Point]]:
         return [(self.at(start), self.at(end)) for start, end in self.path.steps()]
+
+
+def _is_straight(schedule: Schedule) -> bool:
+    """Whether a schedule's levels are those of rectified flow, at whatever times: shifted ones are."""
+    return isinstance(schedule, RectifiedFlow) or (
+        isinstance(schedule, Shifted | Interpolated) and _is_straight(schedule.schedule)
+    )
 
 
 def _two_stage(a: Point, c: Point, middle: Point | None) -> Iterator[Row]:
