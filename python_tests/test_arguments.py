@@ -66,6 +66,20 @@ WRONG = {
         lambda: ops.codebook_statistics(X, None, BOOKS),
         "codes must be a tensor, got NoneType",
     ),
+    "gumbel shape=3": (lambda: ops.gumbel(S, 3), "shape must be a sequence of integers, got int"),
+    "sample_tokens logits=3": (lambda: ops.sample_tokens(3, S), "logits must be a tensor, got int"),
+    "sample_tokens temperature='1'": (
+        lambda: ops.sample_tokens(X, S, temperature="1"),
+        "temperature must be a number, got str",
+    ),
+    "sample_tokens top_k=1.5": (
+        lambda: ops.sample_tokens(X, S, top_k=1.5),
+        "top_k must be an integer or int64 [B], got float",
+    ),
+    "confident_mask unknown=None": (
+        lambda: ops.confident_mask(X, S, unknown=None, count=1),
+        "unknown must be a tensor, got NoneType",
+    ),
     "diffuse seeds=3": (lambda: ops.diffuse(X, C, 3), "seeds must be a tensor, got int"),
 }
 

@@ -176,6 +176,9 @@ def test_known_codes_stay_and_the_others_follow_them():
 def test_a_callback_sees_the_codes_after_each_step():
     model, seen = awake(lambda: sequence(columns((2, 2, 1)), 4)), []
     codes = sample(model, None, SEEDS, callback=lambda step, codes: seen.append((step, codes)))
+    in_rows = awake(lambda: sequence(raster((2, 2, 1)), 4))
+    spoiled = sample(in_rows, None, SEEDS, callback=lambda step, codes: codes.zero_())
+    assert torch.equal(spoiled, sample(in_rows, None, SEEDS))  # a callback has a copy
     assert [step for step, _ in seen] == [0, 1, 2, 3] and torch.equal(seen[-1][1], codes)
     assert torch.equal(seen[1][1], torch.where(model.order.steps <= 1, codes, -1))
 

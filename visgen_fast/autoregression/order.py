@@ -39,6 +39,7 @@ class Order:
         self.length, self.count = len(flat), len(found)
         self.sizes: list[int] = flat.bincount().tolist()
         self.places = flat.argsort(stable=True)
+        self._as_in_memory = bool((self.places.diff() > 0).all())  # then an array is its sequence, and nothing moves
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Order) and torch.equal(self.steps, other.steps)
@@ -51,10 +52,13 @@ class Order:
 
     def to_sequence(self, codes: Tensor) -> Tensor:
         """An array [B, *grid, Q, …] as a sequence [B, length, …], in the order of the draws."""
-        return codes.flatten(1, len(self.shape))[:, self.places.to(codes.device)]
+        flat = codes.flatten(1, len(self.shape))
+        return flat if self._as_in_memory else flat[:, self.places.to(codes.device)]
 
     def to_array(self, sequence: Tensor) -> Tensor:
         """The inverse: [B, length, …] to [B, *grid, Q, …]."""
+        if self._as_in_memory:
+            return sequence.unflatten(1, self.shape)
         array = torch.empty_like(sequence)
         array[:, self.places.to(sequence.device)] = sequence
         return array.unflatten(1, self.shape)

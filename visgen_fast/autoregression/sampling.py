@@ -82,7 +82,7 @@ def sample(
         sequence[:, end - size : end] = drawn
         last = drawn.clamp_min(0)  # what is bad is said once, at the end: to look now would make a GPU wait
         if callback is not None:
-            callback(step, order.to_array(sequence))
+            callback(step, order.to_array(sequence.clone()))
     _require_drawn(sequence, ends)
     return order.to_array(sequence)
 
