@@ -70,7 +70,7 @@ def three(shape: Shape, **others: Any) -> dict[str, Any]:
 
 MODULATE = [
     modulate_case("primes", (3, 7, 11), scale=(3, 11), shift=(3, 1, 11), small=True),
-    modulate_case("one_element", (1,), scale=(1,), shift=(1,), small=True),
+    modulate_case("one_element", (1,), scale=(1,), shift=(1,)),
     modulate_case("plain", (5, 7), norm="rms", eps=1e-3, small=True),
     modulate_case("a_vector", (9,), scale=(9,), shift=(), affine=True, small=True),
     modulate_case("rows_of_one", (5, 3, 1), scale=(1,), shift=(5, 1, 1), affine=True),

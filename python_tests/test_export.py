@@ -15,7 +15,8 @@ from visgen_fast import nn as quantizers
 from visgen_fast import ops
 
 CPU = torch.device("cpu")
-OF_A_BATCH = ("pred", "target", "x", "codes", "seeds", "index", "seed", "coefficients", "noise", "endpoint", "outputs")
+OF_A_BATCH = ("pred", "target", "x", "codes", "seeds", "index", "seed", "coefficients", "noise", "endpoint", "outputs",
+              "branch", "gate", "scale", "shift")  # fmt: skip
 LISTS_OF_A_BATCH = ("outputs", "slots")
 WITH_A_BATCH = [case for case in CASES if case.label in ("primes", "seed_each", "picture")]
 OPERATIONS = list({case.operation: case for case in reversed(WITH_A_BATCH)}.values())
