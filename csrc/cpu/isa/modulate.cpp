@@ -26,7 +26,7 @@ class Forward {
     const int64_t columns = p_.columns;
     modulators_.move_to(at);
     const Real* r = p_.branch.data ? residual(at) : load_row(p_.x, at, buffer_[0]);
-    const double mean = p_.is_rms ? 0 : sum_of_row(r, columns) / columns;
+    const double mean = p_.is_rms ? 0 : mean_of_row(r, columns);
     const Real centre = static_cast<Real>(mean);
     const double squares = squares_about(centre, r, columns) / columns,
                  variance = squares - (mean - centre) * (mean - centre);
@@ -85,7 +85,7 @@ class Backward {
   }
 
  private:
-  static constexpr int kRowsOfSum = 8;  // added up in their own type
+  static constexpr int kRowsOfSum = 4;  // added up in their own type
 
   void flush(double* sums) {
     for (int slot = 0; slot < kSlots; ++slot) {
@@ -125,6 +125,7 @@ class Backward {
     });
     const Real mean = p_.is_rms ? Real(0) : static_cast<Real>(sums[0] / columns);
     const Real slope = static_cast<Real>(sums[1] / columns);
+    const Real spread = columns == 1 && !p_.is_rms ? Real(0) : inverse;  // one number is its mean, whatever it is
     Real* into_x = p_.grad_x.data ? row_for_output(p_.grad_x, at, buffer_[4]) : nullptr;
     Real* into_branch = p_.grad_branch.data ? row_for_output(p_.grad_branch, at, buffer_[5]) : nullptr;
     const bool is_affine = weight != ones || bias != zeros;
@@ -134,8 +135,7 @@ class Backward {
         if (sums_[slot]) put(sums_[slot] + i, take<Value>(sums_[slot] + i) + value);
       };
       const Value normed = (take<Value>(r + i) - centre) * inverse, into_y = take<Value>(g + i);
-      const Value into_r =
-          (into_y * take<Value>(factor + i) - mean - normed * slope) * inverse + take<Value>(added + i);
+      const Value into_r = (into_y * take<Value>(factor + i) - mean - normed * slope) * spread + take<Value>(added + i);
       if (into_x) put(into_x + i, into_r);
       if (into_branch) put(into_branch + i, take<Value>(gate + i) * into_r);
       give(kGate, into_r * take<Value>(branch + i));

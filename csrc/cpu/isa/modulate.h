@@ -162,6 +162,16 @@ double sum_of_row(const Real* row, int64_t columns) {
   return total[0];
 }
 
+// Of distances from the first number, so that it is exact for equal numbers, and close for others near each other.
+template <class Real>
+double mean_of_row(const Real* row, int64_t columns) {
+  double total[1];
+  const Real first = row[0];
+  sum_columns<1, Real>(columns, total,
+                       [&]<class Value>(int64_t i, Value(&values)[1]) { values[0] = take<Value>(row + i) - first; });
+  return first + total[0] / columns;
+}
+
 template <class Real>
 double squares_about(Real centre, const Real* row, int64_t columns) {
   double total[1];
