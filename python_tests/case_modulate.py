@@ -73,7 +73,7 @@ MODULATE = [
     modulate_case("one_element", (1,), scale=(1,), shift=(1,)),
     modulate_case("plain", (5, 7), norm="rms", eps=1e-3, small=True),
     modulate_case("a_vector", (9,), scale=(9,), shift=(), affine=True, small=True),
-    modulate_case("rows_of_one", (5, 3, 1), scale=(1,), shift=(5, 1, 1), affine=True),
+    modulate_case("rows_of_one", (6, 5, 1), scale=(1,), shift=(6, 1, 1), affine=True),
     modulate_case("affine", (2, 3, 5), scale=(2, 5), shift=(5,), affine=True, small=True),
     modulate_case("numbers", (2, 3, 5), scale=(2, 3, 1), shift=(2, 1, 1), norm="rms", small=True),
     modulate_case("scale_alone", (2, 33, 40), scale=(2, 40), norm="rms"),

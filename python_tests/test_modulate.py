@@ -47,7 +47,8 @@ def gradients(function, inputs: list[Tensor], upstream: list[Tensor]) -> list[Te
     leaves = [value.detach().requires_grad_() for value in inputs]
     results = function(*leaves)
     results = [results] if isinstance(results, Tensor) else results
-    return list(torch.autograd.grad(results, leaves, [g.to(out.dtype) for g, out in zip(upstream, results, strict=True)]))
+    incoming = [g.to(out.dtype) for g, out in zip(upstream, results, strict=True)]
+    return list(torch.autograd.grad(results, leaves, incoming))
 
 
 @each_norm
@@ -104,7 +105,8 @@ def layouts(b: int, t: int, n: int, d: int) -> dict[str, tuple[int, ...]]:
 @pytest.mark.parametrize("scale", ["a vector", "a sample", "a frame", "a token", "a position", "a row's number"])
 def test_any_layouts_go_together(gate, scale, backend, device):
     shapes = layouts(2, 3, 5, 8)
-    inputs = [normal(2, 3, 5, 8), normal(2, 3, 5, 8, key=1), normal(*shapes[gate], key=2), normal(*shapes[scale], key=3)]
+    given = (2, 3, 5, 8), (2, 3, 5, 8), shapes[gate], shapes[scale]
+    inputs = [normal(*shape, key=key) for key, shape in enumerate(given)]
     inputs = [value.double().to(device) for value in inputs]
     upstream = [normal(2, 3, 5, 8, key=key).double().to(device) for key in (4, 5)]
     actual, expected = (gradients(module.gated_residual_norm, inputs, upstream) for module in (ops, reference))

@@ -125,7 +125,7 @@ def adaptive_instance_norm(x: Tensor, scale: Tensor | None, shift: Tensor | None
     check.floats(x, "x")
     if not 3 <= x.dim() <= _MOST_DIMENSIONS + 1:
         raise ValueError(f"x must be [B, C, *space] with 3 to {_MOST_DIMENSIONS + 1} dimensions, got {list(x.shape)}")
-    of_rows = []
+    of_rows: list[Tensor | None] = []
     for name, value in (("scale", scale), ("shift", shift)):
         if value is None:
             of_rows.append(None)
@@ -202,9 +202,7 @@ def _gated_definition(
     inverse_deviation, norm, eps,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     modulations = _pair(gate, gate_table), _pair(scale, scale_table), _pair(shift, shift_table)
-    return reference.gated_residual_norm(
-        x, branch, *modulations, norm=_NORMS[norm], weight=weight, bias=bias, eps=eps
-    )
+    return reference.gated_residual_norm(x, branch, *modulations, norm=_NORMS[norm], weight=weight, bias=bias, eps=eps)
 
 
 def _fake(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
