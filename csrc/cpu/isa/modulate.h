@@ -41,6 +41,7 @@ class RowPlace {
     for (int d = 0; d < shape_.dimensions - 1; ++d) offset += index_[d] * operand.strides[d];
     return offset;
   }
+  const SampleShape& shape() const { return shape_; }
   int64_t columns() const { return shape_.sizes[shape_.dimensions - 1]; }
   int64_t stride(const Operand& operand) const { return column_stride(operand, shape_); }
 
@@ -48,48 +49,6 @@ class RowPlace {
   const SampleShape& shape_;
   int64_t row_, index_[kMaxDimensions] = {};
 };
-
-template <class Real>
-bool lies_ready(const Operand& operand, const RowPlace& at) {
-  return operand.dtype == kArithmetic<Real> && at.stride(operand) == 1;
-}
-
-// A row where it lies, or in `buffer`.
-template <class Real>
-const Real* load_row(const Operand& operand, const RowPlace& at, Real* buffer) {
-  if (lies_ready<Real>(operand, at)) return static_cast<const Real*>(operand.data) + at.offset(operand);
-  visit_floating(operand.dtype, [&]<class Stored, DType dtype>() {
-    const Stored* in = static_cast<const Stored*>(operand.data) + at.offset(operand);
-    const int64_t stride = at.stride(operand), columns = at.columns();
-    if (stride == 1) {
-      for (int64_t i = 0; i < columns; ++i) buffer[i] = decode<Real>(in[i], dtype);
-    } else {
-      for (int64_t i = 0; i < columns; ++i) buffer[i] = decode<Real>(in[i * stride], dtype);
-    }
-  });
-  return buffer;
-}
-
-// Where to compute a row of an output: in its own memory, or in `buffer` for store_row to bring there.
-template <class Real>
-Real* row_for_output(const Operand& operand, const RowPlace& at, Real* buffer) {
-  return operand.data && lies_ready<Real>(operand, at) ? static_cast<Real*>(operand.data) + at.offset(operand) : buffer;
-}
-
-template <class Real>
-void store_row(const Operand& operand, const RowPlace& at, const Real* row) {
-  if (!operand.data) return;
-  visit_floating(operand.dtype, [&]<class Stored, DType dtype>() {
-    Stored* out = static_cast<Stored*>(operand.data) + at.offset(operand);
-    const int64_t stride = at.stride(operand), columns = at.columns();
-    if (static_cast<const void*>(out) == row) return;  // made there
-    if (stride == 1) {
-      for (int64_t i = 0; i < columns; ++i) encode(row[i], out[i], dtype);
-    } else {
-      for (int64_t i = 0; i < columns; ++i) encode(row[i], out[i * stride], dtype);
-    }
-  });
-}
 
 template <class Real>
 struct RowVectorOf;
@@ -102,16 +61,36 @@ struct RowVectorOf<double> {
   typedef DoubleVector Type;
 };
 
-template <class Value, class Real>
-VISGEN_HOST_DEVICE Value take(const Real* from) {
+// bfloat16, a network's usual type, is known by a type of its own and never leaves registers.
+struct BFloat16Bits {
+  uint16_t bits;
+};
+
+// A vector of consecutive elements, or one.
+template <class Value, class Stored>
+VISGEN_HOST_DEVICE Value take(const Stored* from) {
   Value value;
   memcpy(&value, from, sizeof(value));
   return value;
 }
+template <class Value>
+VISGEN_HOST_DEVICE Value take(const BFloat16Bits* from) {
+  if constexpr (sizeof(Value) == sizeof(float)) {
+    return bfloat16_to_float(from->bits);
+  } else {
+    return (FloatVector)(widen(take<ShortVector>(&from->bits)) << 16);
+  }
+}
 
-template <class Value, class Real>
-VISGEN_HOST_DEVICE void put(Real* to, Value value) {
+template <class Value, class Stored>
+VISGEN_HOST_DEVICE void put(Stored* to, Value value) {
   memcpy(to, &value, sizeof(value));
+}
+VISGEN_HOST_DEVICE void put(BFloat16Bits* to, float value) { to->bits = float_to_bfloat16(value); }
+VISGEN_HOST_DEVICE void put(BFloat16Bits* to, FloatVector value) {
+  const WordVector bits = (WordVector)value, rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+  const WordVector is_nan = (WordVector)((IntVector)(bits & 0x7FFFFFFFu) > 0x7F800000);
+  put(&to->bits, narrow((is_nan & 0x7FC0u) | (~is_nan & rounded)));
 }
 
 // Calls body<Value>(column) for vectors of columns, and for the numbers behind the last of them.
@@ -163,17 +142,17 @@ double sum_of_row(const Real* row, int64_t columns) {
 }
 
 // Of distances from the first number, so that it is exact for equal numbers, and close for others near each other.
-template <class Real>
-double mean_of_row(const Real* row, int64_t columns) {
+template <class Real, class Stored>
+double mean_of_row(const Stored* row, int64_t columns) {
   double total[1];
-  const Real first = row[0];
+  const Real first = take<Real>(row);
   sum_columns<1, Real>(columns, total,
                        [&]<class Value>(int64_t i, Value(&values)[1]) { values[0] = take<Value>(row + i) - first; });
   return first + total[0] / columns;
 }
 
-template <class Real>
-double squares_about(Real centre, const Real* row, int64_t columns) {
+template <class Real, class Stored>
+double squares_about(Real centre, const Stored* row, int64_t columns) {
   double total[1];
   sum_columns<1, Real>(columns, total, [&]<class Value>(int64_t i, Value(&values)[1]) {
     const Value distance = take<Value>(row + i) - centre;
@@ -189,13 +168,75 @@ void add_row(const Real* row, int64_t columns, double* sums) {
   for (; i < columns; ++i) sums[i] += row[i];
 }
 
-// What a row is modulated with. It is made again where it is not that of the row before.
+template <class Stored>
+constexpr DType kStoredAs = kArithmetic<Stored>;
+template <>
+constexpr DType kStoredAs<BFloat16Bits> = DType::bfloat16;
+
+template <class Stored>
+bool lies_ready(const Operand& operand, const SampleShape& shape) {
+  return operand.dtype == kStoredAs<Stored> && column_stride(operand, shape) == 1;
+}
+
+// A row where it lies, or in `buffer`. Others than the arithmetic's own type must lie ready.
+template <class Stored, class Real>
+const Stored* load_row(const Operand& operand, const RowPlace& at, Real* buffer) {
+  if (sizeof(Stored) != sizeof(Real) || lies_ready<Stored>(operand, at.shape())) {
+    return static_cast<const Stored*>(operand.data) + at.offset(operand);
+  }
+  visit_floating(operand.dtype, [&]<class Element, DType dtype>() {
+    const Element* in = static_cast<const Element*>(operand.data) + at.offset(operand);
+    const int64_t stride = at.stride(operand), columns = at.columns();
+    if (stride == 1) {
+      for (int64_t i = 0; i < columns; ++i) buffer[i] = decode<Real>(in[i], dtype);
+    } else {
+      for (int64_t i = 0; i < columns; ++i) buffer[i] = decode<Real>(in[i * stride], dtype);
+    }
+  });
+  return reinterpret_cast<const Stored*>(buffer);
+}
+
+// Where to compute a row of an output: in its own memory, or in `buffer` for store_row to bring there.
+template <class Stored, class Real>
+Stored* row_for_output(const Operand& operand, const RowPlace& at, Real* buffer) {
+  if (operand.data && (sizeof(Stored) != sizeof(Real) || lies_ready<Stored>(operand, at.shape()))) {
+    return static_cast<Stored*>(operand.data) + at.offset(operand);
+  }
+  return reinterpret_cast<Stored*>(buffer);
+}
+
 template <class Real>
+void store_row(const Operand& operand, const RowPlace& at, const Real* row) {
+  if (!operand.data || lies_ready<Real>(operand, at.shape())) return;  // then it was made there
+  visit_floating(operand.dtype, [&]<class Element, DType dtype>() {
+    Element* out = static_cast<Element*>(operand.data) + at.offset(operand);
+    const int64_t stride = at.stride(operand), columns = at.columns();
+    if (stride == 1) {
+      for (int64_t i = 0; i < columns; ++i) encode(row[i], out[i], dtype);
+    } else {
+      for (int64_t i = 0; i < columns; ++i) encode(row[i], out[i * stride], dtype);
+    }
+  });
+}
+inline void store_row(const Operand&, const RowPlace&, const BFloat16Bits*) {}  // made there
+
+// Whether these are all one number a row, and no norm is affine.
+inline bool is_uniform(const Modulation& p, const Operand (&slots)[kSlots][kTerms]) {
+  bool uniform = p.columns > 1 && !slots[kWeight][0].data && !slots[kBias][0].data;
+  for (const auto& terms : slots) {
+    for (const Operand& operand : terms) uniform = uniform && (!operand.data || column_stride(operand, p.shape) == 0);
+  }
+  return uniform;
+}
+
+// What a row is modulated with, where it is one number its first column alone. It is made again where it is not that of
+// the row before.
+template <class Real, bool uniform>
 class Modulators {
  public:
   static constexpr int kBuffers = 2 + kSlots * kTerms + 3;
 
-  Modulators(const Modulation& p, RowBuffers<Real>& buffers) : p_(p) {
+  Modulators(const Modulation& p, RowBuffers<Real>& buffers) : p_(p), columns_(uniform ? 1 : p.columns) {
     ones_ = buffers.next(Real(1), p.columns);
     zeros_ = buffers.next(Real(0), p.columns);
     for (auto& terms : memory_) {
@@ -218,6 +259,12 @@ class Modulators {
     first_ = false;
   }
 
+  // Of a vector of columns, or one.
+  template <class Value>
+  static VISGEN_HOST_DEVICE Value of(const Real* row, int64_t column) {
+    return uniform ? Value{} + row[0] : take<Value>(row + column);
+  }
+
   const Real* ones() const { return ones_; }
   const Real* zeros() const { return zeros_; }
   const Real *gate, *weight, *bias;  // themselves
@@ -227,11 +274,19 @@ class Modulators {
  private:
   bool has(int slot) const { return p_.slot[slot][0].data || p_.slot[slot][1].data; }
 
+  const Real* row_of(const Operand& operand, const RowPlace& at, Real* buffer) {
+    if constexpr (!uniform) return load_row<Real>(operand, at, buffer);
+    visit_floating(operand.dtype, [&]<class Element, DType dtype>() {
+      buffer[0] = decode<Real>(static_cast<const Element*>(operand.data)[at.offset(operand)], dtype);
+    });
+    return buffer;
+  }
+
   const Real* total(int slot, const RowPlace& at, const Real* otherwise) {
     const Real* sum = nullptr;
     for (int term = 0; term < kTerms; ++term) {
       if (!p_.slot[slot][term].data) continue;
-      const Real* row = load_row(p_.slot[slot][term], at, memory_[slot][term]);
+      const Real* row = row_of(p_.slot[slot][term], at, memory_[slot][term]);
       if (sum) {
         Real* both = memory_[slot][1];
         for_each_column<Real>(
@@ -250,13 +305,13 @@ class Modulators {
     scale = ones_;
     if (has(kScale)) {
       const Real* given = total(kScale, at, zeros_);
-      for_each_column<Real>(p_.columns,
+      for_each_column<Real>(columns_,
                             [&]<class Value>(int64_t i) { put(scale_ + i, take<Value>(given + i) + Real(1)); });
       scale = scale_;
     }
     factor = scale;
     if (has(kWeight)) {
-      for_each_column<Real>(p_.columns, [&]<class Value>(int64_t i) {
+      for_each_column<Real>(columns_, [&]<class Value>(int64_t i) {
         put(factor_ + i, take<Value>(scale + i) * take<Value>(weight + i));
       });
       factor = factor_;
@@ -264,7 +319,7 @@ class Modulators {
     const Real* shift = total(kShift, at, zeros_);
     offset = shift;
     if (has(kBias)) {
-      for_each_column<Real>(p_.columns, [&]<class Value>(int64_t i) {
+      for_each_column<Real>(columns_, [&]<class Value>(int64_t i) {
         put(offset_ + i, take<Value>(scale + i) * take<Value>(bias + i) + take<Value>(shift + i));
       });
       offset = offset_;
@@ -272,6 +327,7 @@ class Modulators {
   }
 
   const Modulation& p_;
+  const int64_t columns_;
   Real *ones_, *zeros_, *memory_[kSlots][kTerms], *scale_, *factor_, *offset_;
   int64_t offsets_[kSlots][kTerms] = {};
   bool first_ = true;
