@@ -42,6 +42,27 @@ VISGEN_SCHEMAS(m) {
       "float[] scale_weights, int penalty, float penalty_scale, int reduction, bool[] needs) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
+  // modulate: each of gate, scale and shift is the sum of two tensors, and 1 or 0 where both are absent; norm is 0 for
+  // layer, 1 for rms, which has no mean
+  m.def(
+      "modulated_norm(Tensor x, Tensor? scale, Tensor? scale_table, Tensor? shift, Tensor? shift_table, "
+      "Tensor? weight, Tensor? bias, int norm, float eps) -> (Tensor y, Tensor mean, Tensor inverse_deviation)");
+  m.def(
+      "gated_residual_norm(Tensor x, Tensor branch, Tensor? gate, Tensor? gate_table, Tensor? scale, "
+      "Tensor? scale_table, Tensor? shift, Tensor? shift_table, Tensor? weight, Tensor? bias, int norm, float eps) "
+      "-> (Tensor residual, Tensor y, Tensor mean, Tensor inverse_deviation)");
+  // needs: the gradients asked for, of all tensors of the operation in their order; the others come back with no
+  // elements
+  m.def(
+      "modulated_norm_backward(Tensor? grad_y, Tensor x, Tensor? scale, Tensor? scale_table, Tensor? shift, "
+      "Tensor? shift_table, Tensor? weight, Tensor? bias, Tensor mean, Tensor inverse_deviation, int norm, float eps, "
+      "bool[] needs) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "gated_residual_norm_backward(Tensor? grad_residual, Tensor? grad_y, Tensor x, Tensor branch, Tensor? gate, "
+      "Tensor? gate_table, Tensor? scale, Tensor? scale_table, Tensor? shift, Tensor? shift_table, Tensor? weight, "
+      "Tensor? bias, Tensor residual, Tensor mean, Tensor inverse_deviation, int norm, float eps, bool[] needs) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+
   // quantize: x is [rows, dimensions], codebooks [depth or 1, codes, dimensions]; metric and gradient as in
   // ops/quantize.h
   m.def("nearest_code(Tensor x, Tensor codebook, int metric) -> Tensor");

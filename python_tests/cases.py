@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from case import Arguments, Case, lay_out, random
+from case_modulate import MODULATE
 from case_multiscale import MULTISCALE
 from case_select import SELECT
 from case_solve import SOLVE
@@ -307,4 +308,4 @@ BINARY_QUANTIZE = [
     *decode_cases("binary_decode", 2**7, bits=7, scale=0.3),
 ]
 
-CASES = NOISE + DIFFUSE + QUANTIZE + FINITE_SCALAR + BINARY_QUANTIZE + MULTISCALE + SOLVE + SELECT
+CASES = NOISE + DIFFUSE + QUANTIZE + FINITE_SCALAR + BINARY_QUANTIZE + MULTISCALE + SOLVE + SELECT + MODULATE

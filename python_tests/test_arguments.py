@@ -80,6 +80,12 @@ WRONG = {
         lambda: ops.confident_mask(X, S, unknown=None, count=1),
         "unknown must be a tensor, got NoneType",
     ),
+    "modulated_norm scale=0.5": (lambda: ops.modulated_norm(X, 0.5), "scale must be a tensor, got float"),
+    "gated_residual_norm branch=None": (
+        lambda: ops.gated_residual_norm(X, None, None, None),
+        "branch must be a tensor, got NoneType",
+    ),
+    "modulated_norm eps='x'": (lambda: ops.modulated_norm(X, None, eps="x"), "eps must be a number, got str"),
     "diffuse seeds=3": (lambda: ops.diffuse(X, C, 3), "seeds must be a tensor, got int"),
 }
 
@@ -138,5 +144,6 @@ def test_views_that_negate_are_filled_and_read():
         lambda x: ops.finite_scalar_quantize(x, (8, 5, 5))[0],
         lambda x: ops.binary_spherical_quantize(x)[2],
         lambda x: ops.codebook_statistics(x, CODES, BOOKS)[1],
+        lambda x: ops.modulated_norm(x, x, x),
     ):
         assert torch.equal(call(negated), call(plain))

@@ -17,7 +17,7 @@ from visgen_fast import ops
 CPU = torch.device("cpu")
 OF_A_BATCH = (
     *("pred", "target", "x", "codes", "seeds", "index", "seed", "coefficients", "noise", "endpoint", "outputs"),
-    *("logits", "log_probability", "unknown"),
+    *("logits", "log_probability", "unknown", "branch", "gate", "scale", "shift"),
 )
 LISTS_OF_A_BATCH = ("outputs", "slots")
 WITH_A_BATCH = [case for case in CASES if case.label in ("primes", "seed_each", "picture")]

@@ -21,6 +21,7 @@ HEADERS = ["python_tests/test_cuda_on_host.py"]
 SEARCH = ["python_tests/test_quantize_search.py", "-k", "cuda-on-host"]
 SCALAR = ["python_tests/test_finite_scalar.py", "python_tests/test_binary_quantize.py", "-k", "cuda-on-host"]
 LOSS = ["python_tests/test_multiscale.py", "-k", "cuda-on-host"]
+MODULATE = ["python_tests/test_modulate.py", "-k", "cuda-on-host"]
 
 
 class Mutation(NamedTuple):
@@ -341,6 +342,59 @@ MUTATIONS = [
         "[p.upstream_a_sample ? sample : 0]",
         "[0]",
     ),
+    Mutation(
+        "rows of modulation found by the strides of the row's neighbours",
+        "csrc/ops/modulate.h",
+        "offset += (row - outer * shape.sizes[d]) * operand.strides[d];",
+        "offset += (row - outer * shape.sizes[d]) * operand.strides[d - 1];",
+        MODULATE,
+    ),
+    Mutation(
+        "wide accesses to rows that are not aligned",
+        "csrc/cuda/modulate.cuh",
+        "wide = wide && operand.strides[d] * bytes % alignment == 0;",
+        "wide = wide && operand.strides[d] >= 0;",
+    ),
+    Mutation(
+        "the residual is normalized before it is rounded",
+        "csrc/cuda/modulate.cu",
+        "r[i] = convert<Real>(convert<Stored>(r[i] + gate[i] * branch[i]));",
+        "r[i] = r[i] + gate[i] * branch[i];",
+    ),
+    Mutation(
+        "a variance about zero",
+        "csrc/cuda/modulate.cu",
+        "values[i] = (values[i] - centre) * (values[i] - centre);",
+        "values[i] = values[i] * values[i];",
+        MODULATE,
+    ),
+    Mutation(
+        "the gradient of a norm without its slope",
+        "csrc/cuda/modulate.cu",
+        "(into_normed[i] - mean_ - normed[i] * slope_) * spread_",
+        "(into_normed[i] - mean_) * spread_",
+    ),
+    Mutation(
+        "the sums of a block's last warp are lost",
+        "csrc/cuda/modulate.cu",
+        "for (int warp = 0; warp < warps_per_block(); ++warp) total += shared[",
+        "for (int warp = 0; warp < warps_per_block() - 1; ++warp) total += shared[",
+        MODULATE,
+    ),
+    Mutation(
+        "the sums of a run's last unit are lost",
+        "csrc/cuda/modulate.cu",
+        "for (int64_t at = warp_index(); at < units; at += kWarps) {",
+        "for (int64_t at = warp_index(); at < units - (p.units_per_run > 1); at += kWarps) {",
+        MODULATE,
+    ),
+    Mutation(
+        "a gradient of one number a row is one lane's share",
+        "csrc/cuda/modulate.cu",
+        "static_cast<Real>(warp_sum(numbers_[slot]))",
+        "static_cast<Real>(numbers_[slot])",
+        MODULATE,
+    ),
 ]
 
 
@@ -394,7 +448,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="visgen_fast-mutations-") as folder:
         tree = Path(folder)
         copy_tree(tree)
-        for tests in (KERNELS, HEADERS, SEARCH, SCALAR):
+        for tests in (KERNELS, HEADERS, SEARCH, SCALAR, MODULATE):
             needed = any(mutation.tests is tests for mutation in chosen)
             report = notice(tree, tests) if needed else ""
             if report:

@@ -138,7 +138,8 @@ T* data_of(const OptionalTensor& tensor, const Tensor& like, const Sizes& sizes,
   return tensor ? data_of<T>(*tensor, like, sizes, type, name) : nullptr;
 }
 
-enum class Kind { one_sample, samples };  // whether x is one sample, or [samples, *sample]
+// Whether x is one sample, or [samples, *sample], or one sample whose last dimension, a row, is merged with no other.
+enum class Kind { one_sample, samples, rows };
 
 inline void check_dimensions(const Tensor& x, Kind kind) {
   const int most = kMaxDimensions + (kind == Kind::samples);
@@ -170,7 +171,7 @@ struct Argument {
 class Batch {
  public:
   explicit Batch(const Tensor& first, Kind kind = Kind::samples, std::initializer_list<Argument> arguments = {})
-      : first_(first), device_(first.device()), leading_(kind == Kind::samples) {
+      : first_(first), device_(first.device()), leading_(kind == Kind::samples), trailing_(kind == Kind::rows) {
     check_dimensions(first, kind);
     operands_.reserve(arguments.size());
     for (const Argument& argument : arguments) add(argument);
@@ -192,16 +193,28 @@ class Batch {
 
   void add(const OptionalTensor& tensor, Operand& operand, const char* name) { add(Argument(tensor, operand, name)); }
 
-  // The same for a tensor whose sizes may be 1 instead.
+  // The same for a tensor whose sizes may be 1 instead, and which may lack dimensions: the first ones, or, where x has
+  // rows and it has two dimensions, those between the first and the last.
   void add_broadcast(const Tensor& tensor, Operand& operand, const char* name) {
-    bool fits = tensor.dim() == first_.dim() && tensor.device() == device_;
-    for (int64_t d = 0; d < first_.dim() && fits; ++d) fits = tensor.size(d) == 1 || tensor.size(d) == first_.size(d);
-    check(fits, name, " must be broadcastable to the shape of x, with as many dimensions and on its device");
+    const int64_t missing = first_.dim() - tensor.dim();
+    const bool at_ends = trailing_ && tensor.dim() == 2;
+    const auto dimension_at = [&](int64_t d) {
+      return at_ends && d == 0 ? 0 : at_ends && d <= missing ? -1 : d - missing;
+    };
+    bool fits = missing >= 0 && tensor.device() == device_;
+    for (int64_t d = 0; d < first_.dim() && fits; ++d) {
+      const int64_t at = dimension_at(d);
+      fits = at < 0 || tensor.size(at) == 1 || tensor.size(at) == first_.size(d);
+    }
+    check(fits, name, " must be broadcastable to the shape of x, and on its device");
     operand.dtype = floating_dtype_of(tensor.scalar_type(), name);
     operand.data = tensor.data_ptr();
-    const auto stride = [&](int64_t d) { return tensor.size(d) == 1 ? 0 : tensor.stride(d); };
+    const auto stride = [&](int64_t d) {
+      const int64_t at = dimension_at(d);
+      return at < 0 || tensor.size(at) == 1 ? 0 : tensor.stride(at);
+    };
     operand.sample_stride = leading_ ? stride(0) : 0;
-    for (int64_t d = leading_; d < tensor.dim(); ++d) operand.strides[d - leading_] = stride(d);
+    for (int64_t d = leading_; d < first_.dim(); ++d) operand.strides[d - leading_] = stride(d);
     operands_.push_back(&operand);
   }
 
@@ -212,9 +225,10 @@ class Batch {
     if (first_.numel() == 0) shape.elements = 0;  // sizes and strides may be any numbers then
     for (int64_t d = leading_; d < first_.dim() && shape.elements > 0; ++d) {
       const int64_t size = first_.size(d);
+      const bool is_row = trailing_ && d == first_.dim() - 1;
       shape.elements *= size;
-      if (size == 1) continue;
-      if (shape.dimensions > 0 && adjacent(shape.dimensions - 1, d - leading_, size)) {
+      if (size == 1 && !is_row) continue;
+      if (!is_row && shape.dimensions > 0 && adjacent(shape.dimensions - 1, d - leading_, size)) {
         shape.sizes[shape.dimensions - 1] *= size;
       } else {
         shape.sizes[shape.dimensions++] = size;
@@ -239,7 +253,7 @@ class Batch {
 
   const Tensor& first_;
   const torch::stable::Device device_;
-  int leading_;  // dimensions that number the samples
+  int leading_, trailing_;  // dimensions that number the samples, that are a row
   std::vector<Operand*> operands_;
 };
 

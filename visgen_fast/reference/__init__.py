@@ -4,6 +4,7 @@ from .binary_quantize import *
 from .codebook import *
 from .diffuse import *
 from .finite_scalar import *
+from .modulate import *
 from .multiscale import *
 from .noise import *
 from .quantize import *

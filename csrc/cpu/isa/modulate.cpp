@@ -1,0 +1,269 @@
+// The family `modulate` on one instruction set: row by row, in the first-level cache.
+//
+// In memory, counted in tensors of x's size: a gated residual and its norm read 2 and write 2, their gradients read 4
+// and write 2. A number costs some 10 operations forward, 30 backward.
+#include "modulate.h"
+
+#include "../kernels.h"
+
+namespace visgen::VISGEN_ISA {
+namespace {
+
+// Rows are of type Stored, and lie ready; others come as Real, by buffers.
+template <class Real, class Stored, bool uniform>
+class Forward {
+ public:
+  using Modulator = Modulators<Real, uniform>;
+
+  explicit Forward(const ModulateParameters& p)
+      : p_(p), buffers_(Modulator::kBuffers + 3, p.columns), modulators_(p, buffers_) {
+    for (Real*& buffer : buffer_) buffer = buffers_.next();
+  }
+
+  void run(int64_t unit) {
+    for_each_row(p_, unit, [&](const RowPlace& at) { run_row(at); });
+  }
+
+ private:
+  void run_row(const RowPlace& at) {
+    const int64_t columns = p_.columns;
+    modulators_.move_to(at);
+    const Stored* r = p_.branch.data ? residual(at) : load_row<Stored>(p_.x, at, buffer_[0]);
+    const double mean = p_.is_rms ? 0 : mean_of_row<Real>(r, columns);
+    const Real centre = static_cast<Real>(mean);
+    const double squares = squares_about(centre, r, columns) / columns;
+    const double variance = squares - (mean - centre) * (mean - centre);
+    const Real inverse = static_cast<Real>(1 / __builtin_sqrt(variance + p_.eps));
+    if (p_.mean) static_cast<Real*>(p_.mean)[at.row()] = centre;
+    static_cast<Real*>(p_.inverse_deviation)[at.row()] = inverse;
+    Stored* y = row_for_output<Stored>(p_.y, at, buffer_[1]);
+    const Real *factor = modulators_.factor, *offset = modulators_.offset;
+    for_each_column<Real>(columns, [=]<class Value>(int64_t i) {
+      const Value normed = (take<Value>(r + i) - centre) * inverse;
+      put(y + i, normed * Modulator::template of<Value>(factor, i) + Modulator::template of<Value>(offset, i));
+    });
+    store_row(p_.y, at, y);
+  }
+
+  // As it is stored: rounded.
+  const Stored* residual(const RowPlace& at) {
+    const Stored* x = load_row<Stored>(p_.x, at, buffer_[0]);
+    const Stored* branch = load_row<Stored>(p_.branch, at, buffer_[1]);
+    const Real* gate = modulators_.gate;
+    Stored* sum = row_for_output<Stored>(p_.residual, at, buffer_[2]);
+    for_each_column<Real>(p_.columns, [=]<class Value>(int64_t i) {
+      put(sum + i, take<Value>(x + i) + Modulator::template of<Value>(gate, i) * take<Value>(branch + i));
+    });
+    store_row(p_.residual, at, sum);
+    return load_row<Stored>(p_.residual, at, buffer_[0]);
+  }
+
+  const ModulateParameters& p_;
+  RowBuffers<Real> buffers_;
+  Modulator modulators_;
+  Real* buffer_[3];
+};
+
+template <class Real, class Stored, bool uniform>
+class Backward {
+ public:
+  using Modulator = Modulators<Real, uniform>;
+
+  explicit Backward(const ModulateBackwardParameters& p)
+      : p_(p), buffers_(Modulator::kBuffers + 6 + 2 * kSlots, p.columns), modulators_(p, buffers_) {
+    for (Real*& buffer : buffer_) buffer = buffers_.next();
+    for (int slot = 0; slot < kSlots; ++slot) {
+      own_memory_[slot] = buffers_.next();
+      Real* sums = buffers_.next(Real(0), p.columns);
+      sums_[slot] = p.sum_of[slot] >= 0 ? sums : nullptr;
+    }
+  }
+
+  void run(int64_t unit) {
+    double* sums = p_.partial_sums + unit * p_.sums * p_.columns;
+    for (int64_t i = 0; i < p_.sums * p_.columns; ++i) sums[i] = 0;
+    int rows = 0;
+    for_each_row(p_, unit, [&](const RowPlace& at) {
+      run_row(at);
+      if (++rows % kRowsOfSum == 0) flush(sums);
+    });
+    flush(sums);
+  }
+
+ private:
+  static constexpr int kRowsOfSum = 4;  // added up in their own type
+
+  void flush(double* sums) {
+    for (int slot = 0; slot < kSlots; ++slot) {
+      if (!sums_[slot]) continue;
+      add_row(sums_[slot], p_.columns, sums + p_.sum_of[slot] * p_.columns);
+      memset(sums_[slot], 0, p_.columns * sizeof(Real));
+    }
+  }
+
+  // Where contributions of rows to a slot go: a row of the slot's own, a sum over rows; null where nobody asks.
+  struct Target {
+    Real *own, *sums;
+
+    template <class Value>
+    VISGEN_HOST_DEVICE void give(int64_t i, Value value) const {
+      if (own) put(own + i, value);
+      if (sums) put(sums + i, take<Value>(sums + i) + value);
+    }
+    explicit operator bool() const { return own || sums; }
+  };
+
+  Target target(int slot, const RowPlace& at) {
+    if (uniform && slot != kGate) return {nullptr, sums_[slot]};  // in numbers_
+    for (int term = 0; term < kTerms; ++term) {
+      const Operand& gradient = p_.gradient[slot][term];
+      if (!gradient.data || p_.is_shared[slot][term]) continue;
+      return {row_for_output<Real>(gradient, at, own_memory_[slot]), sums_[slot]};
+    }
+    return {nullptr, sums_[slot]};
+  }
+
+  void run_row(const RowPlace& at) {
+    modulators_.move_to(at);
+    const int64_t columns = p_.columns;
+    const Stored* zeros = reinterpret_cast<const Stored*>(modulators_.zeros());
+    const Stored* r = load_row<Stored>(p_.residual, at, buffer_[0]);
+    const Stored* g = p_.grad_y.data ? load_row<Stored>(p_.grad_y, at, buffer_[1]) : zeros;
+    const Stored* added = p_.grad_residual.data ? load_row<Stored>(p_.grad_residual, at, buffer_[2]) : zeros;
+    const Stored* branch = p_.branch.data ? load_row<Stored>(p_.branch, at, buffer_[3]) : zeros;
+    const Real *factor = modulators_.factor, *gate = modulators_.gate;
+    const Real centre = p_.mean ? static_cast<const Real*>(p_.mean)[at.row()] : Real(0);
+    const Real inverse = static_cast<const Real*>(p_.inverse_deviation)[at.row()];
+    double sums[2];
+    sum_columns<2, Real>(columns, sums, [=]<class Value>(int64_t i, Value(&values)[2]) {
+      values[0] = take<Value>(g + i);
+      if (!uniform) values[0] *= Modulator::template of<Value>(factor, i);
+      values[1] = values[0] * ((take<Value>(r + i) - centre) * inverse);
+    });
+    numbers_[kShift] = sums[0], numbers_[kScale] = sums[1];
+    const double share = uniform ? factor[0] / static_cast<double>(columns) : 1.0 / columns;
+    const Real mean = p_.is_rms ? Real(0) : static_cast<Real>(sums[0] * share);
+    const Real slope = static_cast<Real>(sums[1] * share);
+    const Real spread = columns == 1 && !p_.is_rms ? Real(0) : inverse;  // one number is its mean, whatever it is
+    Stored* into_x = p_.grad_x.data ? row_for_output<Stored>(p_.grad_x, at, buffer_[4]) : nullptr;
+    Stored* into_branch = p_.grad_branch.data ? row_for_output<Stored>(p_.grad_branch, at, buffer_[5]) : nullptr;
+    const bool is_affine = modulators_.weight != modulators_.ones() || modulators_.bias != modulators_.zeros();
+    const Target of_gate = target(kGate, at), of_shift = target(kShift, at);
+    const Target of_scale = is_affine ? Target{} : target(kScale, at);
+    for_each_column<Real>(columns, [=]<class Value>(int64_t i) {
+      const Value normed = (take<Value>(r + i) - centre) * inverse, into_y = take<Value>(g + i);
+      const Value into_r =
+          (into_y * Modulator::template of<Value>(factor, i) - mean - normed * slope) * spread + take<Value>(added + i);
+      if (into_x) put(into_x + i, into_r);
+      if (into_branch) put(into_branch + i, Modulator::template of<Value>(gate, i) * into_r);
+      if (of_gate) of_gate.give(i, into_r * take<Value>(branch + i));
+      of_scale.give(i, into_y * normed);
+      of_shift.give(i, into_y);
+    });
+    if (is_affine) give_affine(at, r, g, centre, inverse);
+    store_row(p_.grad_x, at, into_x);
+    store_row(p_.grad_branch, at, into_branch);
+    for (int slot = 0; slot < kSlots; ++slot) store_own(slot, at);
+  }
+
+  void give_affine(const RowPlace& at, const Stored* r, const Stored* g, Real centre, Real inverse) {
+    const Target of_scale = target(kScale, at), of_weight = target(kWeight, at), of_bias = target(kBias, at);
+    const Real *scale = modulators_.scale, *weight = modulators_.weight, *bias = modulators_.bias;
+    for_each_column<Real>(p_.columns, [=]<class Value>(int64_t i) {
+      const Value normed = (take<Value>(r + i) - centre) * inverse, into_y = take<Value>(g + i);
+      of_scale.give(
+          i, into_y * (normed * Modulator::template of<Value>(weight, i) + Modulator::template of<Value>(bias, i)));
+      const Value into_affine = into_y * Modulator::template of<Value>(scale, i);
+      of_weight.give(i, into_affine * normed);
+      of_bias.give(i, into_affine);
+    });
+  }
+
+  void store_own(int slot, const RowPlace& at) {
+    const Real* row = target(slot, at).own;
+    for (int term = 0; term < kTerms; ++term) {
+      const Operand& gradient = p_.gradient[slot][term];
+      if (!gradient.data || p_.is_shared[slot][term]) continue;
+      if (at.stride(gradient)) {
+        Real* place = row_for_output<Real>(gradient, at, own_memory_[slot]);
+        if (place != row) memcpy(place, row, p_.columns * sizeof(Real));
+        store_row(gradient, at, place);
+      } else {
+        visit_floating(gradient.dtype, [&]<class Element, DType dtype>() {
+          Element* out = static_cast<Element*>(gradient.data) + at.offset(gradient);
+          encode(static_cast<Real>(row ? sum_of_row(row, p_.columns) : numbers_[slot]), *out, dtype);
+        });
+      }
+    }
+  }
+
+  const ModulateBackwardParameters& p_;
+  RowBuffers<Real> buffers_;
+  Modulator modulators_;
+  Real *buffer_[6], *own_memory_[kSlots], *sums_[kSlots];
+  double numbers_[kSlots] = {};  // where all is uniform: the row's gradients
+};
+
+template <class Stored, class... Operands>
+bool all_lie_ready(const SampleShape& shape, const Operands&... rows) {
+  return ((!rows.data || lies_ready<Stored>(rows, shape)) && ...);
+}
+
+template <class Rows, class Parameters>
+void run_units(const Parameters& p, int64_t first_unit, int64_t last_unit) {
+  Rows rows(p);
+  for (int64_t unit = first_unit; unit < last_unit; ++unit) rows.run(unit);
+}
+
+template <template <class, class, bool> class Rows, class Real, class Parameters, class... Operands>
+void run_rows(const Parameters& p, bool uniform, int64_t first_unit, int64_t last_unit, const Operands&... rows) {
+  if constexpr (sizeof(Real) == sizeof(float)) {
+    if (all_lie_ready<BFloat16Bits>(p.shape, rows...)) {
+      return (uniform ? run_units<Rows<Real, BFloat16Bits, true>, Parameters>
+                      : run_units<Rows<Real, BFloat16Bits, false>, Parameters>)(p, first_unit, last_unit);
+    }
+  }
+  (uniform ? run_units<Rows<Real, Real, true>, Parameters>
+           : run_units<Rows<Real, Real, false>, Parameters>)(p, first_unit, last_unit);
+}
+
+template <class Real>
+void forward(const ModulateParameters& p, int64_t first_unit, int64_t last_unit) {
+  run_rows<Forward, Real>(p, is_uniform(p, p.slot), first_unit, last_unit, p.x, p.branch, p.residual, p.y);
+}
+
+template <class Real>
+void backward(const ModulateBackwardParameters& p, int64_t first_unit, int64_t last_unit) {
+  const bool uniform = is_uniform(p, p.slot) && is_uniform(p, p.gradient);
+  run_rows<Backward, Real>(p, uniform, first_unit, last_unit, p.residual, p.branch, p.grad_residual, p.grad_y, p.grad_x,
+                           p.grad_branch);
+}
+
+template <class Real>
+void add_up(const ModulationSum& p, int64_t first_group, int64_t last_group) {
+  const Scratch memory(p.columns * sizeof(double));
+  double* sums = memory.as<double>();
+  const int64_t stride = column_stride(p.gradient, p.shape);
+  for (int64_t group = first_group; group < last_group; ++group) {
+    for (int64_t i = 0; i < p.columns; ++i) sums[i] = 0;
+    for (int64_t member = 0; member < p.members; ++member) {
+      const double* part = p.partial_sums + member_at(p, group, member).run * p.units_per_run * p.unit_stride;
+      for (int64_t unit = 0; unit < p.units_per_run; ++unit, part += p.unit_stride) add_row(part, p.columns, sums);
+    }
+    visit_floating(p.gradient.dtype, [&]<class Stored, DType dtype>() {
+      Stored* out = static_cast<Stored*>(p.gradient.data) + member_at(p, group, 0).offset;
+      if (stride) {
+        for (int64_t i = 0; i < p.columns; ++i) encode(static_cast<Real>(sums[i]), out[i * stride], dtype);
+      } else {
+        encode(static_cast<Real>(sum_of_row(sums, p.columns)), *out, dtype);
+      }
+    });
+  }
+}
+
+}  // namespace
+
+const Loops<ModulateParameters, ModulateBackwardParameters, ModulationSum> modulate_kernels = {
+    {forward<float>, forward<double>}, {backward<float>, backward<double>}, {add_up<float>, add_up<double>}};
+
+}  // namespace visgen::VISGEN_ISA

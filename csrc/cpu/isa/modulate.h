@@ -1,0 +1,344 @@
+// Rows of tensors, and what they are modulated with, in the first-level cache.
+#pragma once
+
+#include "../../ops/modulate.h"
+#include "rows.h"
+
+namespace visgen::VISGEN_ISA {
+
+// Buffers of a row each. They begin in different sets of the cache, whatever the size of a row.
+template <class Real>
+class RowBuffers {
+ public:
+  RowBuffers(int count, int64_t columns)
+      : stride_(columns + 2 * 64 / sizeof(Real)), memory_(count * stride_ * sizeof(Real)) {}
+  Real* next() { return memory_.as<Real>() + taken_++ * stride_; }
+  Real* next(Real value, int64_t columns) {
+    Real* row = next();
+    for (int64_t i = 0; i < columns; ++i) row[i] = value;
+    return row;
+  }
+
+ private:
+  int64_t stride_;
+  int taken_ = 0;
+  Scratch memory_;
+};
+
+// Which row it is, dimension by dimension.
+class RowPlace {
+ public:
+  RowPlace(const SampleShape& shape, int64_t row) : shape_(shape), row_(row) {
+    for (int d = shape.dimensions - 2; d >= 0; --d, row /= shape.sizes[d + 1]) index_[d] = row % shape.sizes[d];
+  }
+  void next() {
+    ++row_;
+    for (int d = shape_.dimensions - 2; d >= 0 && ++index_[d] == shape_.sizes[d]; --d) index_[d] = 0;
+  }
+  int64_t row() const { return row_; }
+  int64_t offset(const Operand& operand) const {
+    int64_t offset = 0;
+    for (int d = 0; d < shape_.dimensions - 1; ++d) offset += index_[d] * operand.strides[d];
+    return offset;
+  }
+  const SampleShape& shape() const { return shape_; }
+  int64_t columns() const { return shape_.sizes[shape_.dimensions - 1]; }
+  int64_t stride(const Operand& operand) const { return column_stride(operand, shape_); }
+
+ private:
+  const SampleShape& shape_;
+  int64_t row_, index_[kMaxDimensions] = {};
+};
+
+template <class Real>
+struct RowVectorOf;
+template <>
+struct RowVectorOf<float> {
+  typedef FloatVector Type;
+};
+template <>
+struct RowVectorOf<double> {
+  typedef DoubleVector Type;
+};
+
+// bfloat16, a network's usual type, is known by a type of its own and never leaves registers.
+struct BFloat16Bits {
+  uint16_t bits;
+};
+
+// A vector of consecutive elements, or one.
+template <class Value, class Stored>
+VISGEN_HOST_DEVICE Value take(const Stored* from) {
+  Value value;
+  memcpy(&value, from, sizeof(value));
+  return value;
+}
+template <class Value>
+VISGEN_HOST_DEVICE Value take(const BFloat16Bits* from) {
+  if constexpr (sizeof(Value) == sizeof(float)) {
+    return bfloat16_to_float(from->bits);
+  } else {
+    return (FloatVector)(widen(take<ShortVector>(&from->bits)) << 16);
+  }
+}
+
+template <class Value, class Stored>
+VISGEN_HOST_DEVICE void put(Stored* to, Value value) {
+  memcpy(to, &value, sizeof(value));
+}
+VISGEN_HOST_DEVICE void put(BFloat16Bits* to, float value) { to->bits = float_to_bfloat16(value); }
+VISGEN_HOST_DEVICE void put(BFloat16Bits* to, FloatVector value) {
+  const WordVector bits = (WordVector)value, rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+  const WordVector is_nan = (WordVector)((IntVector)(bits & 0x7FFFFFFFu) > 0x7F800000);
+  put(&to->bits, narrow((is_nan & 0x7FC0u) | (~is_nan & rounded)));
+}
+
+// Calls body<Value>(column) for vectors of columns, and for the numbers behind the last of them.
+template <class Real, class Body>
+void for_each_column(int64_t columns, Body body) {
+  typedef typename RowVectorOf<Real>::Type Vector;
+  constexpr int64_t kCount = sizeof(Vector) / sizeof(Real);
+  int64_t i = 0;
+  for (; i + kCount <= columns; i += kCount) body.template operator()<Vector>(i);
+  for (; i < columns; ++i) body.template operator()<Real>(i);
+}
+
+// Calls make(column, values) for vectors and numbers as above; returns the sums of their values, of which a few to a
+// lane are added up in their own type, and the rest in double.
+template <int count, class Real, class Make>
+void sum_columns(int64_t columns, double (&totals)[count], Make make) {
+  typedef typename RowVectorOf<Real>::Type Vector;
+  constexpr int64_t kCount = sizeof(Vector) / sizeof(Real);
+  constexpr int kEach = 8;
+  DoubleVector sums[count] = {};
+  int64_t i = 0;
+  while (i + kCount <= columns) {
+    Vector part[count] = {};
+    for (int each = 0; each < kEach && i + kCount <= columns; ++each, i += kCount) {
+      Vector values[count];
+      make(i, values);
+      for (int k = 0; k < count; ++k) part[k] += values[k];
+    }
+    for (int k = 0; k < count; ++k) {
+      Real lanes[kCount];
+      memcpy(lanes, &part[k], sizeof(lanes));
+      for (int64_t lane = 0; lane < kCount; lane += kDoubles) sums[k] += load_doubles(lanes + lane);
+    }
+  }
+  for (int k = 0; k < count; ++k) totals[k] = sum_of(sums[k]);
+  for (; i < columns; ++i) {
+    Real values[count];
+    make(i, values);
+    for (int k = 0; k < count; ++k) totals[k] += values[k];
+  }
+}
+
+template <class Real>
+double sum_of_row(const Real* row, int64_t columns) {
+  double total[1];
+  sum_columns<1, Real>(columns, total,
+                       [&]<class Value>(int64_t i, Value(&values)[1]) { values[0] = take<Value>(row + i); });
+  return total[0];
+}
+
+// Of distances from the first number, so that it is exact for equal numbers, and close for others near each other.
+template <class Real, class Stored>
+double mean_of_row(const Stored* row, int64_t columns) {
+  double total[1];
+  const Real first = take<Real>(row);
+  sum_columns<1, Real>(columns, total,
+                       [&]<class Value>(int64_t i, Value(&values)[1]) { values[0] = take<Value>(row + i) - first; });
+  return first + total[0] / columns;
+}
+
+template <class Real, class Stored>
+double squares_about(Real centre, const Stored* row, int64_t columns) {
+  double total[1];
+  sum_columns<1, Real>(columns, total, [&]<class Value>(int64_t i, Value(&values)[1]) {
+    const Value distance = take<Value>(row + i) - centre;
+    values[0] = distance * distance;
+  });
+  return total[0];
+}
+
+template <class Real>
+void add_row(const Real* row, int64_t columns, double* sums) {
+  int64_t i = 0;
+  for (; i + kDoubles <= columns; i += kDoubles) put(sums + i, load_doubles(sums + i) + load_doubles(row + i));
+  for (; i < columns; ++i) sums[i] += row[i];
+}
+
+template <class Stored>
+constexpr DType kStoredAs = kArithmetic<Stored>;
+template <>
+constexpr DType kStoredAs<BFloat16Bits> = DType::bfloat16;
+
+template <class Stored>
+bool lies_ready(const Operand& operand, const SampleShape& shape) {
+  return operand.dtype == kStoredAs<Stored> && column_stride(operand, shape) == 1;
+}
+
+// A row where it lies, or in `buffer`. Others than the arithmetic's own type must lie ready.
+template <class Stored, class Real>
+const Stored* load_row(const Operand& operand, const RowPlace& at, Real* buffer) {
+  if (sizeof(Stored) != sizeof(Real) || lies_ready<Stored>(operand, at.shape())) {
+    return static_cast<const Stored*>(operand.data) + at.offset(operand);
+  }
+  visit_floating(operand.dtype, [&]<class Element, DType dtype>() {
+    const Element* in = static_cast<const Element*>(operand.data) + at.offset(operand);
+    const int64_t stride = at.stride(operand), columns = at.columns();
+    if (stride == 1) {
+      for (int64_t i = 0; i < columns; ++i) buffer[i] = decode<Real>(in[i], dtype);
+    } else {
+      for (int64_t i = 0; i < columns; ++i) buffer[i] = decode<Real>(in[i * stride], dtype);
+    }
+  });
+  return reinterpret_cast<const Stored*>(buffer);
+}
+
+// Where to compute a row of an output: in its own memory, or in `buffer` for store_row to bring there.
+template <class Stored, class Real>
+Stored* row_for_output(const Operand& operand, const RowPlace& at, Real* buffer) {
+  if (operand.data && (sizeof(Stored) != sizeof(Real) || lies_ready<Stored>(operand, at.shape()))) {
+    return static_cast<Stored*>(operand.data) + at.offset(operand);
+  }
+  return reinterpret_cast<Stored*>(buffer);
+}
+
+template <class Real>
+void store_row(const Operand& operand, const RowPlace& at, const Real* row) {
+  if (!operand.data || lies_ready<Real>(operand, at.shape())) return;  // then it was made there
+  visit_floating(operand.dtype, [&]<class Element, DType dtype>() {
+    Element* out = static_cast<Element*>(operand.data) + at.offset(operand);
+    const int64_t stride = at.stride(operand), columns = at.columns();
+    if (stride == 1) {
+      for (int64_t i = 0; i < columns; ++i) encode(row[i], out[i], dtype);
+    } else {
+      for (int64_t i = 0; i < columns; ++i) encode(row[i], out[i * stride], dtype);
+    }
+  });
+}
+inline void store_row(const Operand&, const RowPlace&, const BFloat16Bits*) {}  // made there
+
+// Whether these are all one number a row, and no norm is affine.
+inline bool is_uniform(const Modulation& p, const Operand (&slots)[kSlots][kTerms]) {
+  bool uniform = p.columns > 1 && !slots[kWeight][0].data && !slots[kBias][0].data;
+  for (const auto& terms : slots) {
+    for (const Operand& operand : terms) uniform = uniform && (!operand.data || column_stride(operand, p.shape) == 0);
+  }
+  return uniform;
+}
+
+// What a row is modulated with, where it is one number its first column alone. It is made again where it is not that of
+// the row before.
+template <class Real, bool uniform>
+class Modulators {
+ public:
+  static constexpr int kBuffers = 2 + kSlots * kTerms + 3;
+
+  Modulators(const Modulation& p, RowBuffers<Real>& buffers) : p_(p), columns_(uniform ? 1 : p.columns) {
+    ones_ = buffers.next(Real(1), p.columns);
+    zeros_ = buffers.next(Real(0), p.columns);
+    for (auto& terms : memory_) {
+      for (Real*& memory : terms) memory = buffers.next();
+    }
+    scale_ = buffers.next(), factor_ = buffers.next(), offset_ = buffers.next();
+  }
+
+  void move_to(const RowPlace& at) {
+    bool same = !first_;
+    for (int slot = 0; slot < kSlots; ++slot) {
+      for (int term = 0; term < kTerms; ++term) {
+        if (!p_.slot[slot][term].data) continue;
+        const int64_t offset = at.offset(p_.slot[slot][term]);
+        same = same && offset == offsets_[slot][term];
+        offsets_[slot][term] = offset;
+      }
+    }
+    if (!same) make(at);
+    first_ = false;
+  }
+
+  // Of a vector of columns, or one.
+  template <class Value>
+  static VISGEN_HOST_DEVICE Value of(const Real* row, int64_t column) {
+    return uniform ? Value{} + row[0] : take<Value>(row + column);
+  }
+
+  const Real* ones() const { return ones_; }
+  const Real* zeros() const { return zeros_; }
+  const Real *gate, *weight, *bias;  // themselves
+  const Real* scale;                 // one more than it
+  const Real *factor, *offset;       // y = n·factor + offset
+
+ private:
+  bool has(int slot) const { return p_.slot[slot][0].data || p_.slot[slot][1].data; }
+
+  const Real* row_of(const Operand& operand, const RowPlace& at, Real* buffer) {
+    if constexpr (!uniform) return load_row<Real>(operand, at, buffer);
+    visit_floating(operand.dtype, [&]<class Element, DType dtype>() {
+      buffer[0] = decode<Real>(static_cast<const Element*>(operand.data)[at.offset(operand)], dtype);
+    });
+    return buffer;
+  }
+
+  const Real* total(int slot, const RowPlace& at, const Real* otherwise) {
+    const Real* sum = nullptr;
+    for (int term = 0; term < kTerms; ++term) {
+      if (!p_.slot[slot][term].data) continue;
+      const Real* row = row_of(p_.slot[slot][term], at, memory_[slot][term]);
+      if (sum) {
+        Real* both = memory_[slot][1];
+        for_each_column<Real>(
+            p_.columns, [&]<class Value>(int64_t i) { put(both + i, take<Value>(sum + i) + take<Value>(row + i)); });
+        row = both;
+      }
+      sum = row;
+    }
+    return sum ? sum : otherwise;
+  }
+
+  void make(const RowPlace& at) {
+    gate = total(kGate, at, ones_);
+    weight = total(kWeight, at, ones_);
+    bias = total(kBias, at, zeros_);
+    scale = ones_;
+    if (has(kScale)) {
+      const Real* given = total(kScale, at, zeros_);
+      for_each_column<Real>(columns_,
+                            [&]<class Value>(int64_t i) { put(scale_ + i, take<Value>(given + i) + Real(1)); });
+      scale = scale_;
+    }
+    factor = scale;
+    if (has(kWeight)) {
+      for_each_column<Real>(columns_, [&]<class Value>(int64_t i) {
+        put(factor_ + i, take<Value>(scale + i) * take<Value>(weight + i));
+      });
+      factor = factor_;
+    }
+    const Real* shift = total(kShift, at, zeros_);
+    offset = shift;
+    if (has(kBias)) {
+      for_each_column<Real>(columns_, [&]<class Value>(int64_t i) {
+        put(offset_ + i, take<Value>(scale + i) * take<Value>(bias + i) + take<Value>(shift + i));
+      });
+      offset = offset_;
+    }
+  }
+
+  const Modulation& p_;
+  const int64_t columns_;
+  Real *ones_, *zeros_, *memory_[kSlots][kTerms], *scale_, *factor_, *offset_;
+  int64_t offsets_[kSlots][kTerms] = {};
+  bool first_ = true;
+};
+
+// Calls body(place) for the rows of a unit.
+template <class Body>
+void for_each_row(const Modulation& p, int64_t index, Body body) {
+  const Unit unit = unit_at(p.partition, index);
+  RowPlace at(p.shape, unit.begin);
+  for (; at.row() < unit.end; at.next()) body(at);
+}
+
+}  // namespace visgen::VISGEN_ISA
