@@ -16,7 +16,8 @@ from ._codes import PixelSettings, code_system, pixel_codes
 from ._images import held_out_images, training_images
 from .recipe import Recipe
 
-_DIGITS: dict[str, Any] = {"levels": 17, "steps": 1500, "checkpoint_every": 500, "sample_every": 500}
+_MINUTES: dict[str, Any] = {"levels": 17, "steps": 1000, "checkpoint_every": 500, "sample_every": 500}
+_HALF_AN_HOUR: dict[str, Any] = {"steps": 5000, "sample_every": 1000}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,4 +53,6 @@ def system(settings: Settings, images: ImageFormat) -> CodeSystem:
     return code_system(settings, model, pixels)
 
 
-RECIPE = Recipe(Settings, training_images, system, held_out_images, presets={"digits": _DIGITS})
+RECIPE = Recipe(
+    Settings, training_images, system, held_out_images, presets={"digits": _MINUTES, "fashion-mnist": _HALF_AN_HOUR}
+)

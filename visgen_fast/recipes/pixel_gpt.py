@@ -17,8 +17,8 @@ from ._images import held_out_images, training_images
 from .recipe import Recipe
 
 _DIGITS: dict[str, Any] = {
-    **{"levels": 17, "steps": 1200, "width": 64, "depth": 3, "batch_size": 64, "learning_rate": 3e-3},
-    **{"sample_every": 400, "checkpoint_every": 400, "ema_decay": 0.99},
+    **{"levels": 17, "steps": 700, "width": 64, "depth": 3, "batch_size": 64, "learning_rate": 3e-3},
+    **{"sample_every": 350, "checkpoint_every": 350, "ema_decay": 0.99},
 }
 
 
