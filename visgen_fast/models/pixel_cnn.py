@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .layers.checks import check_sizes
 from .layers.pixels import PixelModel, PixelState, RowConvolution
 
 
@@ -37,8 +38,7 @@ class PixelCNN(PixelModel):
     ) -> None:
         if kernel < 3 or kernel % 2 == 0:
             raise ValueError(f"kernel must be odd and at least 3, got {kernel}")
-        if depth < 1:
-            raise ValueError(f"depth must be at least 1, got {depth}")
+        check_sizes(depth=depth)
         rows, left = (kernel + 1) // 2, kernel // 2
         super().__init__(shape, size, width, classes, above=rows, beside=left)
         self.first_vertical = nn.Conv2d(width, width, (rows, kernel))

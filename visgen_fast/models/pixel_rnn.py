@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .layers.checks import check_sizes
 from .layers.pixels import PixelModel, PixelState, RowConvolution
 
 _KERNEL = 7  # columns of the first convolution, of which it sees the upper half
@@ -27,8 +28,7 @@ class PixelRNN(PixelModel):
     """
 
     def __init__(self, shape: Sequence[int], size: int, *, width: int, depth: int, classes: int = 0) -> None:
-        if depth < 1:
-            raise ValueError(f"depth must be at least 1, got {depth}")
+        check_sizes(depth=depth)
         side = _KERNEL // 2
         super().__init__(shape, size, width, classes, above=side, beside=side)
         self.first_above = nn.Conv2d(width, width, (side, _KERNEL))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..autoregression.model import CodeModel
 from ..autoregression.order import Order
 from ..nn.conditions import AnyCondition
+from .layers.checks import check_sizes
 from .layers.code_transformer import Cache, Transformer
 from .layers.labels import LabelEmbedding
 
@@ -52,8 +53,7 @@ class SequenceModel(CodeModel):
         super().__init__()
         if order.count != order.length:
             raise ValueError(f"order must have one code a step for a sequence, got {order}")
-        if size < 1:
-            raise ValueError(f"size must be at least 1, got {size}")
+        check_sizes(size=size)
         self.order, self.size = order, size
         steps = torch.arange(order.length, device="cpu")
         self.transformer = Transformer(steps, width=width, depth=depth, heads=heads, dropout=dropout)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ..autoregression.model import CodeModel
 from ..autoregression.order import raster
 from ..nn.conditions import AnyCondition
+from .layers.checks import check_sizes
 from .layers.code_transformer import Cache, Transformer
 from .layers.labels import LabelEmbedding
 
@@ -60,9 +61,7 @@ class SpaceDepthModel(CodeModel):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        for name, value in {"grid": min(grid), "codes_per_place": codes_per_place, "size": size}.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_sizes(grid=grid, codes_per_place=codes_per_place, size=size)
         self.order, self.size, self.codes_per_place = raster((*grid, codes_per_place)), size, codes_per_place
         places = self.order.length // codes_per_place
         both = {"width": width, "heads": heads}

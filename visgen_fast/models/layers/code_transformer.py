@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...nn.state import RefilledBuffers
+from .checks import check_sizes
 
 
 @dataclass
@@ -38,9 +39,7 @@ class Transformer(RefilledBuffers):
 
     def __init__(self, steps: Tensor, *, width: int, depth: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
-        for name, value in {"width": width, "depth": depth, "heads": heads}.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_sizes(width=width, depth=depth, heads=heads)
         if width % heads:
             raise ValueError(f"heads must divide width {width}, got {heads}")
         steps = steps.cpu()

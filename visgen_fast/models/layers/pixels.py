@@ -18,6 +18,7 @@ from ...autoregression.model import CodeModel
 from ...autoregression.order import raster
 from ...nn.conditions import AnyCondition
 from ...nn.state import RefilledBuffers
+from .checks import check_sizes
 from .labels import LabelEmbedding
 
 
@@ -91,8 +92,7 @@ class PixelModel(CodeModel):
         super().__init__()
         if len(shape) != 3 or min(shape) < 1:
             raise ValueError(f"shape must be (H, W, C), each at least 1, got {tuple(shape)}")
-        if size < 1:
-            raise ValueError(f"size must be at least 1, got {size}")
+        check_sizes(size=size)
         self.height, self.breadth, self.channels = shape
         if width < 1 or width % self.channels:
             raise ValueError(f"width must be a multiple of the {self.channels} channels, got {width}")
