@@ -154,6 +154,19 @@ def test_the_ends_of_the_bound_are_differentiable_in_where_the_schedule_ends(pix
 
 
 @pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"span": (0.5, 0.2)}, r"span must be two rising times in \[0, 1\], got \(0.5, 0.2\)"),
+        ({"x": torch.zeros(3, 4)}, r"x must be \[2, ...\], a sample of some numbers for each seed, got shape \[3, 4\]"),
+    ],
+)
+def test_ends_of_what_has_none_are_refused_in_a_sentence(changed, said) -> None:
+    given = {"x": torch.zeros(2, 4), "seeds": SEEDS[:2], "schedule": CosineVP(), **changed}
+    with pytest.raises(ValueError, match=said):
+        ends_of_bound(**given)
+
+
+@pytest.mark.parametrize(
     ("call", "options", "said"),
     [
         (likelihood, {"tolerance": 0.0}, "tolerance must be positive, got 0.0"),

@@ -129,8 +129,7 @@ def elbo(
     _check_data(x, len(seeds), schedule)
     prediction = as_prediction(prediction)
     check.integer(calls, "calls", 1)
-    is_rising = check.is_pair(span) and 0 <= span[0] < span[1] <= 1
-    if not is_rising or schedule.sigma(torch.tensor(span[0], dtype=torch.float64)) == 0:
+    if not _is_rising(span) or schedule.sigma(torch.tensor(span[0], dtype=torch.float64)) == 0:
         raise ValueError(f"span must be two rising times in [0, 1], with noise at the first, got {span}")
     exact, dimensions = x.double(), math.prod(x.shape[1:])
     stream = ops.Purpose.LIKELIHOOD.stream
@@ -157,12 +156,16 @@ def ends_of_bound(
     pixels: bool = True,
     span: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[Tensor, Tensor]:
-    """What `elbo` counts beside its integral: reconstruction and prior, in nats, [B] each, of x's type.
+    """What `elbo` counts beside its integral: reconstruction and prior, in nats, float32 [B] each, float64 for float64.
 
     The first is what x_t at the beginning of `span` leaves open of x, not finite where it has no noise there; the
     second what x_t at the end still says of x. Both are differentiable in a learned schedule, and in nothing else.
-    Arguments are those of `elbo`.
+    Arguments are those of `elbo`; TypeError or ValueError for those that do not fit.
     """
+    _check_data(x, len(seeds), schedule)
+    if not _is_rising(span):
+        raise ValueError(f"span must be two rising times in [0, 1], got {span}")
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     t = torch.tensor(span, dtype=x.dtype, device=x.device)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     return _reconstruction(x, sigma[0] / alpha[0], seeds, pixels), _left(x, alpha[1], sigma[1])
@@ -173,6 +176,10 @@ def _check_data(x: Any, batch: int, schedule: Any) -> None:
     check.floats(x, "x")
     if x.dim() == 0 or len(x) != batch or 0 in x.shape[1:]:
         raise ValueError(f"x must be [{batch}, ...], a sample of some numbers for each seed, got shape {list(x.shape)}")
+
+
+def _is_rising(span: Any) -> bool:
+    return check.is_pair(span) and 0 <= span[0] < span[1] <= 1
 
 
 def _flow(schedule: Schedule, prediction: Prediction, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
