@@ -235,7 +235,7 @@ def test_learns_to_tell_two_classes_apart(skips: str) -> None:
     [
         *(({name: 0}, f"{name} must be at least 1, got 0") for name in SIZES if name not in ("stages", "classes")),
         ({"stages": (8, -1)}, "stages must be at least 1, got -1"),
-        ({"image_size": (16, 20)}, r"patch_size times 2 for each stage, 8, must divide image_size, got \(16, 20\)"),
+        ({"image_size": (16, 20)}, r"patch_size, doubled for each stage, must divide image_size \(16, 20\), got 8"),
         ({"heads": 5}, "heads must divide width 16, got 5"),
         ({"width": 18, "heads": 3}, "width must be a multiple of 4"),
         (

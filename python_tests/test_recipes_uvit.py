@@ -101,7 +101,7 @@ def test_digits_and_fashion_mnist_have_sizes_of_their_own(name):
 
 def test_images_that_cannot_be_halved_so_often_are_refused_in_a_sentence():
     with pytest.raises(
-        UserError, match=r"patch_size times 2 for each stage, 8, must divide image_size, got \(28, 28\)"
+        UserError, match=r"patch_size, doubled for each stage, must divide image_size \(28, 28\), got 8"
     ):
         system("simple-diffusion", (28, 28), stages=(8, 8))
     with pytest.raises(UserError, match="patch_size must be a power of 2 for a wavelet, got 3"):

@@ -41,7 +41,7 @@ class UViT(nn.Module):
     input (simple diffusion). "residual": each stage h ← up(h − low) + high, with `high` and `low` the features before
     and after their resolution was halved, so that no block's output has to be kept (SiD2).
 
-    ValueError where a size is below 1, patch_size times 2 for each stage does not divide the image, patch_size is no
+    ValueError where a size is below 1, patch_size, doubled for each stage, does not divide the image, patch_size is no
     power of 2 for a wavelet, heads does not divide width, width is no multiple of 4, or a name is unknown.
     """
 
@@ -77,7 +77,7 @@ class UViT(nn.Module):
         reduction = patch_size * 2 ** len(stages)
         if height % reduction or breadth % reduction:
             raise ValueError(
-                f"patch_size times 2 for each stage, {reduction}, must divide image_size, got {self.image_size}"
+                f"patch_size, doubled for each stage, must divide image_size {self.image_size}, got {reduction}"
             )
         self.channels, self.patch_size, self.first, self.null_label = channels, patch_size, first, classes
 

@@ -14,12 +14,12 @@ from ..diffusion.times import UniformTimes
 from ..models.uvit import UViT
 from ..systems.diffusion import DiffusionSystem
 from ..training.bounds import AtLeast, Between
-from ..untrusted import MOST_IMAGE_SIDE
+from ..untrusted import MOST_IMAGE_SIDE, MOST_SAMPLING_STEPS
 from ._diffusion import DAYS, HOURS, MINUTES, DiffusionSettings, drawing
 
 UVIT_PRESETS: dict[str, dict[str, Any]] = {
     "digits": {**MINUTES, "reference": 8, "patch_size": 1, "stages": (32,), "width": 96, "depth": 2},
-    "fashion-mnist": {**MINUTES, "steps": 1500, "batch_size": 32, "size": 64},
+    "fashion-mnist": {**MINUTES, "steps": 1500, "batch_size": 32, "sample_every": 500, "size": 64},
     **dict.fromkeys(
         ("photographs", "emoji"), {**HOURS, "size": 64, "reference": 32, "stages": (64, 128), "width": 256, "depth": 6}
     ),
@@ -31,6 +31,8 @@ UVIT_PRESETS: dict[str, dict[str, Any]] = {
 class UViTSettings(DiffusionSettings):
     """A U-ViT (Hoogeboom et al., "Simple diffusion: end-to-end diffusion for high resolution images", 2023)."""
 
+    sampling_steps: Annotated[int, AtLeast(1), Between(1, MOST_SAMPLING_STEPS)] = 25
+    """Steps of DPM-Solver++ of second order from noise to image."""
     reference: Annotated[float, Between(1, MOST_IMAGE_SIDE)] = 16.0
     """Side of the images for which the cosine schedule is not shifted; larger images get more noise."""
     first: Literal["patches", "wavelet"] = "patches"
@@ -82,7 +84,7 @@ def uvit_system(
         conditioning="log_snr",
         **options,
     )
-    return DiffusionSystem(model, objective, images.shape, drawing(settings, "ddim"))
+    return DiffusionSystem(model, objective, images.shape, drawing(settings, "dpm++2m"))
 
 
 def resolution(images: ImageFormat) -> float:
