@@ -16,7 +16,7 @@ from visgen_fast.models.dit import DiT
 from visgen_fast.recipes.jit import Settings, system
 from visgen_fast.systems.diffusion import DiffusionSystem
 
-TINY = {"width": 8, "depth": 1, "heads": 2, "bottleneck": 4, "sampling_steps": 2}
+TINY = {"width": 8, "depth": 1, "heads": 2, "bottleneck": 4, "sampling_steps": 2, "noise_scale": 1.0}
 IMAGES = ImageFormat(height=16, width=16, channels=1, class_names=("a", "b", "c"))
 
 
