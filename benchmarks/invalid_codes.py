@@ -10,28 +10,20 @@ Written to benchmarks/results/invalid_codes: results.json, table.md, and an imag
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from . import studies
 from .invalid_codes_report import write_report
 from .machine import describe, provenance
 
-ROOT = Path(__file__).resolve().parent.parent
 DATASETS = ("fashion-mnist", "photographs")
 DEPTHS = (4, 8, 16)
-
-# The command lines at work, which end with the study.
-_running: list[subprocess.Popen] = []
 
 
 @dataclass(frozen=True)
@@ -77,40 +69,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what is missing and writes the report of all that there is; 1 if anything failed or is missing."""
     options = _options(arguments)
     tasks = [Task(*key) for key in _keys(options)]
-    began, failed = time.monotonic(), []
-    pool = ThreadPoolExecutor(options.jobs)
+    began, done = time.monotonic(), 0
     try:
-        # Those that use another's weights come last, when it is trained.
-        for waits in (False, True):
-            batch = [task for task in tasks if (VARIANTS[task.variant].trained_as is not None) == waits]
-            for task, complaint in pool.map(lambda task: (task, _run(task, options)), batch):
-                print(f"{time.monotonic() - began:6.0f} s  {task}: {complaint or _line(task, options)}", flush=True)
-                failed += [task] if complaint else []
-    except KeyboardInterrupt:
-        _stop(pool)
-        failed += tasks
+        with studies.jobs(options.jobs) as pool:
+            # Those that use another's weights come last, when it is trained.
+            for waits in (False, True):
+                batch = [task for task in tasks if (VARIANTS[task.variant].trained_as is not None) == waits]
+                for task, complaint in studies.finished(pool, lambda task: _run(task, options), batch):
+                    print(f"{time.monotonic() - began:6.0f} s  {task}: {complaint or _line(task, options)}", flush=True)
+                    done += complaint is None
     finally:
-        pool.shutdown(cancel_futures=True)
         _report(tasks, options)
-    return 1 if failed else 0
-
-
-def _stop(pool: ThreadPoolExecutor) -> None:
-    """Ends the work that is going on and begins no more."""
-    print("interrupted: the same command goes on from here", flush=True)
-    for number in (signal.SIGINT, signal.SIGTERM):  # one that comes twice must not end the report
-        signal.signal(number, signal.SIG_IGN)
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in list(_running):
-        process.terminate()
+    return int(done < len(tasks))
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.invalid_codes",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = studies.parser("invalid_codes", __doc__)
     add = parser.add_argument
     add("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
     add("--depths", nargs="+", type=int, default=DEPTHS)
@@ -119,9 +93,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--codes", type=int, default=256, help="in a codebook; default: 256")
     add("--widths", nargs="+", type=int, default=(16, 32), help="of the networks' levels; default: 16 32")
     add("--images", type=int, default=1000, help="held out and measured; default: 1000")
-    add("--jobs", type=int, default=2, help="trainings at a time, of one thread each; default: 2")
-    add("--runs", type=Path, default=ROOT / "build" / "invalid_codes", help="folder of the runs")
-    add("--out", type=Path, default=ROOT / "benchmarks" / "results" / "invalid_codes", help="folder of the report")
     return parser.parse_args(arguments)
 
 
@@ -152,55 +123,37 @@ def _run(task: Task, options: argparse.Namespace) -> str | None:
     folder, trained_as = task.folder(options.runs), VARIANTS[task.variant].trained_as
     origin = task if trained_as is None else Task(task.dataset, task.depth, trained_as)
     commands = {"train": _train_arguments(origin, options), "evaluate": _evaluate_arguments(task, options)}
-    done = _read(folder / "study.json")
+    done = studies.read(folder / "study.json")
     if done.get("commands") == commands:
         return None
     seconds, complaint = _train(folder, commands["train"]) if origin == task else (0.0, None)
     if complaint:
         return complaint
     trained = origin.folder(options.runs)
-    if origin != task and _read(trained / "study.json").get("commands", {}).get("train") != commands["train"]:
+    if origin != task and studies.read(trained / "study.json").get("commands", {}).get("train") != commands["train"]:
         return f"there is no finished run of {origin}"
     _, complaint = _visgen([*commands["evaluate"], str(trained / "run"), "--out", str(folder)], folder / "log")
     if complaint is None:
-        _write(folder / "study.json", {"commands": commands, "training_seconds": seconds})
+        studies.write(folder / "study.json", {"commands": commands, "training_seconds": seconds})
     return complaint
 
 
 def _train(folder: Path, command: list[str]) -> tuple[float, str | None]:
     """Trains in `folder`, from where an interrupted training of the same command was."""
-    if _read(folder / "training.json") != command:
+    if studies.read(folder / "training.json") != command:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        _write(folder / "training.json", command)
+        studies.write(folder / "training.json", command)
     return _visgen([*command, "--out", str(folder / "run"), "--resume"], folder / "log")
 
 
 def _visgen(arguments: list[str], log: Path) -> tuple[float, str | None]:
     """Runs the command line with one thread: its seconds, and its last line if it failed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    log.parent.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-    with log.open("a") as file:
-        command = [sys.executable, "-m", "visgen_fast", *arguments]
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
-        _running.append(process)
-        code = process.wait()
-        _running.remove(process)
-    lines = log.read_text().strip().splitlines() or ["no message"]
-    return time.monotonic() - began, f"failed ({lines[-1]}), see {log}" if code else None
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _write(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    return studies.run_logged([sys.executable, "-m", "visgen_fast", *arguments], log)
 
 
 def _line(task: Task, options: argparse.Namespace) -> str:
-    found = _read(task.folder(options.runs) / "evaluation.json")
+    found = studies.read(task.folder(options.runs) / "evaluation.json")
     shares = ", ".join(f"{space} {summary['invalid_share']:.0%}" for space, summary in found["invalid_codes"].items())
     return f"PSNR {found['psnr']:.2f} dB, invalid: {shares}"
 
@@ -209,13 +162,13 @@ def _report(tasks: list[Task], options: argparse.Namespace) -> None:
     entries = []
     for task in tasks:
         folder = task.folder(options.runs)
-        done = _read(folder / "study.json")
+        done = studies.read(folder / "study.json")
         if done.get("commands", {}).get("evaluate") == _evaluate_arguments(task, options):
             entries.append(
                 {
                     **{"dataset": task.dataset, "depth": task.depth, "variant": task.variant},
                     **done,
-                    "evaluation": _read(folder / "evaluation.json"),
+                    "evaluation": studies.read(folder / "evaluation.json"),
                 }
             )
     if entries:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from visgen_fast.evaluation import expected_errors
 
+from .studies import write_results
 from .table import as_markdown
 
 _SPACES = ("pixel", "latent", "vector")
@@ -35,9 +36,7 @@ def write_report(
 ) -> None:
     """Writes the report of `entries` (dataset, depth, variant, evaluation) into the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(_rounded(entry), ensure_ascii=False) for entry in entries)
-    start = json.dumps({**head, "variants": descriptions}, indent=1, ensure_ascii=False).removesuffix("\n}")
-    (out / "results.json").write_text(f'{start},\n "entries": [\n{lines}\n ]\n}}\n')
+    write_results(out / "results.json", {**head, "variants": descriptions}, entries)
     (out / "table.md").write_text(as_document(entries, descriptions))
     for dataset in dict.fromkeys(entry["dataset"] for entry in entries):
         chosen = [entry for entry in entries if entry["dataset"] == dataset]
@@ -132,11 +131,3 @@ def plot_dataset(dataset: str, entries: Sequence[Mapping[str, Any]], variants: S
     figure.legend(*axes[0, 0].get_legend_handles_labels(), ncols=columns, loc="outside lower center", frameon=False)
     figure.suptitle(f"{dataset}: what each depth of an RQ-VAE is worth")
     figure.savefig(out, dpi=110)
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, Mapping):
-        return {key: _rounded(inner) for key, inner in value.items()}
-    return [_rounded(inner) for inner in value] if isinstance(value, list) else value

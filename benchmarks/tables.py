@@ -6,6 +6,8 @@ hand. NAME is
     benchmarks            five rows for the README
     benchmarks FAMILY     the plot, the table and the promises of a family, for each machine with results
     invalid codes         what the study of that name found
+    noise levels          likewise
+    noise levels seen     the same in a sentence, for the README
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import invalid_codes_report
+from . import invalid_codes_report, noise_levels_report
 from .families import FAMILIES
 from .promises import NotMeasured, Promise
 from .table import as_markdown, milliseconds
@@ -34,7 +36,12 @@ HEADLINES = (
     "finite_scalar_quantize float32 65536×4 levels 8,5,5,5",
     "lookup_free_quantize float32 65536×18 groups of 9",
 )
-_MARKER = re.compile(r"^<!-- ((?:benchmarks|invalid codes).*) -->$", re.MULTILINE)
+_STUDIES = {
+    "invalid codes": ("invalid_codes", invalid_codes_report.block),
+    "noise levels": ("noise_levels", noise_levels_report.block),
+    "noise levels seen": ("noise_levels", noise_levels_report.headline),
+}
+_MARKER = re.compile(r"^<!-- ((?:benchmarks|invalid codes|noise levels).*) -->$", re.MULTILINE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,12 +79,14 @@ def with_block(text: str, name: str, content: str) -> str:
 def block(name: str, page: Path, results: Path) -> str:
     """What stands between the markers `name` in `page`, whose links are relative to it; "" where nothing is stored."""
     kind, _, family = name.partition("benchmarks ")
-    if name == "invalid codes":
-        return invalid_codes_report.block(results / "invalid_codes" / "results.json", page)
+    if name in _STUDIES:
+        folder, part = _STUDIES[name]
+        return part(results / folder / "results.json", page)
     if name == "benchmarks":
         return headlines(results / HEADLINE_MACHINE)
     if kind or family not in FAMILIES:
-        raise ValueError(f"has a marker {name!r}, which is none of benchmarks, benchmarks FAMILY and invalid codes")
+        known = ", ".join(["benchmarks", "benchmarks FAMILY", *_STUDIES])
+        raise ValueError(f"has a marker {name!r}, which is none of {known}")
     stored = sorted(results.glob(f"*/{family}.json"))
     return "\n".join(_family_text(path, FAMILIES[family].PROMISES, page) for path in stored)
 
