@@ -90,6 +90,8 @@ def _another(draw: random.Random, kind: str, value: Any, args: tuple[Any, ...]) 
     if kind.startswith("Optional"):
         if value is not None and draw.random() < 0.3:
             return None
+        if value is None and "Tensor" not in kind:
+            return draw.choice(DTYPES)  # the one optional that is no tensor is a type
         value = torch.zeros(draw.choice([(1,), (2, 3), (1, 4), ()])) if value is None else value
     if isinstance(value, Tensor):
         return _another_tensor(draw, value, args)

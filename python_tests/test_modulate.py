@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from backends import BACKENDS, running_on
 from case import random
 from tolerances import assert_as_exact_as_pytorch, assert_same_bits
 from torch import Tensor
@@ -231,6 +232,25 @@ def test_one_of_two_results_may_go_unused(backend, device):
             found.append(torch.autograd.grad(out.square().sum(), leaves, materialize_grads=True))
         for a, e in zip(*found, strict=True):
             torch.testing.assert_close(a, e, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name.startswith("cpu")])
+@pytest.mark.parametrize("dtype, rows", [(torch.float32, 1100), (torch.bfloat16, 2200), (torch.float64, 550)])
+@pytest.mark.parametrize("each", ["sample", "token"])
+def test_results_too_large_for_the_cache_are_the_same(backend, dtype, rows, each):
+    """Large results are written past the cache, small ones into it; each sample is small."""
+    shape, own = (3, rows, 384), (3, 1 if each == "sample" else rows, 384)
+    inputs = [normal(*shape, dtype=dtype), normal(*shape, key=1, dtype=dtype)]
+    inputs += [normal(*own, key=2 + key, dtype=dtype) for key in range(3)]
+    upstream = [normal(*shape, key=key, dtype=dtype) for key in (5, 6)]
+    with running_on(backend):
+        together = [*ops.gated_residual_norm(*inputs), *gradients(ops.gated_residual_norm, inputs, upstream)]
+        for i in range(3):
+            one = [value[i : i + 1] for value in inputs]
+            incoming = [value[i : i + 1] for value in upstream]
+            alone = [*ops.gated_residual_norm(*one), *gradients(ops.gated_residual_norm, one, incoming)]
+            for a, b in zip(alone, together, strict=True):
+                assert_same_bits(a, b[i : i + 1])
 
 
 @pytest.mark.parametrize("batch", [1, 8])

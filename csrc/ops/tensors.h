@@ -193,15 +193,15 @@ class Batch {
 
   void add(const OptionalTensor& tensor, Operand& operand, const char* name) { add(Argument(tensor, operand, name)); }
 
-  // The same for a tensor whose sizes may be 1 instead, and which may lack dimensions: the first ones, or, where x has
-  // rows and it has two dimensions, those between the first and the last.
+  // The same for a tensor whose sizes may be 1 instead. Where x has rows it may lack dimensions: the first ones or, if
+  // it has two, those between the first and the last.
   void add_broadcast(const Tensor& tensor, Operand& operand, const char* name) {
     const int64_t missing = first_.dim() - tensor.dim();
     const bool at_ends = trailing_ && tensor.dim() == 2;
     const auto dimension_at = [&](int64_t d) {
       return at_ends && d == 0 ? 0 : at_ends && d <= missing ? -1 : d - missing;
     };
-    bool fits = missing >= 0 && tensor.device() == device_;
+    bool fits = (trailing_ ? missing >= 0 : missing == 0) && tensor.device() == device_;
     for (int64_t d = 0; d < first_.dim() && fits; ++d) {
       const int64_t at = dimension_at(d);
       fits = at < 0 || tensor.size(at) == 1 || tensor.size(at) == first_.size(d);

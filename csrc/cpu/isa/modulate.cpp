@@ -16,7 +16,11 @@ class Forward {
   using Modulator = Modulators<Real, uniform>;
 
   explicit Forward(const ModulateParameters& p)
-      : p_(p), buffers_(Modulator::kBuffers + 3, p.columns), modulators_(p, buffers_) {
+      : p_(p),
+        buffers_(Modulator::kBuffers + 3, p.columns),
+        modulators_(p, buffers_),
+        streams_residual_(streams_rows<Stored>(p.residual, p)),
+        streams_y_(streams_rows<Stored>(p.y, p)) {
     for (Real*& buffer : buffer_) buffer = buffers_.next();
   }
 
@@ -36,24 +40,29 @@ class Forward {
     const Real inverse = static_cast<Real>(1 / __builtin_sqrt(variance + p_.eps));
     if (p_.mean) static_cast<Real*>(p_.mean)[at.row()] = centre;
     static_cast<Real*>(p_.inverse_deviation)[at.row()] = inverse;
-    Stored* y = row_for_output<Stored>(p_.y, at, buffer_[1]);
+    const OutputRow<Stored> y{row_for_output<Stored>(p_.y, at, buffer_[1]), streams_y_};
+    const OutputRow<Stored> sum{streams_residual_ ? row_for_output<Stored>(p_.residual, at, buffer_[2]) : nullptr,
+                                true};
     const Real *factor = modulators_.factor, *offset = modulators_.offset;
     for_each_column<Real>(columns, [=]<class Value>(int64_t i) {
       const Value normed = (take<Value>(r + i) - centre) * inverse;
-      put(y + i, normed * Modulator::template of<Value>(factor, i) + Modulator::template of<Value>(offset, i));
+      y.put_at(i, normed * Modulator::template of<Value>(factor, i) + Modulator::template of<Value>(offset, i));
+      if (sum.row) sum.put_at(i, take<Value>(r + i));
     });
-    store_row(p_.y, at, y);
+    store_row(p_.y, at, y.row);
   }
 
-  // As it is stored: rounded.
+  // As it is stored: rounded. What is streamed stays in a buffer until the last time that it is read.
   const Stored* residual(const RowPlace& at) {
     const Stored* x = load_row<Stored>(p_.x, at, buffer_[0]);
     const Stored* branch = load_row<Stored>(p_.branch, at, buffer_[1]);
     const Real* gate = modulators_.gate;
-    Stored* sum = row_for_output<Stored>(p_.residual, at, buffer_[2]);
+    Stored* sum =
+        streams_residual_ ? reinterpret_cast<Stored*>(buffer_[2]) : row_for_output<Stored>(p_.residual, at, buffer_[2]);
     for_each_column<Real>(p_.columns, [=]<class Value>(int64_t i) {
       put(sum + i, take<Value>(x + i) + Modulator::template of<Value>(gate, i) * take<Value>(branch + i));
     });
+    if (streams_residual_) return sum;
     store_row(p_.residual, at, sum);
     return load_row<Stored>(p_.residual, at, buffer_[0]);
   }
@@ -61,6 +70,7 @@ class Forward {
   const ModulateParameters& p_;
   RowBuffers<Real> buffers_;
   Modulator modulators_;
+  const bool streams_residual_, streams_y_;
   Real* buffer_[3];
 };
 
@@ -70,12 +80,19 @@ class Backward {
   using Modulator = Modulators<Real, uniform>;
 
   explicit Backward(const ModulateBackwardParameters& p)
-      : p_(p), buffers_(Modulator::kBuffers + 6 + 2 * kSlots, p.columns), modulators_(p, buffers_) {
+      : p_(p),
+        buffers_(Modulator::kBuffers + 6 + 2 * kSlots, p.columns),
+        modulators_(p, buffers_),
+        streams_x_(streams_rows<Stored>(p.grad_x, p)),
+        streams_branch_(streams_rows<Stored>(p.grad_branch, p)) {
     for (Real*& buffer : buffer_) buffer = buffers_.next();
     for (int slot = 0; slot < kSlots; ++slot) {
       own_memory_[slot] = buffers_.next();
       Real* sums = buffers_.next(Real(0), p.columns);
       sums_[slot] = p.sum_of[slot] >= 0 ? sums : nullptr;
+      for (int term = 0; term < kTerms; ++term) {
+        streams_[slot][term] = streams_rows<Real>(p.gradient[slot][term], p);
+      }
     }
   }
 
@@ -103,24 +120,26 @@ class Backward {
 
   // Where contributions of rows to a slot go: a row of the slot's own, a sum over rows; null where nobody asks.
   struct Target {
-    Real *own, *sums;
+    OutputRow<Real> own;
+    Real* sums;
 
     template <class Value>
     VISGEN_HOST_DEVICE void give(int64_t i, Value value) const {
-      if (own) put(own + i, value);
+      if (own.row) own.put_at(i, value);
       if (sums) put(sums + i, take<Value>(sums + i) + value);
     }
-    explicit operator bool() const { return own || sums; }
+    explicit operator bool() const { return own.row || sums; }
   };
 
   Target target(int slot, const RowPlace& at) {
-    if (uniform && slot != kGate) return {nullptr, sums_[slot]};  // in numbers_
+    if (uniform && slot != kGate) return {{}, sums_[slot]};  // in numbers_
     for (int term = 0; term < kTerms; ++term) {
       const Operand& gradient = p_.gradient[slot][term];
       if (!gradient.data || p_.is_shared[slot][term]) continue;
-      return {row_for_output<Real>(gradient, at, own_memory_[slot]), sums_[slot]};
+      const bool streams = streams_[slot][term];
+      return {{row_for_output<Real>(gradient, at, own_memory_[slot]), streams}, sums_[slot]};
     }
-    return {nullptr, sums_[slot]};
+    return {{}, sums_[slot]};
   }
 
   void run_row(const RowPlace& at) {
@@ -145,8 +164,9 @@ class Backward {
     const Real mean = p_.is_rms ? Real(0) : static_cast<Real>(sums[0] * share);
     const Real slope = static_cast<Real>(sums[1] * share);
     const Real spread = columns == 1 && !p_.is_rms ? Real(0) : inverse;  // one number is its mean, whatever it is
-    Stored* into_x = p_.grad_x.data ? row_for_output<Stored>(p_.grad_x, at, buffer_[4]) : nullptr;
-    Stored* into_branch = p_.grad_branch.data ? row_for_output<Stored>(p_.grad_branch, at, buffer_[5]) : nullptr;
+    OutputRow<Stored> into_x{nullptr, streams_x_}, into_branch{nullptr, streams_branch_};
+    if (p_.grad_x.data) into_x.row = row_for_output<Stored>(p_.grad_x, at, buffer_[4]);
+    if (p_.grad_branch.data) into_branch.row = row_for_output<Stored>(p_.grad_branch, at, buffer_[5]);
     const bool is_affine = modulators_.weight != modulators_.ones() || modulators_.bias != modulators_.zeros();
     const Target of_gate = target(kGate, at), of_shift = target(kShift, at);
     const Target of_scale = is_affine ? Target{} : target(kScale, at);
@@ -154,15 +174,15 @@ class Backward {
       const Value normed = (take<Value>(r + i) - centre) * inverse, into_y = take<Value>(g + i);
       const Value into_r =
           (into_y * Modulator::template of<Value>(factor, i) - mean - normed * slope) * spread + take<Value>(added + i);
-      if (into_x) put(into_x + i, into_r);
-      if (into_branch) put(into_branch + i, Modulator::template of<Value>(gate, i) * into_r);
+      if (into_x.row) into_x.put_at(i, into_r);
+      if (into_branch.row) into_branch.put_at(i, Modulator::template of<Value>(gate, i) * into_r);
       if (of_gate) of_gate.give(i, into_r * take<Value>(branch + i));
       of_scale.give(i, into_y * normed);
       of_shift.give(i, into_y);
     });
     if (is_affine) give_affine(at, r, g, centre, inverse);
-    store_row(p_.grad_x, at, into_x);
-    store_row(p_.grad_branch, at, into_branch);
+    store_row(p_.grad_x, at, into_x.row);
+    store_row(p_.grad_branch, at, into_branch.row);
     for (int slot = 0; slot < kSlots; ++slot) store_own(slot, at);
   }
 
@@ -180,7 +200,7 @@ class Backward {
   }
 
   void store_own(int slot, const RowPlace& at) {
-    const Real* row = target(slot, at).own;
+    const Real* row = target(slot, at).own.row;
     for (int term = 0; term < kTerms; ++term) {
       const Operand& gradient = p_.gradient[slot][term];
       if (!gradient.data || p_.is_shared[slot][term]) continue;
@@ -200,6 +220,8 @@ class Backward {
   const ModulateBackwardParameters& p_;
   RowBuffers<Real> buffers_;
   Modulator modulators_;
+  const bool streams_x_, streams_branch_;
+  bool streams_[kSlots][kTerms];
   Real *buffer_[6], *own_memory_[kSlots], *sums_[kSlots];
   double numbers_[kSlots] = {};  // where all is uniform: the row's gradients
 };
@@ -213,6 +235,7 @@ template <class Rows, class Parameters>
 void run_units(const Parameters& p, int64_t first_unit, int64_t last_unit) {
   Rows rows(p);
   for (int64_t unit = first_unit; unit < last_unit; ++unit) rows.run(unit);
+  finish_streams();
 }
 
 template <template <class, class, bool> class Rows, class Real, class Parameters, class... Operands>

@@ -86,12 +86,53 @@ template <class Value, class Stored>
 VISGEN_HOST_DEVICE void put(Stored* to, Value value) {
   memcpy(to, &value, sizeof(value));
 }
-VISGEN_HOST_DEVICE void put(BFloat16Bits* to, float value) { to->bits = float_to_bfloat16(value); }
-VISGEN_HOST_DEVICE void put(BFloat16Bits* to, FloatVector value) {
+VISGEN_HOST_DEVICE ShortVector to_bfloat16(FloatVector value) {
   const WordVector bits = (WordVector)value, rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
   const WordVector is_nan = (WordVector)((IntVector)(bits & 0x7FFFFFFFu) > 0x7F800000);
-  put(&to->bits, narrow((is_nan & 0x7FC0u) | (~is_nan & rounded)));
+  return narrow((is_nan & 0x7FC0u) | (~is_nan & rounded));
 }
+VISGEN_HOST_DEVICE void put(BFloat16Bits* to, float value) { to->bits = float_to_bfloat16(value); }
+VISGEN_HOST_DEVICE void put(BFloat16Bits* to, FloatVector value) { put(&to->bits, to_bfloat16(value)); }
+
+// A vector to an address that is a multiple of its size, past the cache: memory need not be read to be written.
+template <class Vector>
+VISGEN_HOST_DEVICE void stream(void* to, Vector value) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(value) == 64) return _mm512_stream_si512(static_cast<__m512i*>(to), (__m512i)value);
+#endif
+#if defined(__AVX2__)
+  if constexpr (sizeof(value) == 32) return _mm256_stream_si256(static_cast<__m256i*>(to), (__m256i)value);
+#endif
+#if defined(__SSE2__)
+  if constexpr (sizeof(value) == 16) return _mm_stream_si128(static_cast<__m128i*>(to), (__m128i)value);
+#endif
+  memcpy(to, &value, sizeof(value));
+}
+
+// Before other threads read what was streamed.
+inline void finish_streams() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+// A row of an output.
+template <class Stored>
+struct OutputRow {
+  Stored* row = nullptr;
+  bool streams = false;
+
+  template <class Value>
+  VISGEN_HOST_DEVICE void put_at(int64_t i, Value value) const {
+    if constexpr (sizeof(Value) > sizeof(double)) {
+      if (streams) {
+        if constexpr (sizeof(Stored) == sizeof(BFloat16Bits)) return stream(row + i, to_bfloat16(value));
+        return stream(row + i, value);
+      }
+    }
+    put(row + i, value);
+  }
+};
 
 // Calls body<Value>(column) for vectors of columns, and for the numbers behind the last of them.
 template <class Real, class Body>
@@ -203,6 +244,18 @@ Stored* row_for_output(const Operand& operand, const RowPlace& at, Real* buffer)
     return static_cast<Stored*>(operand.data) + at.offset(operand);
   }
   return reinterpret_cast<Stored*>(buffer);
+}
+
+// Whether rows of an output lie ready at multiples of the widest vectors' size, and are so many that the cache will not
+// keep them until they are read.
+template <class Stored>
+bool streams_rows(const Operand& operand, const Modulation& p) {
+  constexpr int64_t kLarge = 4 << 20;
+  const int64_t bytes = sizeof(Stored), address = reinterpret_cast<int64_t>(operand.data);
+  bool fits = operand.data && lies_ready<Stored>(operand, p.shape) && p.rows * p.columns * bytes >= kLarge;
+  fits = fits && address % kVectorBytes == 0;
+  for (int d = 0; d < p.shape.dimensions - 1; ++d) fits = fits && operand.strides[d] * bytes % kVectorBytes == 0;
+  return fits;
 }
 
 template <class Real>
