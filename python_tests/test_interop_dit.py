@@ -303,6 +303,17 @@ def test_a_copy_that_computes_something_else_keeps_its_own_code(weight, recwarn)
     assert reasons == ["Fork.training_losses runs DiT's own code: it computes something else than DiT's"] * bool(weight)
 
 
+def test_a_copy_that_tells_the_network_other_times_keeps_its_own_code(recwarn):
+    class Scaled(SpacedDiffusion):
+        def training_losses(self, model, *args, **kwargs):
+            return super().training_losses(lambda x, t, **told: model(x, t * 7.0, **told), *args, **kwargs)
+
+    made = diffusion(times=range(0, 1000, 7))
+    made.__class__ = Scaled
+    compare(made, "this")
+    assert len(recwarn) == 1
+
+
 def test_images_that_are_no_floating_point_run_the_original(recwarn):
     made = diffusion()
     with apply_visgen_to_dit(made), pytest.raises((RuntimeError, NotImplementedError)):

@@ -71,8 +71,9 @@ class Agreement:
 
 
 def _seeded(function: Callable[[], Any]) -> Any:
-    with torch.random.fork_rng(devices=()), torch.no_grad():
-        torch.manual_seed(0)
+    # Of the CPU's generator alone; torch.manual_seed would seed those of all devices.
+    with torch.device("cpu"), torch.random.fork_rng(devices=()), torch.no_grad():
+        torch.default_generator.manual_seed(0)
         try:
             return function()
         except Exception:  # A copy may expect what it is not given here.

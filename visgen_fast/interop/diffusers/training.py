@@ -82,32 +82,25 @@ def _put(name: str, old: Any, new: Any) -> None:
             setattr(module, name, new)
 
 
-def _add_noise(original: Any, self: Any, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    def theirs(images: Tensor, noise: Tensor) -> Tensor:
-        return original(self, images, noise, timesteps)
+def _mixing(name: str) -> Callable[..., Tensor]:
+    """What takes the place of the method of this name."""
+    images_name = _METHODS[name][0]
+    (times_name,) = set(_METHODS[name]) - {images_name, "noise"}
 
-    return _mixture(f"{type(self).__name__}.add_noise", theirs, original_samples, noise, timesteps)
+    def ours(original: Any, self: Any, *arguments: Any, **options: Any) -> Tensor:
+        given = dict(zip(_METHODS[name], arguments, strict=False)) | options
 
+        def theirs(images: Any, noise: Any) -> Tensor:
+            return original(self, **given | {images_name: images, "noise": noise})
 
-def _get_velocity(original: Any, self: Any, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    def theirs(images: Tensor, noise: Tensor) -> Tensor:
-        return original(self, images, noise, timesteps)
+        if given.keys() != set(_METHODS[name]) or len(arguments) + len(options) != len(given):
+            return original(self, *arguments, **options)
+        return _mixture(f"{type(self).__name__}.{name}", theirs, given[images_name], given["noise"], given[times_name])
 
-    return _mixture(f"{type(self).__name__}.get_velocity", theirs, sample, noise, timesteps)
-
-
-def _scale_noise(original: Any, self: Any, sample: Tensor, timestep: Any, noise: Tensor | None = None) -> Tensor:
-    def theirs(images: Tensor, noise: Tensor) -> Tensor:
-        return original(self, images, timestep, noise)
-
-    return _mixture(f"{type(self).__name__}.scale_noise", theirs, sample, noise, timestep)
+    return ours
 
 
-_OURS: dict[str, Callable[..., Tensor]] = {
-    "add_noise": _add_noise,
-    "get_velocity": _get_velocity,
-    "scale_noise": _scale_noise,
-}
+_OURS = {name: _mixing(name) for name in _METHODS}
 
 
 def _mixture(name: str, theirs: Callable[[Tensor, Any], Tensor], images: Tensor, noise: Any, times: Any) -> Tensor:

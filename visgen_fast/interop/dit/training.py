@@ -137,7 +137,12 @@ def _trials(original: Callable[..., Any], self: Any) -> tuple[Callable[[], Any],
         x, noise, output = (torch.randn(2, channels, 2, 2) for channels in (1, 1, 2))
         if not _learns_variance(self):
             output = output[:, :1]
+
+        def model(x: Tensor, t: Tensor, **_: Any) -> Tensor:
+            return output + 1e-3 * t.view(-1, 1, 1, 1)
+
         t = torch.tensor([0, self.num_timesteps - 1])
-        return losses(self, lambda *_, **__: output, x, t, {}, noise)
+        # A method below the one that is replaced may have renumbered the timesteps already.
+        return losses(self, _as_told(self, model), x, t, {}, noise)
 
     return lambda: trial(original), lambda: trial(_losses)
