@@ -102,6 +102,9 @@ VISGEN_SCHEMAS(m) {
       "solver_step_(Tensor(a!) x, Tensor output, Tensor? output_1, Tensor? output_2, Tensor table, Tensor? steps, "
       "SymInt step, Tensor(b!)? slot_0, Tensor(c!)? slot_1, Tensor(d!)? slot_2, Tensor(e!)? slot_3, Tensor? weights, "
       "Tensor? seeds, Tensor? noise, SymInt stream, Tensor? variance, Tensor? limit, Tensor(f!)? out) -> ()");
+  m.def(
+      "denoised_quantile(Tensor x, Tensor output, Tensor? output_1, Tensor? output_2, Tensor table, Tensor? steps, "
+      "SymInt step, Tensor? weights, float q) -> Tensor");
   m.def("output_products(Tensor? x, Tensor output, Tensor? output_1, Tensor? output_2) -> Tensor");
 }
 

@@ -58,9 +58,18 @@ def _products(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) 
     return {"outputs": outputs, "x": x}
 
 
-def _quantile(dtype: torch.dtype, device: torch.device) -> Arguments:
-    x, output = (random((3, 5, 7), dtype, device, 63 + j) for j in range(2))
-    return {"x": x, "outputs": output, "table": solver_table(device, slots=0), "step": 1, "q": 0.9}
+def _quantile(
+    shape: tuple[int, ...], layout: str, step: int | list[int], dtype: torch.dtype, device: torch.device
+) -> Arguments:
+    x, *outputs = (lay_out(random(shape, dtype, device, 63 + j), layout) for j in range(3))
+    return {
+        "x": x,
+        "outputs": outputs,
+        "table": solver_table(device, slots=0),
+        "step": step if isinstance(step, int) else torch.tensor(step, device=device),
+        "q": 0.9,
+        "weights": random((2,) if step == 1 else (1, shape[0], 2), torch.float64, device, 66),
+    }
 
 
 SOLVE = [
@@ -77,5 +86,8 @@ SOLVE = [
     Case("output_products", "primes", partial(_products, (3, 7))),
     Case("output_products", "image", partial(_products, (2, 3, 3, 5))),
     Case("output_products", "empty_batch", partial(_products, (0, 3))),
-    Case("denoised_quantile", "primes", _quantile),
+    Case("denoised_quantile", "primes", partial(_quantile, (3, 7), "contiguous", 1)),
+    Case("denoised_quantile", "image", partial(_quantile, (2, 3, 64, 64), "channels_last", 2)),
+    Case("denoised_quantile", "row_a_frame", partial(_quantile, (2, 3, 5, 7), "strided", [[0, 1, 2], [2, 2, 0]])),
+    Case("denoised_quantile", "empty_batch", partial(_quantile, (0, 3), "contiguous", 1)),
 ]

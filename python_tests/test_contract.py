@@ -29,9 +29,8 @@ WITHOUT_CASES = {
     "draw_seeds": "draws from torch's random state, so that two calls differ; see test_noise.py",
     "solver_step_": "overwrites its arguments; test_solve.py holds it to solver_step, which has cases",
 }
-# Plain PyTorch: denoised_quantile stands above solver_step's definition; confident_mask has few codes to sort; the
-# others have no kernels yet.
-WITHOUT_KERNEL = {"denoised_quantile", "confident_mask", "gumbel", "sample_tokens"}
+# Plain PyTorch: confident_mask has few codes to sort; the others have no kernels yet.
+WITHOUT_KERNEL = {"confident_mask", "gumbel", "sample_tokens"}
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 each_function = pytest.mark.parametrize("case", FUNCTIONS, ids=str)
 each_differentiable_case = pytest.mark.parametrize("case", DIFFERENTIABLE, ids=str)
@@ -300,10 +299,9 @@ def test_autocast_takes_lower_coefficients(case, library, device):
 
 
 def _one_for_each_way_to_give_arguments() -> list[Case]:
-    """Of every operation; to leave one out takes a reason here."""
+    """Of every operation."""
     cpu = torch.device("cpu")
-    compiled = [case for case in reversed(CASES) if case.operation not in WITHOUT_KERNEL]
-    return list({(c.operation, *sorted(c.arguments(torch.float32, cpu))): c for c in compiled}.values())
+    return list({(c.operation, *sorted(c.arguments(torch.float32, cpu))): c for c in reversed(CASES)}.values())
 
 
 class _Recorder(torch.utils._python_dispatch.TorchDispatchMode):

@@ -158,18 +158,6 @@ def test_products_are_the_same_bits_every_time_and_the_definition_s(shape, backe
         assert torch.equal(found, found.transpose(1, 2))
 
 
-@pytest.mark.parametrize("q", [0.0, 0.3, 0.995, 1.0])
-def test_the_quantile_is_torch_s(q) -> None:
-    made = torch.zeros(1, 32, dtype=torch.float64)
-    made[0, 1:3] = torch.tensor([0.5, 2.0])
-    x, output = (random((3, 5, 7), torch.float32, torch.device("cpu"), key) for key in (1, 2))
-    denoised = (0.5 * x + 2 * output).abs().flatten(1)
-    found = ops.denoised_quantile(x, output, made, 0, q)
-    torch.testing.assert_close(found, torch.quantile(denoised, q, dim=1))
-    output[1, 0, 0] = math.nan
-    assert ops.denoised_quantile(x, output, made, 0, q).isnan().tolist() == [False, True, False]
-
-
 def test_gradients_flow_through_a_step_and_are_right_twice() -> None:
     numbers = table(1, 8, noisy=False)
     x, output, other, slot = (random((2, 3), torch.float64, torch.device("cpu"), k).requires_grad_() for k in range(4))
@@ -381,6 +369,3 @@ def test_a_sample_may_be_one_number(backend, device) -> None:
     for signal in (x, x.clone().requires_grad_()):
         products = ops.output_products(signal)
         torch.testing.assert_close(products[:, 1, 1], x.double() ** 2)
-    table = torch.zeros(1, 32, dtype=torch.float64, device=device)
-    table[:, 1], table[:, 6:8] = 1, -1
-    torch.testing.assert_close(ops.denoised_quantile(x, x, table, 0, 0.5), x.abs())

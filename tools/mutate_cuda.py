@@ -20,6 +20,7 @@ KERNELS = ["python_tests/test_contract.py", "-k", "cuda-on-host and (equals_the_
 HEADERS = ["python_tests/test_cuda_on_host.py"]
 SEARCH = ["python_tests/test_quantize_search.py", "-k", "cuda-on-host"]
 SCALAR = ["python_tests/test_finite_scalar.py", "python_tests/test_binary_quantize.py", "-k", "cuda-on-host"]
+QUANTILE = ["python_tests/test_solve_quantile.py", "-k", "cuda-on-host"]
 LOSS = ["python_tests/test_multiscale.py", "-k", "cuda-on-host"]
 MODULATE = ["python_tests/test_modulate.py", "-k", "cuda-on-host"]
 
@@ -395,6 +396,41 @@ MUTATIONS = [
         "static_cast<Real>(numbers_[slot])",
         MODULATE,
     ),
+    Mutation(
+        "a quantile's second number is counted with the first",
+        "csrc/cuda/solve.cu",
+        "atomic_add(&counts[p.kBins + digit], 1u);",
+        "atomic_add(&counts[digit], 1u);",
+        QUANTILE,
+    ),
+    Mutation(
+        "a quantile does not see NaN",
+        "csrc/cuda/solve.cu",
+        "if (denoised[i] != denoised[i]) atomic_add",
+        "if (denoised[i] < denoised[i]) atomic_add",
+        QUANTILE,
+    ),
+    Mutation(
+        "a quantile's counts are added up before all threads have counted",
+        "csrc/cuda/solve.cu",
+        "  sync_block();\n  for (int i = threadIdx.x; i < p.kCounts; i += kBlockThreads) {",
+        "  for (int i = threadIdx.x; i < p.kCounts; i += kBlockThreads) {",
+        QUANTILE,
+    ),
+    Mutation(
+        "a lane takes the first number of the next lane's digits for a quantile's",
+        "csrc/cuda/solve.cu",
+        "if (rank < 0 || rank >= own) continue;",
+        "if (rank < 0 || rank > own) continue;",
+        QUANTILE,
+    ),
+    Mutation(
+        "a quantile's counts are kept for the next digit",
+        "csrc/cuda/solve.cu",
+        "i < p.kCounts; i += kWarpSize) counts[i] = 0;",
+        "i < p.kCounts; i += kWarpSize) counts[i] += 0;",
+        QUANTILE,
+    ),
 ]
 
 
@@ -448,7 +484,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="visgen_fast-mutations-") as folder:
         tree = Path(folder)
         copy_tree(tree)
-        for tests in (KERNELS, HEADERS, SEARCH, SCALAR, MODULATE):
+        for tests in (KERNELS, HEADERS, SEARCH, SCALAR, QUANTILE, LOSS, MODULATE):
             needed = any(mutation.tests is tests for mutation in chosen)
             report = notice(tree, tests) if needed else ""
             if report:

@@ -90,7 +90,7 @@ def number(value: Any, name: str, *, positive: bool = False) -> None:
 def real(value: Any, name: str, least: float = -math.inf, most: float = math.inf) -> None:
     """A finite number from `least` to `most`."""
     number(value, name)
-    if least <= value <= most and -math.inf < value < math.inf:
+    if least <= value <= most and abs(value) < math.inf:
         return
     if math.isinf(least):
         raise ValueError(f"{name} must be finite, got {value}")

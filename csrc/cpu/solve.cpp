@@ -6,13 +6,20 @@
 namespace visgen {
 namespace {
 
+int64_t rows_of(const StepParameters& p) { return p.steps ? p.shape.samples * (p.shape.elements / p.row_size) : 1; }
+
 // What kernels could only answer with NaN.
-void check_rows(const StepParameters& p, int64_t rows) {
+const double* row_at(const StepParameters& p, int64_t i) {
+  const int64_t step = p.steps ? p.steps[i] : p.step;
+  check(0 <= step && step < p.table_rows, "step must lie in [0, ", p.table_rows, "), the rows of table, got ", step);
+  return p.table + step * kTableColumns;
+}
+
+void check_rows(const StepParameters& p) {
   constexpr TableColumns at;
-  for (int64_t i = 0; i < rows; ++i) {
-    const int64_t step = p.steps ? p.steps[i] : p.step;
-    check(0 <= step && step < p.table_rows, "step must lie in [0, ", p.table_rows, "), the rows of table, got ", step);
-    const double* row = p.table + step * kTableColumns;
+  for (int64_t i = 0; i < rows_of(p); ++i) {
+    const double* row = row_at(p, i);
+    const int64_t step = (row - p.table) / kTableColumns;
     const bool noisy = row[at.next + at.of_noise] != 0 || (row[at.slot_a] >= 0 && row[at.write_a + at.of_noise] != 0) ||
                        (row[at.slot_b] >= 0 && row[at.write_b + at.of_noise] != 0);
     check(!noisy || p.noise.data || p.seeds, "row ", step, " of table adds noise: seeds or noise must be given");
@@ -38,12 +45,40 @@ void check_limits(const StepParameters& p) {
   }
 }
 
+// By what a pass counted.
+void choose_digits(const QuantileParameters& p, int64_t sample) {
+  uint32_t* counts = p.counts + sample * p.kCounts;
+  QuantileParameters::Found* found = p.found + 2 * sample;
+  const bool together = p.is_first_pass() || found[0].key == found[1].key;
+  for (int which = 0; which < 2; ++which) {
+    if (p.is_first_pass()) found[which] = first_of(p, which, counts[p.kNaN]);
+    const uint32_t* of_digit = counts + (together ? 0 : which * p.kBins);
+    uint64_t digit = 0;
+    while (found[which].rank >= of_digit[digit]) found[which].rank -= of_digit[digit++];
+    found[which].key |= digit << p.shift;
+  }
+  std::fill(counts, counts + p.kCounts, 0);
+}
+
 struct Solve {
   static void run(StepParameters p, const Tensor&) {
     check_limits(p);
-    check_rows(p, p.steps ? p.shape.samples * (p.shape.elements / p.row_size) : 1);
+    check_rows(p);
     p.partition = Partition::within_rows(p.shape.samples, p.shape.elements, p.row_size, kUnit);
     run_units(p);
+  }
+
+  static void run(QuantileParameters p, const Tensor& x) {
+    for (int64_t i = 0; i < rows_of(p); ++i) row_at(p, i);
+    p.partition = Partition::within_rows(p.shape.samples, p.shape.elements, p.row_size, kUnit);
+    const QuantileScratch scratch = quantile_scratch(p, x);
+    for_each_digit(p, [&] {
+      run_units(p);
+      for (int64_t sample = 0; sample < p.shape.samples; ++sample) choose_digits(p, sample);
+    });
+    for (int64_t sample = 0; sample < p.shape.samples; ++sample) {
+      p.in_double ? write_results<double>(p, sample) : write_results<float>(p, sample);
+    }
   }
 
   static void run(ProductsParameters p, const Tensor& products) {

@@ -7,6 +7,9 @@
 //
 // The products read each signal once and add up (n² + 3n)/2 numbers an element in double, n signals: a warp for each
 // unit of the partition, then a warp for each sample, always in the same order.
+//
+// A quantile reads the state and the outputs three times, six in double: for each pass a block counts a unit in shared
+// memory, 16 KiB of counts that are added to those of the sample, then a warp for each sample chooses the digits.
 #include "../ops/solve_call.h"
 
 #include "tile.cuh"
@@ -16,7 +19,7 @@ namespace visgen {
 namespace {
 
 constexpr TableColumns kAt;
-constexpr int64_t kUnit = 2048;  // elements that one warp adds up
+constexpr int64_t kUnit = 2048, kCountedUnit = 16384;  // elements that one warp adds up, or one block counts
 
 // The row of the table that an element has; where the step lies outside the table, its numbers are NaN.
 struct Row {
@@ -54,7 +57,7 @@ __device__ __forceinline__ Real clamped(Real value, Real bound) {
 template <bool wide, class Real, int span>
 __device__ __forceinline__ void denoise(const StepParameters& p, const Row& row, int64_t sample, int64_t begin,
                                         const Real (&x)[span], Real (&denoised)[span]) {
-  const Real u = row.at<Real>(kAt.u), v = row.at<Real>(kAt.v), bound = row.at<Real>(kAt.clamp);
+  const Real u = row.at<Real>(kAt.u), v = row.at<Real>(kAt.v);
   Real guided[span];
   VISGEN_UNROLL
   for (int i = 0; i < span; ++i) guided[i] = Real(0);
@@ -66,10 +69,19 @@ __device__ __forceinline__ void denoise(const StepParameters& p, const Row& row,
     VISGEN_UNROLL
     for (int i = 0; i < span; ++i) guided[i] += weight * output[i];
   }
-  const Real limit = p.limit ? static_cast<const Real*>(p.limit)[sample] : Real(0);
   VISGEN_UNROLL
   for (int i = 0; i < span; ++i) {
     denoised[i] = (u != 0 ? u * x[i] : Real(0)) + (v != 0 ? v * guided[i] : Real(0));
+  }
+}
+
+template <class Real, int span>
+__device__ __forceinline__ void clamp_to(const StepParameters& p, const Row& row, int64_t sample,
+                                         Real (&denoised)[span]) {
+  const Real bound = row.at<Real>(kAt.clamp);
+  const Real limit = p.limit ? static_cast<const Real*>(p.limit)[sample] : Real(0);
+  VISGEN_UNROLL
+  for (int i = 0; i < span; ++i) {
     if (p.limit) {
       denoised[i] = clamped(denoised[i], limit) / limit;
     } else if (bound > 0) {
@@ -135,6 +147,7 @@ __device__ __forceinline__ void step_tile(const StepParameters& p, const Row& ro
     add_to_sums(row, slots, kAt.of_x, x, sums);
     if (wanted(row, slots, kAt.of_denoised)) {
       denoise<wide>(p, row, sample, begin, x, values);
+      clamp_to(p, row, sample, values);
       add_to_sums(row, slots, kAt.of_denoised, values, sums);
     }
   }
@@ -251,6 +264,79 @@ __global__ void __launch_bounds__(kBlockThreads) add_up_products(ProductsParamet
   }
 }
 
+// One block a unit: its threads take tiles in turn and count in shared memory. Wide tiles lie within one row.
+template <class Real, int span, bool wide>
+__global__ void __launch_bounds__(kBlockThreads) count_digits(QuantileParameters p) {
+  VISGEN_SHARED(uint32_t, counts, QuantileParameters::kCounts);
+  for (int i = threadIdx.x; i < p.kCounts; i += kBlockThreads) counts[i] = 0;
+  sync_block();
+  const Unit unit = unit_at(p.partition, blockIdx.x);
+  const KeyOf<Real> heads[] = {head_of<Real>(p, unit.sample, 0), head_of<Real>(p, unit.sample, 1)};
+  const int digits = (1 << (p.above - p.shift)) - 1;
+  for (int64_t begin = unit.begin + threadIdx.x * span; begin < unit.end; begin += kBlockThreads * span) {
+    const int64_t end = begin + span < unit.end ? begin + span : unit.end;
+    for (int64_t first = begin, last = end; first < end; first = last) {
+      if constexpr (!wide) {
+        const int64_t row_end = (divide(first, p.row_size) + 1) * p.row_size;
+        last = row_end < end ? row_end : end;
+      }
+      Real x[span], denoised[span];
+      load_tile<wide>(p.x, p.shape, unit.sample, begin, x);
+      denoise<wide>(p, row_of(p, unit.sample, first), unit.sample, begin, x, denoised);
+      VISGEN_UNROLL
+      for (int i = 0; i < span; ++i) {
+        if (begin + i < first || begin + i >= last) continue;
+        const KeyOf<Real> key = key_of(denoised[i]), head = key >> p.above;
+        const int digit = static_cast<int>(key >> p.shift) & digits;
+        if (head == heads[0]) {
+          atomic_add(&counts[digit], 1u);
+        } else if (head == heads[1]) {
+          atomic_add(&counts[p.kBins + digit], 1u);
+        }
+        if (denoised[i] != denoised[i]) atomic_add(&counts[p.kNaN], 1u);
+      }
+    }
+  }
+  sync_block();
+  for (int i = threadIdx.x; i < p.kCounts; i += kBlockThreads) {
+    if (counts[i] > 0) atomic_add(&p.counts[unit.sample * p.kCounts + i], counts[i]);
+  }
+}
+
+// One warp a sample: each lane looks for the number in its share of the digits.
+template <class Real>
+__global__ void __launch_bounds__(kBlockThreads) choose_digits(QuantileParameters p) {
+  constexpr int kShare = QuantileParameters::kBins / kWarpSize;
+  const int64_t sample = static_cast<int64_t>(blockIdx.x) * warps_per_block() + warp_index();
+  if (sample >= p.shape.samples) return;
+  uint32_t* counts = p.counts + sample * p.kCounts;
+  QuantileParameters::Found numbers[2];
+  for (int which = 0; which < 2; ++which) {
+    numbers[which] = p.is_first_pass() ? first_of(p, which, counts[p.kNaN]) : p.found[2 * sample + which];
+  }
+  const bool together = numbers[0].key == numbers[1].key;
+  sync_warp();  // all lanes have read what one of them overwrites
+  for (int which = 0; which < 2; ++which) {
+    auto& [key, rank] = numbers[which];
+    const uint32_t* of_digit = counts + (together ? 0 : which * p.kBins);
+    int digit = lane_index() * kShare;
+    int64_t own = 0;
+    for (int i = 0; i < kShare; ++i) own += of_digit[digit + i];
+    int64_t sum = own;  // up to this lane
+    for (int delta = 1; delta < kWarpSize; delta *= 2) {
+      const int64_t other = shuffle_up(sum, delta);
+      if (lane_index() >= delta) sum += other;
+    }
+    rank -= sum - own;
+    if (rank < 0 || rank >= own) continue;
+    while (rank >= of_digit[digit]) rank -= of_digit[digit++];
+    p.found[2 * sample + which] = {key | static_cast<uint64_t>(digit) << p.shift, rank};
+  }
+  sync_warp();
+  for (int i = lane_index(); i < p.kCounts; i += kWarpSize) counts[i] = 0;
+  if (p.shift == 0 && lane_index() == 0) write_results<Real>(p, sample);
+}
+
 struct Solve {
   static void run(const StepParameters& p, const Tensor& like) {
     const OnDevice on(like.get_device_index());
@@ -271,6 +357,20 @@ struct Solve {
                   launch<add_products<Real, span, wide>>(warp_grid(p.partition.units()), on.stream, p);
                 });
     launch<add_up_products>(warp_grid(p.shape.samples), on.stream, p, products.mutable_data_ptr<double>());
+  }
+
+  static void run(QuantileParameters p, const Tensor& x) {
+    const OnDevice on(x.get_device_index());
+    p.partition = Partition(p.shape.samples, p.shape.elements, p.shape.elements, kCountedUnit);
+    const QuantileScratch scratch = quantile_scratch(p, x);
+    const LaunchShape blocks{dim3(static_cast<unsigned>(p.partition.units())), dim3(kBlockThreads)};
+    for_each_digit(p, [&] {
+      choose_tile(p.in_double, p.shape, p.row_size, {&p.x, &p.outputs[0], &p.outputs[1], &p.outputs[2]},
+                  [&]<class Real, int span, bool wide>() {
+                    launch<count_digits<Real, span, wide>>(blocks, on.stream, p);
+                    launch<choose_digits<Real>>(warp_grid(p.shape.samples), on.stream, p);
+                  });
+    });
   }
 };
 

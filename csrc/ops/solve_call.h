@@ -1,6 +1,9 @@
 // Calls of the family `solve`.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
+
 #include "../common/registration.h"
 #include "overlap.h"
 #include "solve.h"
@@ -18,15 +21,8 @@ struct SolveOperations {
                            const OptionalTensor& seeds, const OptionalTensor& noise, int64_t stream,
                            const OptionalTensor& variance, const OptionalTensor& limit, const OptionalTensor& out) {
     StepParameters p;
-    p.in_double = is_double(x);
-    floating_dtype_of(x.scalar_type(), "x");
-    check(output_1.has_value() || !output_2, "outputs must be given in their order");
     check((slot_0 || !slot_1) && (slot_1 || !slot_2) && (slot_2 || !slot_3), "slots must be given in their order");
-    Batch batch(x);
-    batch.add(x, p.x, "x");
-    batch.add(output, p.outputs[0], "output 0");
-    batch.add(output_1, p.outputs[1], "output 1");
-    batch.add(output_2, p.outputs[2], "output 2");
+    Batch batch = outputs_of(p, x, output, output_1, output_2);
     const OptionalTensor* slots[] = {&slot_0, &slot_1, &slot_2, &slot_3};
     constexpr const char* names[] = {"slot 0", "slot 1", "slot 2", "slot 3"};
     for (int k = 0; k < kMostSlots; ++k) {
@@ -37,7 +33,6 @@ struct SolveOperations {
     batch.add(variance, p.variance, "variance");
     batch.add(out ? *out : x, p.next, "out");
     floating_dtype_of((out ? *out : x).scalar_type(), "out");
-    p.output_count = 1 + output_1.has_value() + output_2.has_value();
     set_rows(p, x, table, steps, step);
     if (weights) set_weights(p, x, *weights);
     p.seeds = seeds_of(seeds, x);
@@ -66,9 +61,52 @@ struct SolveOperations {
     return products;
   }
 
-  VISGEN_OPERATIONS(solver_step_, output_products)
+  // The order statistics of |x̂| that the quantile q lies between, and the weight of the second: real [3, samples].
+  static Tensor denoised_quantile(const Tensor& x, const Tensor& output, const OptionalTensor& output_1,
+                                  const OptionalTensor& output_2, const Tensor& table, const OptionalTensor& steps,
+                                  int64_t step, const OptionalTensor& weights, double q) {
+    QuantileParameters p;
+    Batch batch = outputs_of(p, x, output, output_1, output_2);
+    set_rows(p, x, table, steps, step);
+    if (weights) set_weights(p, x, *weights);
+    p.shape = batch.merge();
+    check(x.size(0) == 0 || p.shape.elements > 0, "x must have elements in each sample");
+    check(p.shape.elements <= UINT32_MAX, "x must have fewer than 2**32 elements in each sample");
+    check(0 <= q && q <= 1, "q must lie in [0, 1], got ", q);
+    p.in_double ? set_ranks<double>(p, q) : set_ranks<float>(p, q);
+    Tensor results = empty_for(p.results, x, {3, x.size(0)}, real_of(x));
+    if (x.numel() > 0) Device::run(p, x);
+    return results;
+  }
+
+  VISGEN_OPERATIONS(solver_step_, output_products, denoised_quantile)
 
  private:
+  // The state and what networks said of it, all of the same shape.
+  static Batch outputs_of(StepParameters& p, const Tensor& x, const Tensor& output, const OptionalTensor& output_1,
+                          const OptionalTensor& output_2) {
+    p.in_double = is_double(x);
+    floating_dtype_of(x.scalar_type(), "x");
+    check(output_1.has_value() || !output_2, "outputs must be given in their order");
+    p.output_count = 1 + output_1.has_value() + output_2.has_value();
+    Batch batch(x);
+    batch.add(x, p.x, "x");
+    batch.add(output, p.outputs[0], "output 0");
+    batch.add(output_1, p.outputs[1], "output 1");
+    batch.add(output_2, p.outputs[2], "output 2");
+    return batch;
+  }
+
+  // Where the quantile lies among the sorted numbers, in the arithmetic's type, as torch.quantile has it.
+  template <class Real>
+  static void set_ranks(QuantileParameters& p, double q) {
+    const int64_t last = p.shape.elements - 1;
+    const Real place = static_cast<Real>(q) * static_cast<Real>(last), low = std::floor(place);
+    p.weight = static_cast<double>(place - low);
+    p.ranks[0] = std::min(static_cast<int64_t>(low), last);
+    p.ranks[1] = std::min(static_cast<int64_t>(std::ceil(place)), last);
+  }
+
   // A kernel reads an element of every operand before it writes that element, and knows no other order.
   static void refuse_shared_memory(const StepParameters& p) {
     const Operand* written[] = {&p.next, &p.slots[0], &p.slots[1], &p.slots[2], &p.slots[3]};
@@ -118,6 +156,25 @@ struct SolveOperations {
                                       "weights");
   }
 };
+
+// Calls body for each pass, with the digit that it looks for.
+template <class Body>
+void for_each_digit(QuantileParameters& p, Body body) {
+  for (p.above = p.bits(); p.above > 0; p.above = p.shift) {
+    p.shift = std::max(p.above - p.kDigitBits, 0);
+    body();
+  }
+}
+
+struct QuantileScratch {
+  Tensor found, counts;
+};
+
+inline QuantileScratch quantile_scratch(QuantileParameters& p, const Tensor& like) {
+  static_assert(sizeof(QuantileParameters::Found) == 2 * sizeof(int64_t));
+  const Sizes numbers{p.shape.samples, 2, 2}, counts{p.shape.samples, QuantileParameters::kCounts};
+  return {empty_for(p.found, like, numbers, ScalarType::Long), zeros_for(p.counts, like, counts, ScalarType::Int)};
+}
 
 // Where the products of each unit are summed up before they are added up in the units' order.
 inline Tensor partial_products(ProductsParameters& p, const Tensor& like) {

@@ -85,10 +85,10 @@ def denoised_quantile(
     scaled = [o.to(dtype) for o in outputs]
     denoised = denoise(x.to(dtype), scaled, row, _weights(weights, step, outputs, x, dtype), None)
     ordered = _rows_of(denoised.abs()).sort(1).values
-    place = q * (ordered.shape[1] - 1)
-    low = int(place)
-    high = min(low + 1, ordered.shape[1] - 1)
-    interpolated = torch.lerp(ordered[:, low], ordered[:, high], place - low)
+    last = ordered.shape[1] - 1
+    place = torch.full((1,), q, dtype=dtype, device=x.device) * last
+    low, high = (ordered.index_select(1, rank.long().clamp_max(last))[:, 0] for rank in (place.floor(), place.ceil()))
+    interpolated = torch.lerp(low, high, (place - place.floor()).expand_as(low))
     return torch.where(ordered.isnan().any(1), torch.nan, interpolated)
 
 

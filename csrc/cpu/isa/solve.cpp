@@ -2,86 +2,14 @@
 //
 // Per element: each operand whose coefficient is not 0 read once from memory, the next state and up to two slots
 // written once; a multiply-add for each operand of each sum; a normal number where the row adds noise from seeds.
-#include "../../ops/solve.h"
-
 #include "../kernels.h"
 #include "block.h"
+#include "solve_step.h"
 #include "sums.h"
 #include "tile.h"
 
 namespace visgen::VISGEN_ISA {
 namespace {
-
-constexpr TableColumns kAt;
-
-// What a step reads from memory. Outputs and slots stand in their order.
-enum Source { kState, kOutputs, kSlots = kOutputs + kMostOutputs, kNoise = kSlots + kMostSlots, kSources };
-
-// Σ coefficient·source over the sources whose coefficient is not 0, for what the others hold is not read; and, for a
-// result, its coefficient of the denoised image.
-template <class Real>
-struct Sum {
-  int count = 0, sources[kOperands];
-  Real coefficients[kOperands], of_denoised = 0;
-
-  void add(int source, double coefficient) {
-    const Real rounded = static_cast<Real>(coefficient);
-    if (rounded == 0) return;
-    sources[count] = source;
-    coefficients[count++] = rounded;
-  }
-};
-
-// What one row of the table, the sample's weights and its limit say to do with each element.
-template <class Real>
-struct Step {
-  int64_t row;
-  Real clamp, limit, l0, l1;
-  Sum<Real> denoised, results[3];  // the next state and the slots written
-  const Operand* places[3];        // of the results
-  int result_count = 0;
-  bool reads[kSources] = {}, denoises = false;
-
-  Step(const StepParameters& p, int64_t sample, int64_t row) : row(row) {
-    const double* numbers = p.table + row * kTableColumns;
-    clamp = static_cast<Real>(numbers[kAt.clamp]);
-    l0 = static_cast<Real>(numbers[kAt.l0]), l1 = static_cast<Real>(numbers[kAt.l1]);
-    limit = p.limit ? static_cast<const Real*>(p.limit)[sample] : Real(0);
-    add_result(p, p.next, numbers + kAt.next);
-    const int slots[] = {static_cast<int>(numbers[kAt.slot_a]), static_cast<int>(numbers[kAt.slot_b])};
-    if (slots[0] >= 0) add_result(p, p.slots[slots[0]], numbers + kAt.write_a);
-    if (slots[1] >= 0) add_result(p, p.slots[slots[1]], numbers + kAt.write_b);
-    if (!denoises) return;
-    denoised.add(kState, numbers[kAt.u]);
-    for (int j = 0; j < p.output_count && numbers[kAt.v] != 0; ++j) {
-      denoised.add(kOutputs + j, numbers[kAt.v] * weight_of(p, sample, j));
-    }
-    mark(denoised);
-  }
-
- private:
-  double weight_of(const StepParameters& p, int64_t sample, int output) const {
-    if (!p.weights) return output == 0 ? 1 : 0;
-    const int64_t at = (p.weight_rows > 1 ? row : 0) * p.weight_samples + (p.weight_samples > 1 ? sample : 0);
-    return p.weights[at * p.output_count + output];
-  }
-
-  void add_result(const StepParameters& p, const Operand& place, const double* coefficients) {
-    Sum<Real>& sum = results[result_count];
-    sum.add(kState, coefficients[kAt.of_x]);
-    sum.of_denoised = static_cast<Real>(coefficients[kAt.of_denoised]);
-    denoises = denoises || sum.of_denoised != 0;
-    sum.add(kOutputs + p.output_count - 1, coefficients[kAt.of_output]);
-    for (int k = 0; k < kMostSlots; ++k) sum.add(kSlots + k, coefficients[kAt.of_slots + k]);
-    sum.add(kNoise, coefficients[kAt.of_noise]);
-    mark(sum);
-    places[result_count++] = &place;
-  }
-
-  void mark(const Sum<Real>& sum) {
-    for (int k = 0; k < sum.count; ++k) reads[sum.sources[k]] = true;
-  }
-};
 
 // Consecutive elements in memory.
 struct Stretch {
@@ -245,10 +173,10 @@ bool is_one_stretch(const StepParameters& p, const Step<Real>& step) {
   return true;
 }
 
+// Where what the step reads of a tile lies, or is brought.
 template <class Real>
-void step_tile(const StepParameters& p, const Step<Real>& step, int64_t sample, int64_t begin, int64_t count,
-               Buffers<Real>& buffers) {
-  Stretch from[kSources], to[3];
+void find_sources(const StepParameters& p, const Step<Real>& step, int64_t sample, int64_t begin, int64_t count,
+                  Buffers<Real>& buffers, Stretch (&from)[kSources]) {
   for (int k = 0; k < kSources; ++k) {
     if (!step.reads[k]) continue;
     const Operand& operand = operand_of(p, k);
@@ -261,6 +189,13 @@ void step_tile(const StepParameters& p, const Step<Real>& step, int64_t sample, 
       from[k] = Stretch(buffers.sources[k], kArithmetic<Real>);
     }
   }
+}
+
+template <class Real>
+void step_tile(const StepParameters& p, const Step<Real>& step, int64_t sample, int64_t begin, int64_t count,
+               Buffers<Real>& buffers) {
+  Stretch from[kSources], to[3];
+  find_sources(p, step, sample, begin, count, buffers, from);
   for (int r = 0; r < step.result_count; ++r) {
     to[r] = is_stretch(*step.places[r], p.shape) ? stretch_of(*step.places[r], sample, begin)
                                                  : Stretch(buffers.results[r], kArithmetic<Real>);
@@ -274,14 +209,17 @@ void step_tile(const StepParameters& p, const Step<Real>& step, int64_t sample, 
   }
 }
 
+int64_t row_of(const StepParameters& p, const Unit& unit) {
+  const int64_t rows_per_sample = p.partition.elements / p.row_size;
+  return p.steps ? p.steps[unit.sample * rows_per_sample + unit.begin / p.row_size] : p.step;
+}
+
 template <class Real>
 void take_step(const StepParameters& p, int64_t first_unit, int64_t last_unit) {
   Buffers<Real> buffers;
-  const int64_t rows_per_sample = p.partition.elements / p.row_size;
   for (int64_t index = first_unit; index < last_unit; ++index) {
     const Unit unit = unit_at(p.partition, index);
-    const int64_t row = p.steps ? p.steps[unit.sample * rows_per_sample + unit.begin / p.row_size] : p.step;
-    const Step<Real> step(p, unit.sample, row);
+    const Step<Real> step(p, unit.sample, row_of(p, unit));
     const int64_t most = is_one_stretch(p, step) ? unit.end - unit.begin : kTile;
     for (int64_t begin = unit.begin; begin < unit.end; begin += most) {
       const int64_t count = most < unit.end - begin ? most : unit.end - begin;
@@ -341,9 +279,53 @@ void add_products(const ProductsParameters& p, int64_t first_unit, int64_t last_
   }
 }
 
+// Counts the next digits of those numbers of a tile that begin with what was found of either.
+template <class Real>
+void count_tile(const QuantileParameters& p, const Real* values, int64_t count, const KeyOf<Real> (&heads)[2],
+                uint32_t* counts) {
+  const int digits = (1 << (p.above - p.shift)) - 1;
+  uint32_t nan_count = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const KeyOf<Real> key = key_of(values[i]), head = key >> p.above;
+    const int digit = static_cast<int>(key >> p.shift) & digits;
+    if (head == heads[0]) {
+      ++counts[digit];
+    } else if (head == heads[1]) {
+      ++counts[p.kBins + digit];
+    }
+    nan_count += values[i] != values[i];
+  }
+  counts[p.kNaN] += nan_count;
+}
+
+template <class Real>
+void count_digits(const QuantileParameters& p, int64_t first_unit, int64_t last_unit) {
+  Buffers<Real> buffers;
+  uint32_t counts[QuantileParameters::kCounts] = {};  // of one sample
+  for (int64_t index = first_unit; index < last_unit; ++index) {
+    const Unit unit = unit_at(p.partition, index);
+    const auto step = Step<Real>::to_denoised(p, unit.sample, row_of(p, unit));
+    const KeyOf<Real> heads[] = {head_of<Real>(p, unit.sample, 0), head_of<Real>(p, unit.sample, 1)};
+    for (int64_t begin = unit.begin; begin < unit.end; begin += kTile) {
+      const int64_t tile = kTile < unit.end - begin ? kTile : unit.end - begin;
+      Stretch from[kSources], to[3] = {{buffers.results[0], kArithmetic<Real>}};
+      find_sources(p, step, unit.sample, begin, tile, buffers, from);
+      step_stretch<1>(p, step, from, to, tile);
+      count_tile(p, buffers.results[0], tile, heads, counts);
+    }
+    if (unit.end < p.partition.elements && index + 1 < last_unit) continue;
+    for (int bin = 0; bin < p.kCounts; ++bin) {  // threads may share a sample
+      if (counts[bin]) __atomic_fetch_add(&p.counts[unit.sample * p.kCounts + bin], counts[bin], __ATOMIC_RELAXED);
+      counts[bin] = 0;
+    }
+  }
+}
+
 }  // namespace
 
-const Loops<StepParameters, ProductsParameters> solve_kernels = {{take_step<float>, take_step<double>},
-                                                                 {add_products<float>, add_products<double>}};
+const Loops<StepParameters, ProductsParameters, QuantileParameters> solve_kernels = {
+    {take_step<float>, take_step<double>},
+    {add_products<float>, add_products<double>},
+    {count_digits<float>, count_digits<double>}};
 
 }  // namespace visgen::VISGEN_ISA
