@@ -299,9 +299,10 @@ def test_autocast_takes_lower_coefficients(case, library, device):
 
 
 def _one_for_each_way_to_give_arguments() -> list[Case]:
-    """Of every operation."""
+    """Of every operation; to leave one out takes a reason here."""
     cpu = torch.device("cpu")
-    return list({(c.operation, *sorted(c.arguments(torch.float32, cpu))): c for c in reversed(CASES)}.values())
+    compiled = [case for case in reversed(CASES) if case.operation not in WITHOUT_KERNEL]
+    return list({(c.operation, *sorted(c.arguments(torch.float32, cpu))): c for c in compiled}.values())
 
 
 class _Recorder(torch.utils._python_dispatch.TorchDispatchMode):
