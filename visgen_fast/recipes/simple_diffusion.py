@@ -22,8 +22,7 @@ class Settings(UViTSettings):
     """Class-conditional simple diffusion."""
 
     scales: Annotated[tuple[int, ...], AtLeast(1)] = (1,)
-    """Sides of the squares of pixels whose mean errors count: 1 2 4 8 is a multiscale loss, which helps from sides of
-    about 512 on and hurts small images."""
+    """Sides of the squares of pixels whose mean errors count; 1 2 4 8 is for images of 512 pixels a side and more."""
     scale_weights: Literal["mean", "paper"] = "mean"
     """How scales count: all alike, or side s as s over the side of the image."""
 
