@@ -14,6 +14,8 @@ from visgen_fast.data.images import ImageFormat
 from visgen_fast.diffusion import DiffusionObjective, LogitNormalTimes, RectifiedFlow
 from visgen_fast.models.dit import DiT
 from visgen_fast.recipes.jit import Settings, system
+from visgen_fast.recipes.registry import load_recipe
+from visgen_fast.recipes.runs import build
 from visgen_fast.systems.diffusion import DiffusionSystem
 
 TINY = {"width": 8, "depth": 1, "heads": 2, "bottleneck": 4, "sampling_steps": 2, "noise_scale": 1.0}
@@ -53,6 +55,19 @@ def test_noise_of_another_scale_moves_the_levels() -> None:
     t = torch.linspace(0.1, 0.9, 9)
     moved = made(noise_scale=2.0).objective.schedule.log_snr(t) - made(noise_scale=1.0).objective.schedule.log_snr(t)
     torch.testing.assert_close(moved, torch.full_like(t, -2 * math.log(2)))
+
+
+@pytest.mark.parametrize("dataset", ["digits", "fashion-mnist", "photographs", "emoji", "folder"])
+def test_the_defaults_fit_the_images_of_every_data_set(dataset: str) -> None:
+    recipe = load_recipe("jit")
+    settings = recipe.settings_for(dataset if dataset != "folder" else "some/folder")
+    channels = 1 if dataset in ("digits", "fashion-mnist") else 3
+    images = ImageFormat(height=settings.size, width=settings.size, channels=channels, class_names=("a", "b"))
+    built = build(recipe, settings, images)
+    pixels = channels * settings.patch_size**2
+    assert settings.size == (8 if dataset == "digits" else 64)
+    assert (dataset == "digits") or pixels > settings.width > settings.bottleneck
+    assert built.model.patch_size == settings.patch_size and built.sampler.sampler == "heun"
 
 
 def test_images_are_guided_in_the_interval_alone() -> None:
