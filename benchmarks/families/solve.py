@@ -2,6 +2,9 @@
 
 Read are the state, two outputs of the network and the denoised image of the step before; written are the state and the
 new denoised image, over the old ones. The peers allocate theirs, as the codebases do from which they are taken.
+
+And the quantile of the denoised image's magnitudes that dynamic thresholding needs, against torch.quantile's. It reads
+the state and two outputs three times.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from ..workload import Contender, Workload, inputs_bytes
 _SCALE = 3.0
 _STEPS = plan("dpm++2m", CosineVP(), "v", steps=20)
 _ROW = 8  # in the middle, of second order
+_SHARE = 0.995  # the quantile of dynamic thresholding
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,17 @@ class Case:
     @property
     def name(self) -> str:
         return f"guided DPM-Solver++ 2M {dtype_name(self.dtype)} {shape_name(self.shape)}"
+
+
+@dataclass(frozen=True)
+class Quantile:
+    """Of a state of this shape, guided by two outputs."""
+
+    shape: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return f"denoised_quantile float32 {shape_name(self.shape)}"
 
 
 @dataclass(frozen=True)
@@ -52,18 +67,48 @@ class Step:
         return [self.x, self.conditional, self.unconditional, self.before]
 
 
-def cases(device: str) -> list[Case]:
+def cases(device: str) -> list[Case | Quantile]:
     large, latents = ((64, 3, 256, 256) if device == "cuda" else (16, 3, 256, 256)), (1, 4, 64, 64)
-    return [Case(large), Case(large, torch.bfloat16), Case((16, 4, 64, 64)), Case(latents)]
+    steps = [Case(large), Case(large, torch.bfloat16), Case((16, 4, 64, 64)), Case(latents)]
+    return [*steps, Quantile(large), Quantile((16, 3, 64, 64))]
 
 
-def workload(case: Case, device: str) -> Workload:
-    def make_inputs(index: int) -> Step:
-        generator = torch.Generator(device).manual_seed(index)
-        images = (torch.randn(case.shape, device=device, generator=generator).to(case.dtype) for _ in range(4))
-        weights = torch.tensor([[[_SCALE, 1 - _SCALE]]], dtype=torch.float64, device=device)
-        return Step(*images, _STEPS.table.to(device), weights)
+def workload(case: Case | Quantile, device: str) -> Workload:
+    return _quantile(case, device) if isinstance(case, Quantile) else _step(case, device)
 
+
+def _inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str, index: int) -> Step:
+    generator = torch.Generator(device).manual_seed(index)
+    images = (torch.randn(shape, device=device, generator=generator).to(dtype) for _ in range(4))
+    weights = torch.tensor([[[_SCALE, 1 - _SCALE]]], dtype=torch.float64, device=device)
+    return Step(*images, _STEPS.table.to(device), weights)
+
+
+def _quantile(case: Quantile, device: str) -> Workload:
+    def compute(step: Step) -> Tensor:
+        outputs = step.conditional, step.unconditional
+        return ops.denoised_quantile(step.x, outputs, step.table, _ROW, _SHARE, step.weights)
+
+    def eager(step: Step) -> Tensor:
+        denoised = lines(*step.images)[1]
+        return torch.quantile(denoised.abs().flatten(1), _SHARE, dim=1)
+
+    def accuracy(step: Step):
+        exact = lines(*(image.double() for image in step.images))[1]
+        return [compute(step)], [torch.quantile(exact.abs().flatten(1), _SHARE, dim=1)]
+
+    numbers = math.prod(case.shape)
+    return Workload(
+        name=case.name,
+        make_inputs=lambda index: _inputs(case.shape, torch.float32, device, index),
+        contenders=[*ours(compute, accuracy, device), Contender("torch.quantile", eager, is_peer=True)],
+        read_bytes=3 * 4 * numbers,
+        written_bytes=4 * case.shape[0],
+        vector_operations=3 * 3 * numbers,
+    )
+
+
+def _step(case: Case, device: str) -> Workload:
     def compute(step: Step) -> Tensor:
         outputs, slots = (step.conditional, step.unconditional), (step.before,)
         return ops.solver_step_(step.x, outputs, step.table, _ROW, slots=slots, weights=step.weights)
@@ -78,11 +123,11 @@ def workload(case: Case, device: str) -> Workload:
     def eager(step: Step) -> tuple[Tensor, Tensor]:
         return lines(*step.images)
 
-    compiled, sample = torch.compile(eager, dynamic=False), make_inputs(0)
+    compiled, sample = torch.compile(eager, dynamic=False), _inputs(case.shape, case.dtype, device, 0)
     numbers = math.prod(case.shape)
     return Workload(
         name=case.name,
-        make_inputs=make_inputs,
+        make_inputs=lambda index: _inputs(case.shape, case.dtype, device, index),
         contenders=[
             *ours(compute, accuracy, device),
             Contender("eager", eager, is_peer=True),

@@ -9,7 +9,7 @@ from .rows import D, Row, X, Z, check_eta
 
 
 def consistency(path: Path) -> Iterator[Row]:
-    """Song et al., "Consistency models", 2023, algorithm 1: α'·x̂ + σ'·z."""
+    """Song et al., "Consistency models", 2023, algorithm 1 with its ε as 0: α'·x̂ + σ'·z."""
     for start, end in path.steps():
         yield Row(start, end.alpha * D + end.sigma * Z)
 

@@ -1,4 +1,4 @@
-"""DEIS: earlier noise, continued as a polynomial in ln(σ/α)."""
+"""DEIS: earlier noise, continued as a polynomial."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from .rows import SLOTS, Row, X, first_order, noise
 
 
 def deis(path: Path, *, order: int = 2, lower_order_final: bool = True) -> Iterator[Row]:
-    """Zhang and Chen, "Fast sampling of diffusion models with exponential integrator", 2023: Adams–Bashforth in σ/α.
+    """Zhang and Chen, "Fast sampling of diffusion models with exponential integrator", 2023, in diffusers' form.
 
-    The state divided by α grows by the integral of ε̂ over σ/α. Order 1 to 3; the first steps have as many as there are,
-    and plans of fewer than 15 steps end with lower orders, as diffusers' do.
+    The state divided by α grows by the integral of ε̂ over σ/α. Here ε̂ is a polynomial in ln(σ/α), as in diffusers; in
+    the paper it is one in t (tAB), or in σ/α (ρAB), which `adams_bashforth` is. Order 1 to 3; the first steps have as
+    many as there are, and plans of fewer than 15 steps end with lower orders, as diffusers' do.
     """
     check.integer(order, "order", 1, 3)
     steps = path.steps()

@@ -31,7 +31,8 @@ def dpmpp_2m(path: Path, *, lower_order_final: bool = True) -> Iterator[Row]:
 def dpmpp_3m(path: Path, *, variant: Literal["published", "corrected"] = "published") -> Iterator[Row]:
     """DPM-Solver++ of order 3 with three denoised images.
 
-    "published" is diffusers' and k-diffusion's formula, whose last term lacks a factor of 2: it converges at order 2.
+    "published" is the authors', diffusers' and k-diffusion's formula, whose last term lacks a factor of 2: it converges
+    at order 2. The second step, with two images, is k-diffusion's; the others' second step is `dpmpp_2m`'s.
     "corrected" has it; its order is 3 from an exact history on, and 2 after a start of first order.
     """
     if variant not in ("published", "corrected"):

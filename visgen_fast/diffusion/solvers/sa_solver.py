@@ -25,9 +25,10 @@ def sa_solver(
 ) -> Iterator[Row]:
     """Xue et al., "SA-Solver: stochastic Adams solver for fast sampling of diffusion models", 2023, algorithm 1.
 
-    η is their τ: how much noise steps add that begin in `interval`, in t; all others add none. The predictor reads the
-    denoised images of `order` steps, 1 to 4; the corrector of order 1 to 4 the new one too. The noise of a step is in
-    its prediction and in its correction. Slot 0 holds what is known of the next corrected state.
+    η is their τ: how much noise steps add that begin in `interval`, in t (in the authors' code: that end in it); all
+    others add none. The predictor reads the denoised images of `order` steps, 1 to 4; the corrector of order 1 to 4 the
+    new one too. The noise of a step is in its prediction and in its correction. Slot 0 holds what is known of the next
+    corrected state.
     """
     check.integer(order, "order", 1, 4)
     check.integer(corrector_order, "corrector_order", 1, 4)

@@ -76,6 +76,8 @@ def rk4(path: Path) -> Iterator[Row]:
 def adams_bashforth(path: Path, *, order: int = 4) -> Iterator[Row]:
     """k-diffusion's `sample_lms`: the slopes of the last `order` steps, continued as a polynomial, integrated exactly.
 
+    In σ/α this is also ρAB-DEIS (Zhang and Chen, 2023).
+
     Order 1 to 4; the first steps have as many slopes as there are.
     """
     check.integer(order, "order", 1, 4)
