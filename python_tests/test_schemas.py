@@ -101,3 +101,10 @@ def test_what_has_no_elements_may_have_any_sizes_and_strides(library):
     counts, sums = RAW.codebook_statistics(none, codes, books)
     assert counts[:, 0].tolist() == [3, 3] and sums.shape == books.shape
     assert RAW.decode_codes(codes, books).shape == none.shape
+
+
+def test_pixels_have_no_gradient_of_a_loss(library):
+    image, loss = torch.ones(1, 2, 3, 4), torch.ones(())
+    for name, pred, target in (("pred", image.byte(), image), ("target", image, image.byte())):
+        with refused(f"{name} must be float16, bfloat16, float32 or float64"):
+            RAW.multiscale_loss_backward(loss, pred, target, None, image, [1], [1.0], 0, 1.0, 0, [True, True, False])

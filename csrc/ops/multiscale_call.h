@@ -206,6 +206,8 @@ struct MultiscaleOperations {
     const Sizes sizes = p.upstream_a_sample ? Sizes{gradient.size(0)} : Sizes{};
     p.upstream = data_of(grad_loss, gradient, sizes, real_type_of(in_double), "grad_loss");
     floating_dtype_of(gradient.scalar_type(), "gradient");
+    if (grad_pred) floating_dtype_of(grad_pred->scalar_type(), "pred");
+    if (grad_target) floating_dtype_of(grad_target->scalar_type(), "target");
     p.shape = Batch(gradient, Kind::samples,
                     {{gradient, p.gradient, "gradient"},
                      {grad_pred, p.grad_pred, "pred"},

@@ -25,7 +25,8 @@ class LowDiscrepancyTimes(TimeSampling, nn.Module):
     def __init__(self, times: TimeSampling, *, seed: int = 0) -> None:
         super().__init__()
         self.times, self.seed = times, seed
-        self._start = int(ops.derive_seeds(seed, torch.zeros(1, dtype=torch.int64), purpose=ops.Purpose.TIME))
+        first = torch.zeros(1, dtype=torch.int64, device="cpu")  # a number, also where tensors are made without data
+        self._start = int(ops.derive_seeds(seed, first, purpose=ops.Purpose.TIME))
 
     def __repr__(self) -> str:
         return f"LowDiscrepancyTimes({self.times!r}, seed={self.seed})"

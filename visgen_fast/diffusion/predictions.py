@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .schedules import Schedule
 
@@ -154,6 +154,8 @@ def check_samplable(schedule: Schedule, prediction: Prediction | str) -> None:
 
 def is_singular(schedule: Schedule, prediction: Prediction | str) -> bool:
     """Whether the prediction says nothing of the image at t = 1: ε does not, where the signal is exactly 0 there."""
+    if isinstance(schedule, nn.Module) and any(weight.is_meta for weight in schedule.parameters()):
+        return False  # it has no numbers yet
     start = torch.ones((), dtype=torch.float64, device="cpu")
     alpha, sigma = schedule.alpha(start), schedule.sigma(start)
     c, d = as_prediction(prediction).weights(alpha, sigma)
