@@ -6,7 +6,7 @@ seed is a pair of a variant and its baseline. A finished run is kept: an interru
 are missing when the same command is given again. One process and thread a job.
 
 Written to benchmarks/results/noise_levels: results.json after every run, then table.md and images of each data set.
-With --preset gpu: 128² and 256² crops of large photographs, a U-ViT in bfloat16; one job.
+With --preset gpu: 128² and 256² crops of large photographs, a U-ViT in bfloat16, one job; into noise_levels_gpu.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .machine import describe, provenance
 from .noise_levels_presets import LARGE_PHOTOGRAPHS, PRESETS, changed
 from .noise_levels_report import write_report
 from .noise_levels_run import Task
-from .noise_levels_variants import VARIANTS
+from .noise_levels_variants import VARIANTS, file_name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = studies.parser("noise_levels", __doc__)
+    parser.set_defaults(out=None)
     add = parser.add_argument
     add("--preset", choices=PRESETS, default="cpu")
     add("--datasets", nargs="+", choices=[name for preset in PRESETS.values() for name in preset], help="default: all")
@@ -73,6 +74,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"--{name} must be at least {least}, got {value}")
     if options.preset == "gpu":
         options.jobs = 1
+    options.out = options.out or studies.RESULTS / ("noise_levels" if options.preset == "cpu" else "noise_levels_gpu")
     return options
 
 
@@ -83,7 +85,8 @@ def _tasks(options: argparse.Namespace) -> tuple[list[Task], list[Task]]:
         chosen = PRESETS[options.preset][dataset]
         setting = changed(chosen, **{n: getattr(options, n) for n in ("seeds", "steps", "pictures", "samples")})
         common = {"steps": setting.steps, "pictures": setting.pictures, "samples": setting.samples}
-        common |= {"preset": options.preset, "dataset": dataset, "data": str(options.data.resolve())}
+        common |= {"preset": options.preset, "dataset": dataset}
+        common |= {"data": str(options.data.resolve()) if options.preset == "gpu" else ""}
         networks.append(Task(variant="", seed=0, **common))
         names = [name for name in setting.variants if name in options.variants]
         tasks += [Task(variant=name, seed=seed, **common) for seed in range(setting.seeds) for name in names]
@@ -92,10 +95,8 @@ def _tasks(options: argparse.Namespace) -> tuple[list[Task], list[Task]]:
 
 def _file(task: Task, options: argparse.Namespace) -> Path:
     """That of a run's result."""
-    folder = options.runs / task.preset / task.dataset
-    if not task.variant:
-        return folder / "features.json"
-    return folder / f"{task.variant.replace(', ', '-').replace(' ', '-')}-{task.seed}.json"
+    name = file_name(task.variant, task.seed) if task.variant else "features"
+    return options.runs / task.preset / task.dataset / f"{name}.json"
 
 
 def _run(task: Task, options: argparse.Namespace) -> str | None:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from .noise_levels_effects import MEASURES, Entry, effects
+from .noise_levels_variants import BASELINE, file_name
 from .table import as_markdown
 
 Descriptions = Mapping[str, Mapping[str, str]]
@@ -66,11 +67,12 @@ def as_document(entries: Sequence[Entry], variants: Descriptions) -> str:
 def effects_table(entries: Sequence[Entry], variants: Descriptions) -> str:
     """A row a variant: the effect on each measure."""
     found = effects(entries, _baselines(variants))
-    header = ["variant, against its baseline", *(measure.name for measure in MEASURES)]
-    rows = [
-        [f"{name}, against {variants[name]['baseline']}", *(one.text(of_variant[one.name]) for one in MEASURES)]
-        for name, of_variant in found.items()
-    ]
+    header = [f"against {BASELINE}", *(measure.name for measure in MEASURES)]
+    rows = []
+    for name, of_variant in found.items():
+        baseline = variants[name]["baseline"]
+        shown = name if baseline == BASELINE else f"{name}, against {baseline}"
+        rows.append([shown, *(one.text(of_variant[one.name]) for one in MEASURES)])
     return as_markdown(header, rows)
 
 
@@ -113,7 +115,7 @@ def headline(results: Path, page: Path) -> str:
         seen = [
             f"*{name}* {measure.text(effect)}"
             for name, of_variant in found.items()
-            if stored["variants"][name]["baseline"] == "cosine" and (effect := of_variant[measure.name]).seen
+            if stored["variants"][name]["baseline"] == BASELINE and (effect := of_variant[measure.name]).seen
         ]
         sentences.append(f"On {dataset} at 64²: {', '.join(seen) if seen else 'no effect seen'}.")
     return (
@@ -191,7 +193,7 @@ def draw_samples(entries: Sequence[Entry], runs: Path, out: Path) -> None:
 
     names, rows = [], []
     for name in dict.fromkeys(entry["variant"] for entry in entries):
-        path = runs / f"{name.replace(', ', '-').replace(' ', '-')}-0.safetensors"
+        path = runs / f"{file_name(name, 0)}.safetensors"
         if path.exists():
             names.append(name)
             rows.append(load_file(path)["samples"])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,8 +67,8 @@ class Task:
         return f"{self.dataset}, {self.variant}, seed {self.seed}" if self.variant else f"{self.dataset}, features"
 
 
-def train(system: System, images: Images, setting: Setting, seed: int, **settings: Any) -> Trainer:
-    """The trainer of a new run, before its first step. It writes nothing."""
+def trainer_of(system: System, images: Images, setting: Setting, seed: int, out: Path, **settings: Any) -> Trainer:
+    """The trainer of a new run, before its first step; unless it is saved, it writes nothing."""
     length = {"steps": setting.steps, "batch_size": setting.batch_size, **settings}
     options = TrainingSettings(
         **length,
@@ -81,8 +80,7 @@ def train(system: System, images: Images, setting: Setting, seed: int, **setting
         device=setting.device,
         seed=seed,
     )
-    folder = Path(tempfile.gettempdir()) / "nothing is written here"
-    return Trainer(system, images, Run(folder, options, identity={}))
+    return Trainer(system, images, Run(out.with_suffix(""), options, identity={}))
 
 
 def train_features(task: Task, out: Path) -> dict[str, Any]:
@@ -95,7 +93,7 @@ def train_features(task: Task, out: Path) -> dict[str, Any]:
         Classifier(channels=format.channels, classes=len(format.class_names), widths=(16, 32, 64))
     )
     steps = min(_FEATURES_STEPS, 4 * setting.steps)
-    trainer = train(system, images, setting, 0, steps=steps, batch_size=_FEATURES_BATCH)
+    trainer = trainer_of(system, images, setting, 0, out, steps=steps, batch_size=_FEATURES_BATCH)
     for _ in range(steps):
         trainer.optimize()
     classifier = trainer.average.module.classifier
@@ -147,7 +145,7 @@ def train_variant(task: Task, out: Path) -> dict[str, Any]:
     model = setting.network(images.format, variant.large_patches)
     sampler = SamplerSettings(steps=len(_SAMPLING_LEVELS) - 1, guidance=1.0)
     system = DiffusionSystem(model, variant.objective(), images.format.shape, sampler)
-    trainer = train(system, images, setting, task.seed)
+    trainer = trainer_of(system, images, setting, task.seed, out)
     pictures = Measured(held_out, setting, trainer.accelerator.device)
     every, curve = max(1, setting.steps // _CURVE_POINTS), []
     for step in range(1, setting.steps + 1):

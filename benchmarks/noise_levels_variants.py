@@ -78,5 +78,11 @@ VARIANTS = {
     "x, large patches": Variant("the same with x-prediction", prediction="x", **_LARGE),
     "epsilon, large patches": Variant("the same with ε-prediction", prediction="epsilon", **_LARGE),
 }
+BASELINE = "cosine"
 FIRST_FOUR = ("cosine", "shifted", "multiscale", "shifted multiscale")
 LARGE_PATCHES = ("v, large patches", "x, large patches", "epsilon, large patches")
+
+
+def file_name(variant: str, seed: int) -> str:
+    """Of a run's files, without the ending."""
+    return f"{variant.replace(', ', '-').replace(' ', '-')}-{seed}"

@@ -122,7 +122,8 @@ def test_measuring_leaves_model_objective_and_torch_as_they_were():
     objective, model = DiffusionObjective(LearnedVP(-6, 6, features=4), "v", times, 0.5, 3), Restless()
     pictures = gaussian_pictures(16, 0.6)
     before, learned = model.state(), [buffer.clone() for buffer in objective.buffers()]
-    gradient_cosines(model, objective, pictures, labels(16), EDGES, seeds=seeds(16))
+    with torch.no_grad():  # which must not matter
+        gradient_cosines(model, objective, pictures, labels(16), EDGES, seeds=seeds(16))
     transfer(model, objective, pictures, labels(16), EDGES, seeds=seeds(16), steps=2, learning_rate=0.1)
     torch.testing.assert_close(model.state(), before, rtol=0, atol=0)
     assert all(torch.equal(one, other) for one, other in zip(objective.buffers(), learned, strict=True))

@@ -67,7 +67,7 @@ def gradient_cosines(
     each = len(all_pictures) // _GROUPS
     if each < 1:
         raise ValueError(f"pictures must be at least {_GROUPS}, got {len(all_pictures)}")
-    with apart(model) as copied:
+    with apart(model) as copied, torch.enable_grad():
         parameters = trainable(copied)
         gradients = [
             _gradient(copied, parameters, objective, all_pictures.at(slice(group, each * _GROUPS, _GROUPS)), interval)
@@ -135,7 +135,7 @@ def transfer(
         )
     tuned, measured = all_pictures.at(slice(0, None, 2)), all_pictures.at(slice(1, None, 2))
     intervals = _intervals(edges)
-    with apart(model) as copied:
+    with apart(model) as copied, torch.enable_grad():
         before = _losses(copied, objective, measured, intervals)
         if not (before > 0).all():
             raise ValueError(f"grid must hold intervals with a loss in each, got {before.tolist()} in {edges.tolist()}")

@@ -52,8 +52,13 @@ def apart(model: Callable[..., Tensor]) -> Iterator[Callable[..., Tensor]]:
 
     A model that is no module has no state that is known of, and is given as it is.
     """
-    with torch.random.fork_rng():
-        yield copy.deepcopy(model).eval() if isinstance(model, nn.Module) else model
+    if not isinstance(model, nn.Module):
+        with torch.random.fork_rng([]):
+            yield model
+        return
+    devices = {parameter.device.index for parameter in model.parameters() if parameter.device.type == "cuda"}
+    with torch.random.fork_rng(devices):
+        yield copy.deepcopy(model).eval()
 
 
 def levels_of(grid: Tensor | Sequence[float], objective: DiffusionObjective) -> Tensor:
