@@ -225,6 +225,7 @@ def test_a_file_of_another_model_is_refused(run, tmp_path, options, said, capsys
         (["--seeds"], "--seeds must be at least one number"),
         (["--preview-gif=x.png"], "--preview-gif must be the name of a .gif file, got x.png"),
         (["--preview-strip=x.gif"], "--preview-strip must be the name of a .png file, got x.gif"),
+        (["--out=x.png", "--preview-strip=./x.png"], "--preview-strip must be another file than --out, got x.png"),
     ],
 )
 def test_a_wrong_option_is_one_sentence(run, tmp_path, options, said, capsys):

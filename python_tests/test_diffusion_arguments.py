@@ -227,6 +227,7 @@ OTHERS = [
     (lambda: invert(network, RISING, IMAGES, [1, 2]), "labels must be int64 [B], a Condition or None, got list"),
     (lambda: slerp([1], [2], 0.5), "a must be a tensor, got list"),
     (lambda: slerp(IMAGES, IMAGES, "a"), "weight must be a number or numbers [B], got str"),
+    (lambda: Condition(pooled=[1.0, 2.0]), "pooled must be a tensor, got list"),
     (lambda: Previews(every=1.5), "every must be an integer, got float"),
     (lambda: ProgressBar("a"), "steps must be an integer, got str"),
 ]  # fmt: skip

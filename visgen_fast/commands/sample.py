@@ -171,6 +171,8 @@ def _check(options: SampleOptions) -> None:
         file = getattr(options, name)
         if file is not None and file.suffix.lower() != kind:
             raise UserError(f"--{name.replace('_', '-')} must be the name of a {kind} file, got {file}")
+    if options.preview_strip is not None and options.preview_strip.resolve() == options.out.resolve():
+        raise UserError(f"--preview-strip must be another file than --out, got {options.preview_strip} for both")
 
 
 def _count(options: SampleOptions) -> int:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .. import _check as check
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -21,7 +23,8 @@ class Condition:
     pooled: [B, P], one vector for each sample. tokens: [B, L, D], a sequence. mask: bool [B, L], True where a token
     counts; absent where all of them do. image: [B, C, H, W].
 
-    ValueError where the parts are of different batches, or the mask does not fit the tokens.
+    TypeError for a part that is no tensor; ValueError where the parts are of different batches, or the mask does not
+    fit the tokens.
     """
 
     pooled: Tensor | None = None
@@ -30,6 +33,8 @@ class Condition:
     image: Tensor | None = None
 
     def __post_init__(self) -> None:
+        for name, part in self.parts().items():
+            check.tensor(part, name)
         if len({len(part) for part in self.parts().values()}) > 1:
             shapes = {name: list(part.shape) for name, part in self.parts().items()}
             raise ValueError(f"the parts of a condition must have one batch size, got {shapes}")
