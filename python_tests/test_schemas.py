@@ -108,3 +108,6 @@ def test_pixels_have_no_gradient_of_a_loss(library):
     for name, pred, target in (("pred", image.byte(), image), ("target", image, image.byte())):
         with refused(f"{name} must be float16, bfloat16, float32 or float64"):
             RAW.multiscale_loss_backward(loss, pred, target, None, image, [1], [1.0], 0, 1.0, 0, [True, True, False])
+    with refused("x must have 1 to 9 dimensions, got 0"):
+        one = torch.ones(1)
+        RAW.multiscale_loss_backward(one, image, image, None, loss, [1], [1.0], 0, 1.0, 0, [True, True, False])

@@ -198,6 +198,8 @@ NOISY[:, 15], WRITING[:, 6] = 1.0, 2.0
     [
         ((X, [], PLAIN, 0), {}, "outputs must be one to 3 tensors, got 0"),
         ((X, [X] * 4, PLAIN, 0), {}, "outputs must be one to 3 tensors, got 4"),
+        ((X, X.byte(), PLAIN, 0), {}, r"outputs\[0\] must be float32, bfloat16, float16 or float64, got torch.uint8"),
+        ((X, X, PLAIN, 0), {"noise": X.byte()}, "noise must be float32, bfloat16, float16 or float64, got torch.uint8"),
         ((X, X[:1], PLAIN, 0), {}, r"outputs\[0\] must have the shape of the state, \[2, 3\], got \[1, 3\]"),
         ((X.long(), X, PLAIN, 0), {}, "x must be floating-point"),
         ((X, X.long(), PLAIN, 0), {}, r"outputs\[0\] must be float32"),

@@ -203,7 +203,7 @@ struct MultiscaleOperations {
     ScaledGradientParameters p;
     p.in_double = in_double;
     p.upstream_a_sample = grad_loss.dim() > 0;
-    const Sizes sizes = p.upstream_a_sample ? Sizes{gradient.size(0)} : Sizes{};
+    const Sizes sizes = p.upstream_a_sample ? Sizes{samples_of(gradient)} : Sizes{};
     p.upstream = data_of(grad_loss, gradient, sizes, real_type_of(in_double), "grad_loss");
     floating_dtype_of(gradient.scalar_type(), "gradient");
     if (grad_pred) floating_dtype_of(grad_pred->scalar_type(), "pred");

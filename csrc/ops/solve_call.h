@@ -25,14 +25,10 @@ struct SolveOperations {
     Batch batch = outputs_of(p, x, output, output_1, output_2);
     const OptionalTensor* slots[] = {&slot_0, &slot_1, &slot_2, &slot_3};
     constexpr const char* names[] = {"slot 0", "slot 1", "slot 2", "slot 3"};
-    for (int k = 0; k < kMostSlots; ++k) {
-      batch.add(*slots[k], p.slots[k], names[k]);
-      if (*slots[k]) floating_dtype_of((*slots[k])->scalar_type(), names[k]);
-    }
-    batch.add(noise, p.noise, "noise");
-    batch.add(variance, p.variance, "variance");
-    batch.add(out ? *out : x, p.next, "out");
-    floating_dtype_of((out ? *out : x).scalar_type(), "out");
+    for (int k = 0; k < kMostSlots; ++k) batch.add_floating({*slots[k], p.slots[k], names[k]});
+    batch.add_floating({noise, p.noise, "noise"});
+    batch.add_floating({variance, p.variance, "variance"});
+    batch.add_floating({out ? *out : x, p.next, "out"});
     set_rows(p, x, table, steps, step);
     if (weights) set_weights(p, x, *weights);
     p.seeds = seeds_of(seeds, x);
@@ -53,7 +49,7 @@ struct SolveOperations {
     for (const OptionalTensor& signal : {x, OptionalTensor(output), output_1, output_2}) {
       if (!signal) continue;
       p.in_double = p.in_double || is_double(*signal);
-      batch.add(signal, p.signals[p.count++], "every output, and x,");
+      batch.add_floating({signal, p.signals[p.count++], "every output, and x,"});
     }
     p.shape = batch.merge();
     Tensor products = torch::stable::new_zeros(output, {output.size(0), p.count + 1, p.count + 1}, ScalarType::Double);
@@ -86,14 +82,13 @@ struct SolveOperations {
   static Batch outputs_of(StepParameters& p, const Tensor& x, const Tensor& output, const OptionalTensor& output_1,
                           const OptionalTensor& output_2) {
     p.in_double = is_double(x);
-    floating_dtype_of(x.scalar_type(), "x");
     check(output_1.has_value() || !output_2, "outputs must be given in their order");
     p.output_count = 1 + output_1.has_value() + output_2.has_value();
     Batch batch(x);
-    batch.add(x, p.x, "x");
-    batch.add(output, p.outputs[0], "output 0");
-    batch.add(output_1, p.outputs[1], "output 1");
-    batch.add(output_2, p.outputs[2], "output 2");
+    batch.add_floating({x, p.x, "x"});
+    batch.add_floating({output, p.outputs[0], "output 0"});
+    batch.add_floating({output_1, p.outputs[1], "output 1"});
+    batch.add_floating({output_2, p.outputs[2], "output 2"});
     return batch;
   }
 

@@ -193,6 +193,12 @@ class Batch {
 
   void add(const OptionalTensor& tensor, Operand& operand, const char* name) { add(Argument(tensor, operand, name)); }
 
+  // The same for a tensor that may hold no pixels.
+  void add_floating(const Argument& argument) {
+    if (argument.tensor) floating_dtype_of(argument.tensor->scalar_type(), argument.name);
+    add(argument);
+  }
+
   // The same for a tensor whose sizes may be 1 instead. Where x has rows it may lack dimensions: the first ones or, if
   // it has two, those between the first and the last.
   void add_broadcast(const Tensor& tensor, Operand& operand, const char* name) {
