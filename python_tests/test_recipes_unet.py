@@ -58,24 +58,26 @@ def gaussian_pixels() -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("log_snr_max", [7.0, 8.4])
 def test_vdm_s_loss_and_what_it_reports_are_the_likelihood_where_the_network_is_perfect(log_snr_max: float) -> None:
-    """Below 2 steps of a pixel's noise at λ_max, the Gaussian's denoiser is that of its rounded values too."""
+    """Tolerances are three standard errors; levels of less noise than two values of a pixel would know these apart.
+
+    The reconstruction does not know that values near 0 are likelier, which costs ½·ln(1 + (ratio/SPREAD)²).
+    """
     torch.manual_seed(0)
     pixels, exact = gaussian_pixels()
+    ratio = math.exp(-log_snr_max / 2)
+    exact = exact + 0.5 * math.log2(1 + (ratio / SPREAD) ** 2)
     schedule = LearnedVP(-8.0, log_snr_max, features=8, learn_ends=True)
     options = {"weight": ELBO(), "conditioning": "log_snr"}
     objective = DiffusionObjective(schedule, "epsilon", LowDiscrepancyTimes(UniformTimes()), **options)
     system = VariationalSystem(Exact(schedule), objective, (1, 4, 4), SamplerSettings(2, 1.0))
     labels, positions = torch.zeros(COUNT, dtype=torch.int64), torch.arange(COUNT)
-    losses = system(Batch(pixels, labels, ops.derive_seeds(6, positions), 0, (), positions)).double()
-    gap = (losses.detach() - exact).mean()
-    assert abs(gap) < 0.05
-    images = ImagesInMemory(pixels[:500], labels[:500], ["all"])
+    losses = system(Batch(pixels, labels, ops.derive_seeds(6, positions), 0, (), positions))
+    assert losses.mean().item() == pytest.approx(exact.mean().item(), abs=0.075)
+    images = ImagesInMemory(pixels[:2048], labels[:2048], ["all"])
     found = system.evaluate(images, device=torch.device("cpu"))
-    assert found["bits_per_dimension"] == pytest.approx(exact[:500].mean().item(), abs=0.02)
-    ratio = math.exp(-log_snr_max / 2)  # of the noise at the first level to a step of 2/255
-    assert found["reconstruction_bits"] == pytest.approx(
-        math.log2(ratio * 127.5 * math.sqrt(2 * math.pi * math.e)), abs=0.02
-    )
+    assert found["bits_per_dimension"] == pytest.approx(exact[:2048].mean().item(), abs=0.04)
+    entropy = math.log2(ratio * 127.5 * math.sqrt(2 * math.pi * math.e))  # of the noise, in steps of 2/255
+    assert found["reconstruction_bits"] == pytest.approx(entropy, abs=0.02)
     assert 0 < found["prior_bits"] < 1e-3
     worse = VariationalSystem(nn.Sequential(), objective, (1, 4, 4), SamplerSettings(2, 1.0))
     worse.model.forward = lambda x_t, t, labels: system.model(x_t, t, labels) + 0.3  # type: ignore[method-assign]

@@ -43,7 +43,8 @@ class VariationalSystem(DiffusionSystem):
         for shown, labels in in_chunks(images, device):
             if isinstance(unknown, int):
                 labels = torch.full_like(labels, unknown)
-            seeds = ops.derive_seeds(0, measured + torch.arange(len(shown), device=device))
+            places = measured + torch.arange(len(shown), device=device)
+            seeds = ops.derive_seeds(0, places, purpose=ops.Purpose.LIKELIHOOD)
             bound = elbo(
                 *(objective.network(self.model), shown, labels, seeds),
                 schedule=objective.schedule,
