@@ -58,7 +58,7 @@ def gaussian_pixels() -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("log_snr_max", [7.0, 8.4])
 def test_vdm_s_loss_and_what_it_reports_are_the_likelihood_where_the_network_is_perfect(log_snr_max: float) -> None:
-    """Tolerances are three standard errors; levels of less noise than two values of a pixel would know these apart.
+    """Levels of less noise than two values of a pixel would know these apart.
 
     The reconstruction does not know that values near 0 are likelier, which costs ½·ln(1 + (ratio/SPREAD)²).
     """
@@ -72,10 +72,10 @@ def test_vdm_s_loss_and_what_it_reports_are_the_likelihood_where_the_network_is_
     system = VariationalSystem(Exact(schedule), objective, (1, 4, 4), SamplerSettings(2, 1.0))
     labels, positions = torch.zeros(COUNT, dtype=torch.int64), torch.arange(COUNT)
     losses = system(Batch(pixels, labels, ops.derive_seeds(6, positions), 0, (), positions))
-    assert losses.mean().item() == pytest.approx(exact.mean().item(), abs=0.075)
-    images = ImagesInMemory(pixels[:2048], labels[:2048], ["all"])
+    assert losses.mean().item() == pytest.approx(exact.mean().item(), abs=0.05)
+    images = ImagesInMemory(pixels, labels, ["all"])
     found = system.evaluate(images, device=torch.device("cpu"))
-    assert found["bits_per_dimension"] == pytest.approx(exact[:2048].mean().item(), abs=0.04)
+    assert found["bits_per_dimension"] == pytest.approx(exact.mean().item(), abs=0.02)
     entropy = math.log2(ratio * 127.5 * math.sqrt(2 * math.pi * math.e))  # of the noise, in steps of 2/255
     assert found["reconstruction_bits"] == pytest.approx(entropy, abs=0.02)
     assert 0 < found["prior_bits"] < 1e-3
