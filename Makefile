@@ -3,7 +3,8 @@
 #   TORCH=torch==…     the torch for .venv. The libraries run with every torch from 2.11 on, whichever they are built with.
 #   TORCH_INDEX=URL    the package index to take torch from. Without it pip chooses among the indexes it is configured for; on
 #                      a machine without an NVIDIA GPU, PyTorch's index of CPU builds saves gigabytes of CUDA libraries.
-# The build's own switches, VISGEN_CUDA, TORCH_CUDA_ARCH_LIST, MAX_JOBS and DEBUG, work here too.
+# The build's own switches, VISGEN_CUDA, TORCH_CUDA_ARCH_LIST, MAX_JOBS and DEBUG, work here too. For the tests, nvcc compiles
+# for the oldest architecture and for the one with most features; wheels are for all.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
@@ -80,6 +81,7 @@ clean:
 	$(PIP) $(build_requires)
 	@touch $@
 
+.venv/dev.stamp: export TORCH_CUDA_ARCH_LIST ?= $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u | grep . || echo 8.0 9.0)
 .venv/demo.stamp: export VISGEN_CUDA ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo auto || echo 0)
 .venv/demo.stamp .venv/dev.stamp .venv/bench.stamp: .venv/%.stamp: .venv/build.stamp $(SOURCES)
 	$(BIN)/python setup.py --quiet build_ext --inplace
