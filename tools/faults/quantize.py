@@ -1,0 +1,132 @@
+"""Faults in the search for nearest codes, and sums of rows by their codes."""
+
+from .mutation import Mutation
+
+TESTS = ["python_tests/test_quantize_search.py", "-k", "cuda-on-host"]
+MUTATIONS = [
+    Mutation(
+        "the bound forgets that the residual was rounded",
+        "csrc/cuda/quantize_filter.cuh",
+        "(1 + 0x1p-8) * (rounding +",
+        "(1 + 0x1p-8) * (0 * rounding +",
+        TESTS,
+    ),
+    Mutation(
+        "the bound forgets that the codes were rounded",
+        "csrc/cuda/quantize_filter.cuh",
+        "(worst.error + D",
+        "(D",
+        TESTS,
+    ),
+    Mutation(
+        "the bound is believed where floats overflow",
+        "csrc/cuda/quantize_filter.cuh",
+        "if (!(norm <= kLargestNorm && worst.norm <= kLargestNorm)) return NAN;",
+        "",
+        TESTS,
+    ),
+    Mutation(
+        "a residual's lower half is joined to the rounded upper half",
+        "csrc/cuda/quantize_filter.cuh",
+        "upper[i] - (static_cast<uint32_t>(rest[i]) >> 15)",
+        "upper[i]",
+        TESTS,
+    ),
+    Mutation(
+        "equally near codes yield to the last",
+        "csrc/cuda/quantize_row.cuh",
+        "b.code < a.code)",
+        "b.code > a.code)",
+        TESTS,
+    ),
+    Mutation(
+        "codes that do not fit a list are forgotten",
+        "csrc/cuda/quantize_candidates.cuh",
+        "if (static_cast<int>(count) + total > capacity) return kOverflow;",
+        "if (static_cast<int>(count) + total > capacity) return count;",
+        TESTS,
+    ),
+    Mutation(
+        "a full list makes room by dropping the best",
+        "csrc/cuda/quantize_candidates.cuh",
+        "if (list[i].upper >= threshold) list[kept++]",
+        "if (list[i].upper < threshold) list[kept++]",
+        TESTS,
+    ),
+    Mutation(
+        "no barrier before a stage is read and the one before is overwritten",
+        "csrc/cuda/quantize_candidates.cuh",
+        "      sync_block();  // the stage is there, and the one before may be overwritten\n",
+        "",
+        TESTS,
+    ),
+    Mutation(
+        "a stage is read before its copies are done",
+        "csrc/cuda/quantize_candidates.cuh",
+        "wait_copies<kStages - 2>();",
+        "wait_copies<kStages - 1>();",
+        TESTS,
+    ),
+    Mutation(
+        "the last row of a ragged block is left out",
+        "csrc/cuda/quantize_filter.cu",
+        "if (global < p.rows && begin < D) load_row",
+        "if (global + 1 < p.rows && begin < D) load_row",
+        TESTS,
+    ),
+    Mutation(
+        "the last code of a ragged tile is left out",
+        "csrc/cuda/quantize_prepare.cu",
+        "const bool exists = code < books.codes;",
+        "const bool exists = code + 1 < books.codes;",
+        TESTS,
+    ),
+    Mutation(
+        "the last dimensions of the codes are left out",
+        "csrc/cuda/quantize_prepare.cu",
+        "if (usable && begin < D) load",
+        "if (usable && begin + kSpan < D) load",
+        TESTS,
+    ),
+    Mutation(
+        "what the codes have in common is not taken from their squares",
+        "csrc/cuda/quantize_prepare.cu",
+        "half_square += 0.5 * value * (e[i] + mu);",
+        "half_square += 0.5 * value * value;",
+        TESTS,
+    ),
+    Mutation(
+        "a scan leaves out the last code",
+        "csrc/cuda/quantize_scan.cu",
+        "code < p.codebooks.codes; code += kRowsPerBlock",
+        "code + 1 < p.codebooks.codes; code += kRowsPerBlock",
+        TESTS,
+    ),
+    Mutation(
+        "equal keys of one round are sorted to the same place",
+        "csrc/cuda/sort.cu",
+        "to[warp_index()][bin] + before;",
+        "to[warp_index()][bin];",
+        TESTS,
+    ),
+    Mutation(
+        "a bin begins anew in every round",
+        "csrc/cuda/sort.cu",
+        "begin += of_warp[warp][threadIdx.x];",
+        "",
+        TESTS,
+    ),
+    Mutation(
+        "a code that goes on in the next unit is taken for done",
+        "csrc/cuda/code_sums.cu",
+        "const bool is_part = !ends || (run == first && continued);",
+        "const bool is_part = run == first && continued;",
+        TESTS,
+    ),
+    Mutation(
+        "the gradient keeps the part along the mirror's axis",
+        "csrc/cuda/quantize.cu",
+        "g[i] + along_u * u + along_source * s[i]",
+        "g[i] + along_source * s[i]",
+    ),
+]
