@@ -6,7 +6,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -78,12 +78,15 @@ def multiscale_loss(
     _check_same(target, "target", pred)
     options: dict[str, Any] = {"scales": scales, "scale_weights": scale_weights, "weight": weight, "penalty": penalty}
     options |= {"penalty_scale": penalty_scale, "reduction": reduction, "terms": terms}
-    arguments = _loss_arguments(pred, **options)
+    weight, *how, of_samples = _loss_arguments(pred, **options)
     if runs_reference(pred, target, weight):
         return reference.multiscale_loss(pred, target, **options)
     dtype = _gradient_dtype(pred, target)
-    loss, of_scales, _ = run("multiscale_loss", pred, target, *arguments, dtype)
-    return (loss, of_scales.detach()) if terms else loss
+
+    def loss_of(weight: Tensor | None, of_samples: int) -> tuple[Tensor, ...]:
+        return run("multiscale_loss", pred, target, weight, *how, of_samples, dtype)
+
+    return _weighted(loss_of, weight, of_samples, terms)
 
 
 def denoising_loss(
@@ -124,14 +127,37 @@ def denoising_loss(
     _check_same(x, "x", pred)
     options: dict[str, Any] = {"scales": scales, "scale_weights": scale_weights, "weight": weight, "penalty": penalty}
     options |= {"penalty_scale": penalty_scale, "reduction": reduction, "terms": terms}
-    weight, *arguments = _loss_arguments(pred, **options)
+    weight, *how, of_samples = _loss_arguments(pred, **options)
     if runs_reference(pred, x, coefficients, seeds, endpoint, noise, weight):
         options |= {"endpoint": endpoint, "noise": noise, "stream": stream}
         return reference.denoising_loss(pred, x, coefficients, seeds, **options)
     if pred.dtype == torch.float64 and x.dtype != torch.float64:
         x, rows = from_pixels(x, torch.float64), rows.double()
     dtype = _gradient_dtype(pred, x, coefficients, endpoint, noise)
-    loss, of_scales, _ = run("denoising_loss", pred, x, rows, seeds, endpoint, noise, weight, stream, *arguments, dtype)
+
+    def loss_of(weight: Tensor | None, of_samples: int) -> tuple[Tensor, ...]:
+        inputs = pred, x, rows, seeds, endpoint, noise, weight, stream
+        return run("denoising_loss", *inputs, *how, of_samples, dtype)
+
+    return _weighted(loss_of, weight, of_samples, terms)
+
+
+def _weighted(
+    loss_of: Callable[[Tensor | None, int], tuple[Tensor, ...]], weight: Tensor | None, of_samples: int, terms: bool
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The loss, from the operation as a function of weight and reduction.
+
+    Where the weights of whole samples want a gradient, it is their losses: these are weighed outside of the operation,
+    which only learns who counts at all.
+    """
+    if weight is None or not (torch.is_grad_enabled() and weight.requires_grad and weight.numel() == weight.shape[0]):
+        loss, of_scales, _ = loss_of(weight, of_samples)
+    else:
+        counts = (weight.detach() != 0).to(weight.dtype)
+        losses, of_scales, _ = loss_of(counts, _REDUCTIONS.index("none"))
+        factors = weight.flatten().to(losses.dtype)
+        loss = REDUCTIONS[_REDUCTIONS[of_samples]](losses * factors)
+        of_scales = of_scales.detach() * factors.detach()[:, None]
     return (loss, of_scales.detach()) if terms else loss
 
 
