@@ -72,15 +72,17 @@ struct DiffuseOperations {
     const bool with_signals = needs[1];  // they matter to the coefficients' gradient alone
     OptionalTensor grad_coefficients;
     if (with_signals) grad_coefficients = zeros_for(p.grad_coefficients, x, sizes_of(coefficients), real_of(x));
-    run_samples<Device>(p, x,
-                        {{with_signals ? x : absent, p.x, "x"},
-                         {with_signals ? endpoint : absent, p.endpoint, "endpoint"},
-                         {with_signals ? noise : absent, p.noise, "noise"},
-                         {grad_x_t, p.grad_x_t, "grad_x_t"},
-                         {grad_target, p.grad_target, "grad_target"},
-                         {grad_x, p.grad_x, "x"},
-                         {grad_endpoint, p.grad_endpoint, "endpoint"},
-                         {grad_noise, p.grad_noise, "noise"}});
+    if (grad_x || grad_coefficients || grad_endpoint || grad_noise) {
+      run_samples<Device>(p, x,
+                          {{with_signals ? x : absent, p.x, "x"},
+                           {with_signals ? endpoint : absent, p.endpoint, "endpoint"},
+                           {with_signals ? noise : absent, p.noise, "noise"},
+                           {grad_x_t, p.grad_x_t, "grad_x_t"},
+                           {grad_target, p.grad_target, "grad_target"},
+                           {grad_x, p.grad_x, "x"},
+                           {grad_endpoint, p.grad_endpoint, "endpoint"},
+                           {grad_noise, p.grad_noise, "noise"}});
+    }
     return {or_nothing(grad_x, x), or_nothing(grad_coefficients, x), or_nothing(grad_endpoint, x),
             or_nothing(grad_noise, x)};
   }

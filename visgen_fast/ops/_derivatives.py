@@ -106,7 +106,7 @@ def differentiable(
             found[inputs[0]] = values[made]
         elif any(wanted):
             given |= {name: gradient.contiguous() for name in contiguous if (gradient := given[name]) is not None}
-            results = derivative(*given.values(), *values.values(), *([wanted] if "needs" in told else []))
+            results = run(backward, *given.values(), *values.values(), *([wanted] if "needs" in told else []))
             found |= zip(inputs, (results,) if isinstance(results, Tensor) else results, strict=True)
         if exact:
             gradients, there, at = _from_definition(definition, values, exact, given)
