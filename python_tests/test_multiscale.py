@@ -159,6 +159,32 @@ def test_a_sample_does_not_depend_on_its_batch(backend, device):
         assert torch.equal(alone[0], together[i])
 
 
+LARGE = [name for name in BACKENDS if name.startswith("cpu")]  # there stores go past the cache
+
+
+@pytest.mark.parametrize("backend", LARGE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(13, 3, 237, 239), (3, 3, 512, 480)])
+def test_a_sample_does_not_depend_on_a_batch_beyond_the_cache(backend, dtype, layout, shape):
+    with running_on(backend):
+        pred, target = (picture(*shape, key=key).to(dtype, memory_format=layout) for key in (0, 1))
+        assert pred.numel() * 4 > 8 << 20 > pred[0].numel() * 4
+        rows, seeds = picture(shape[0], 4, key=2).to(torch.promote_types(dtype, torch.float32)), torch.arange(shape[0])
+
+        def gradients(at: slice) -> list[torch.Tensor]:
+            leaf = pred[at].detach().requires_grad_()
+            loss = ops.multiscale_loss(leaf, target[at], scales=(1, 2, 8), reduction="none")
+            upstream = torch.full_like(loss, 0.37)
+            again = ops.denoising_loss(leaf, target[at], rows[at], seeds[at], scales=(2, 3), reduction="none")
+            return [loss, again, *torch.autograd.grad((loss, again), leaf, (upstream, upstream))]
+
+        together = gradients(slice(None))
+        for i in range(shape[0]):
+            for alone, of_all in zip(gradients(slice(i, i + 1)), together, strict=True):
+                assert torch.equal(alone[0], of_all[i])
+
+
 def test_terms_carry_no_gradient(backend, device):
     pred = picture(2, 3, 8, 8).to(device).requires_grad_()
     loss, terms = ops.multiscale_loss(pred, torch.zeros_like(pred), scales=(1, 2), terms=True)

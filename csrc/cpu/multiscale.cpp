@@ -31,7 +31,8 @@ void add_up(const MultiscaleParameters& p) {
 
 struct Multiscale {
   static void run(MultiscaleParameters p, const Tensor& like) {
-    p.tiles = tiles_of(p, 4096, 8, 1);  // in the first-level cache, unless a window needs more
+    // In the first-level cache with what is read and written, unless windows need more; rows of some length even then.
+    p.tiles = tiles_of(p, std::max<int64_t>(2048, 256 * unit_of_windows(p)), 8, 1);
     p.tiles.planes_first = p.pred.strides[0] < p.pred.strides[p.shape.dimensions - 1];  // in channels_last
     const int64_t units = p.shape.samples * p.units_per_sample(), elements = p.tiles.rows * p.tiles.columns;
     Tensor sums = empty_on(like, {units, p.level_count}, ScalarType::Double);

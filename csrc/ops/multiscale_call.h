@@ -208,11 +208,11 @@ struct MultiscaleOperations {
     floating_dtype_of(gradient.scalar_type(), "gradient");
     if (grad_pred) floating_dtype_of(grad_pred->scalar_type(), "pred");
     if (grad_target) floating_dtype_of(grad_target->scalar_type(), "target");
-    p.shape = Batch(gradient, Kind::samples,
-                    {{gradient, p.gradient, "gradient"},
-                     {grad_pred, p.grad_pred, "pred"},
-                     {grad_target, p.grad_target, "target"}})
-                  .merge();
+    Batch batch(
+        gradient, Kind::samples,
+        {{gradient, p.gradient, "gradient"}, {grad_pred, p.grad_pred, "pred"}, {grad_target, p.grad_target, "target"}});
+    batch.follow_memory();
+    p.shape = batch.merge();
     if (gradient.numel() > 0) Device::run(p, gradient);
   }
 };

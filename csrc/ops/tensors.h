@@ -5,8 +5,10 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <array>
 #include <initializer_list>
+#include <numeric>
 #include <optional>
 #include <sstream>
 #include <vector>
@@ -173,6 +175,7 @@ class Batch {
   explicit Batch(const Tensor& first, Kind kind = Kind::samples, std::initializer_list<Argument> arguments = {})
       : first_(first), device_(first.device()), leading_(kind == Kind::samples), trailing_(kind == Kind::rows) {
     check_dimensions(first, kind);
+    for (int64_t d = leading_; d < first.dim(); ++d) sizes_.push_back(first.size(d));
     operands_.reserve(arguments.size());
     for (const Argument& argument : arguments) add(argument);
   }
@@ -224,22 +227,36 @@ class Batch {
     operands_.push_back(&operand);
   }
 
+  // Numbers the elements of a sample as the first operand has them in memory: for what does the same to all of them.
+  void follow_memory() {
+    Sizes order(sizes_.size());
+    std::iota(order.begin(), order.end(), 0);
+    const int64_t* strides = operands_.front()->strides;
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return strides[a] > strides[b]; });
+    const auto reorder = [&](int64_t* values) {
+      const Sizes before(values, values + order.size());
+      for (size_t d = 0; d < order.size(); ++d) values[d] = before[order[d]];
+    };
+    reorder(sizes_.data());
+    for (Operand* operand : operands_) reorder(operand->strides);
+  }
+
   SampleShape merge() {
     SampleShape shape;
     shape.samples = leading_ ? first_.size(0) : 1;
     shape.dimensions = 0;
     if (first_.numel() == 0) shape.elements = 0;  // sizes and strides may be any numbers then
-    for (int64_t d = leading_; d < first_.dim() && shape.elements > 0; ++d) {
-      const int64_t size = first_.size(d);
-      const bool is_row = trailing_ && d == first_.dim() - 1;
+    for (size_t d = 0; d < sizes_.size() && shape.elements > 0; ++d) {
+      const int64_t size = sizes_[d];
+      const bool is_row = trailing_ && d == sizes_.size() - 1;
       shape.elements *= size;
       if (size == 1 && !is_row) continue;
-      if (!is_row && shape.dimensions > 0 && adjacent(shape.dimensions - 1, d - leading_, size)) {
+      if (!is_row && shape.dimensions > 0 && adjacent(shape.dimensions - 1, d, size)) {
         shape.sizes[shape.dimensions - 1] *= size;
       } else {
         shape.sizes[shape.dimensions++] = size;
       }
-      for (Operand* operand : operands_) operand->strides[shape.dimensions - 1] = operand->strides[d - leading_];
+      for (Operand* operand : operands_) operand->strides[shape.dimensions - 1] = operand->strides[d];
     }
     if (shape.dimensions == 0) {  // a sample of one element, or of none
       shape.dimensions = 1;
@@ -260,6 +277,7 @@ class Batch {
   const Tensor& first_;
   const torch::stable::Device device_;
   int leading_, trailing_;  // dimensions that number the samples, that are a row
+  Sizes sizes_;             // of a sample
   std::vector<Operand*> operands_;
 };
 

@@ -37,7 +37,8 @@ int64_t forward_in_registers(const DiffuseParameters& p, const Unit& unit) {
   float* x_t = static_cast<float*>(p.x_t.data) + unit.sample * p.x_t.sample_stride + unit.begin;
   float* target = static_cast<float*>(p.target.data) + unit.sample * p.target.sample_stride + unit.begin;
   const int64_t count = (unit.end - unit.begin) / kGroup * kGroup;
-  for_each_normal_vector(p.seeds[unit.sample], p.stream, unit.begin, count, [&](int64_t at, FloatVector z) {
+  const PhiloxKey key(static_cast<uint64_t>(p.seeds[unit.sample]));
+  for_each_normal_vector(key, p.stream, unit.begin, count, [&](int64_t at, FloatVector z) {
     FloatVector signal, out;
     memcpy(&signal, x + at, sizeof(signal));
     out = c[0] * signal + c[1] * z;

@@ -5,86 +5,18 @@
 // noise never leaves the first-level cache.
 #include "multiscale.h"
 
-#include <initializer_list>
-
 #include "../kernels.h"
-#include "diffuse.h"
+#include "multiscale_tile.h"
 #include "scratch.h"
 
 namespace visgen::VISGEN_ISA {
 namespace {
 
-// Calls body(first element in the sample, first row, first column, rows, columns) for pieces of up to kTile elements
-// that follow one another in the sample.
-template <class Body>
-void for_each_piece(const MultiscaleParameters& p, const Region& at, Body body) {
-  const int64_t first = (at.plane * p.height + at.row) * p.width + at.column;
-  const int64_t most_rows = at.columns == p.width && at.columns < kTile ? kTile / at.columns : 1;
-  for (int64_t y = 0; y < at.rows; y += most_rows) {
-    const int64_t rows = at.rows - y < most_rows ? at.rows - y : most_rows;
-    for (int64_t x = 0; x < at.columns; x += kTile) {
-      const int64_t columns = at.columns - x < kTile ? at.columns - x : kTile;
-      body(first + y * p.width + x, y, x, rows, columns);
-    }
-  }
-}
-
-template <class Real>
-struct Buffers {
-  alignas(64) Real pred[kTile], target[kTile], x[kTile], endpoint[kTile], noise[kTile + kGroup], out[kTile];
-};
-
-// The commonest target: of contiguous float32, noise from seeds, one row of coefficients a sample, no endpoint. Works
-// through whole groups, and returns how many elements those are.
-int64_t target_in_registers(const MultiscaleParameters& p, int64_t sample, int64_t begin, int64_t count, float* out) {
-  if (kVectorBytes < 64 || p.row_size != p.shape.elements || p.noise.data || p.endpoint.data || begin % 4 != 0 ||
-      !usable_in_place<float>(p.x, p.shape)) {
-    return 0;
-  }
-  const float* c = static_cast<const float*>(p.coefficients) + sample * p.coefficient_count;
-  const float* x = static_cast<const float*>(p.x.data) + sample * p.x.sample_stride + begin;
-  count = count / kGroup * kGroup;
-  for_each_normal_vector(p.seeds[sample], p.stream, begin, count, [&](int64_t at, FloatVector z) {
-    const FloatVector target = c[2] * load<FloatVector>(x + at) + c[3] * z;
-    memcpy(out + at, &target, sizeof(target));
-  });
-  return count;
-}
-
-template <class Real>
-const Real* target_tile(const MultiscaleParameters& p, int64_t sample, int64_t begin, int64_t count,
-                        Buffers<Real>& buffers) {
-  if (p.target.data) return load_tile(p.target, p.shape, sample, begin, count, buffers.target);
-  int64_t done = 0;
-  if constexpr (sizeof(Real) == 4) done = target_in_registers(p, sample, begin, count, buffers.target);
-  if (done == count) return buffers.target;
-  begin += done, count -= done;
-  Real* target = buffers.target + done;
-  const Real* z = noise_tile(p, sample, begin, count, buffers.noise);
-  const Real* x = load_tile(p.x, p.shape, sample, begin, count, buffers.x);
-  const Real* endpoint =
-      p.endpoint.data ? load_tile(p.endpoint, p.shape, sample, begin, count, buffers.endpoint) : nullptr;
-  for_each_row(p, sample, begin, count, [&](int64_t row, int64_t at, int64_t length) {
-    const Real* c = static_cast<const Real*>(p.coefficients) + row * p.coefficient_count;
-    combine(c[2], x + at, c[3], z + at, target + at, length);
-    if (endpoint) add_scaled(c[5], endpoint + at, target + at, length);
-  });
-  return buffers.target;
-}
-
-// A weight that does not vary within a plane.
-template <class Real>
-Real weight_of_plane(const MultiscaleParameters& p, const Region& at) {
-  Real weight = 1;
-  const int64_t first = at.plane * p.height * p.width;
-  if (p.weight.data) weight = *load_tile(p.weight, p.shape, at.sample, first, 1, &weight);
-  return weight;
-}
-
 template <class Real, class Penalize, bool weighted>
 class TileLoss {
  public:
-  TileLoss(const MultiscaleParameters& p, Penalize rho) : p_(p), rho_(rho), memory_(lay_out() * sizeof(Real)) {
+  TileLoss(const MultiscaleParameters& p, Penalize rho)
+      : p_(p), rho_(rho), next_(p), memory_(lay_out() * sizeof(Real)) {
     Real* at = memory_.as<Real>();
     const auto place = [&](Matrix<Real>& matrix, bool needed) {
       matrix.data = at;
@@ -101,8 +33,9 @@ class TileLoss {
     if (kSlopesApart) place(slopes_, true);
   }
 
-  void run(int64_t unit) {
+  void run(int64_t unit, int64_t end) {
     const Region at = region_at(p_, unit);
+    next_.aim(at, unit, end);
     double* sums = p_.sums + unit * p_.level_count;
     for (int i = 0; i < p_.level_count; ++i) sums[i] = 0;
     const Real weight = weighted ? Real(1) : weight_of_plane<Real>(p_, at);
@@ -111,6 +44,7 @@ class TileLoss {
         for (int64_t j = 0; j < count; ++j) out[j] = 0;
       });
     fit(at);
+    if (p_.seeds) buffers_.key = PhiloxKey(static_cast<uint64_t>(p_.seeds[at.sample]));
     sums[0] = weight * load(at);
     for (int i = 1; i < p_.level_count; ++i) {
       const Level& level = p_.levels[i];
@@ -172,39 +106,64 @@ class TileLoss {
     Total<Real> total;
     for_each_piece(p_, at, [&](int64_t begin, int64_t y, int64_t x, int64_t rows, int64_t columns) {
       const int64_t count = rows * columns;
+      next_.bring(count / 2);
       const Real* pred = load_tile(p_.pred, p_.shape, at.sample, begin, count, buffers_.pred);
-      const Real* target = target_tile(p_, at.sample, begin, count, buffers_);
+      if (columns == sums_[0].stride) rows = 1, columns = count;  // without a gap
+      int64_t done = 0;
+      if (!weighted && rows == 1)
+        done = subtract_target(at.sample, begin, count, pred, sums_[0].row(y) + x, slopes_.row(y) + x, total);
+      if (done == count) return;
+      const Real* target = target_tile(p_, at.sample, begin + done, count - done, buffers_) - done;
       const Real* weights = weighted ? load_tile(p_.weight, p_.shape, at.sample, begin, count, buffers_.out) : nullptr;
-      for (int64_t i = 0; i < rows; ++i, pred += columns, target += columns) {
+      for (int64_t i = 0; i < rows; ++i) {
         Real *residuals = sums_[0].row(y + i) + x, *slopes = slopes_.row(y + i) + x;
+        const int64_t place = i * columns + done;
         if constexpr (weighted) {
-          weigh(rho_, pred, target, weights + i * columns, columns, weights_[0].row(y + i) + x, residuals, slopes,
-                total);
+          weigh(rho_, pred + place, target + place, weights + place, columns, weights_[0].row(y + i) + x, residuals,
+                slopes, total);
         } else {
-          subtract(rho_, pred, target, columns, residuals, slopes, total);
+          subtract(rho_, pred + place, target + place, columns - done, residuals + done, slopes + done, total);
         }
       }
     });
     return total.value();
   }
 
+  // Residuals from the target's vectors while they are in registers; returns of how many elements.
+  int64_t subtract_target(int64_t sample, int64_t begin, int64_t count, const Real* pred, Real* residuals, Real* slopes,
+                          Total<Real>& total) {
+    int64_t done = 0;
+    if constexpr (sizeof(Real) == 4) {
+      FloatVector sum{};
+      done = for_each_target_vector(p_, buffers_.key, sample, begin, count, [&](int64_t at, FloatVector target) {
+        const FloatVector residual = VISGEN_ISA::load<FloatVector>(pred + at) - target;
+        sum += keep_residual(rho_, residual, residuals + at, slopes + at);
+      });
+      total.add(sum);
+    }
+    return done;
+  }
+
   // The sum of the penalties of a level, whose sums become the gradient into them.
   double penalize_level(int index, const Region& at, Real weight) {
     const Level& level = p_.levels[index];
     const Matrix<Real>& sums = sums_[index];
+    if (!level.is_scale) {
+      fill_with_zeros(sums);
+      return 0;
+    }
     Total<Real> total;
-    for (int64_t y = 0; y < sums.rows; ++y) {
-      if (!level.is_scale) {
-        fill_with_zeros(sums, y);
-        continue;
-      }
-      const int64_t rows_left = p_.height - at.row - y * level.size, columns_left = p_.width - at.column;
-      const int64_t rows = rows_left < level.size ? rows_left : level.size, whole = columns_left / level.size;
-      const int64_t count = sums.columns < whole ? sums.columns : whole;
-      penalize_windows(index, y, 0, count, rows * level.size, weight, total);
+    const int64_t rows_left = p_.height - at.row, columns_left = p_.width - at.column;
+    const int64_t whole = columns_left / level.size, count = sums.columns < whole ? sums.columns : whole;
+    for (int64_t y = 0; y < sums.rows;) {
+      const int64_t left = rows_left - y * level.size, rows = left < level.size ? left : level.size;
+      int64_t together = 1;  // rows of windows of as many elements, without a gap
+      if (count == sums.stride && rows == level.size) together = at.rows / level.size - y;
+      penalize_windows(index, y, 0, together * count, rows * level.size, weight, total);
       if (count < sums.columns) {  // the last is cut off by the picture's end
         penalize_windows(index, y, count, 1, rows * (columns_left % level.size), weight, total);
       }
+      y += together;
     }
     return total.value();
   }
@@ -216,8 +175,8 @@ class TileLoss {
                        static_cast<Real>(factor), total);
   }
 
-  void fill_with_zeros(const Matrix<Real>& matrix, int64_t y) {
-    for (int64_t j = 0; j < matrix.columns; ++j) matrix.row(y)[j] = 0;
+  void fill_with_zeros(const Matrix<Real>& matrix) {
+    for (int64_t j = 0; j < matrix.rows * matrix.stride; ++j) matrix.data[j] = 0;
   }
 
   // All but those of 2×2 residuals, which the gradient takes from when it is written.
@@ -231,13 +190,18 @@ class TileLoss {
     }
   }
 
+  bool has_children(int index) const {
+    for (int child = index + 1; child < p_.level_count; ++child) {
+      if (p_.levels[child].parent == index && p_.levels[child].size != 2) return true;
+    }
+    return false;
+  }
+
   // The slopes of the residuals, times `factor`, and what windows have: from here on the slopes are the gradient.
   void write_gradient(const Region& at, Real factor) {
     if (!kSlopesApart) factor += factor;
-    const bool pairs = p_.level_count > 1 && p_.levels[1].size == 2, others = p_.level_count > 1 + pairs;
-    if (!p_.levels[0].is_scale) {
-      for (int64_t y = 0; y < slopes_.rows; ++y) fill_with_zeros(slopes_, y);
-    }
+    const bool pairs = p_.level_count > 1 && p_.levels[1].size == 2, others = has_children(0);
+    if (!p_.levels[0].is_scale) fill_with_zeros(slopes_);
     if (others) {
       for (int64_t y = 0; y < slopes_.rows; ++y) scale_row(slopes_.row(y), slopes_.columns, factor, slopes_.row(y));
       factor = 1;
@@ -262,14 +226,16 @@ class TileLoss {
   void store(const Region& at, Make make) {
     if (!p_.gradient.data) return;
     for_each_piece(p_, at, [&](int64_t begin, int64_t y, int64_t x, int64_t rows, int64_t columns) {
-      Real* out = tile_for_output(p_.gradient, p_.shape, at.sample, begin, buffers_.out);
-      for (int64_t i = 0; i < rows; ++i) make(y + i, x, columns, out + i * columns);
-      store_tile(p_.gradient, p_.shape, at.sample, begin, rows * columns, out);
+      Output<Real> out(p_.gradient, p_.shape, at.sample, begin, buffers_.out);
+      for (int64_t i = 0; i < rows; ++i) make(y + i, x, columns, out.data + i * columns);
+      out.store(rows * columns);
+      next_.bring(rows * columns / 2);
     });
   }
 
   const MultiscaleParameters& p_;
   Penalize rho_;
+  NextTile<Real> next_;
   Matrix<Real> sums_[kMostLevels], weights_[kMostLevels], slopes_;
   int64_t widest_ = 0;
   Scratch memory_;
@@ -280,7 +246,8 @@ class TileLoss {
 template <bool weighted, class Real, class Penalize>
 void run_tiles(const MultiscaleParameters& p, Penalize rho, int64_t first_unit, int64_t last_unit) {
   TileLoss<Real, Penalize, weighted> loss(p, rho);
-  for (int64_t unit = first_unit; unit < last_unit; ++unit) loss.run(unit);
+  for (int64_t unit = first_unit; unit < last_unit; ++unit) loss.run(unit, last_unit);
+  end_streams();
 }
 
 template <class Real, class Penalize>
@@ -306,9 +273,9 @@ template <class Real>
 void scale_into(const ScaledGradientParameters& p, const Operand& out, Real factor, int64_t sample, int64_t begin,
                 int64_t count, const Real* gradient, Real* buffer) {
   if (!out.data) return;
-  Real* tile = tile_for_output(out, p.shape, sample, begin, buffer);
-  scale_row(gradient, count, factor, tile);
-  store_tile(out, p.shape, sample, begin, count, tile);
+  const Output<Real> tile(out, p.shape, sample, begin, buffer);
+  scale_row(gradient, count, factor, tile.data);
+  tile.store(count);
 }
 
 template <class Real>
@@ -319,11 +286,13 @@ void scale_gradient(const ScaledGradientParameters& p, int64_t first_unit, int64
     const Real factor = static_cast<const Real*>(p.upstream)[p.upstream_a_sample ? unit.sample : 0];
     for (int64_t begin = unit.begin; begin < unit.end; begin += kTile) {
       const int64_t count = kTile < unit.end - begin ? kTile : unit.end - begin;
+      prefetch_tile(p.gradient, p.shape, unit.sample, begin + kTile);  // stores past the cache hold up what loads
       const Real* gradient = load_tile(p.gradient, p.shape, unit.sample, begin, count, loaded);
       scale_into(p, p.grad_pred, factor, unit.sample, begin, count, gradient, made);
       scale_into(p, p.grad_target, -factor, unit.sample, begin, count, gradient, made);
     }
   }
+  end_streams();
 }
 
 }  // namespace

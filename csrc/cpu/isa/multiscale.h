@@ -55,36 +55,50 @@ class Total {
   // first, a few to a lane, in sums that don't wait for one another.
   template <class Vectors, class Numbers>
   void add(int64_t count, Vectors make_vector, Numbers make_number) {
-    constexpr int kSums = 4, kEach = 4;
     int64_t j = 0;
-    for (int64_t left = count / kCount<Real>; left > 0; left -= kSums * kEach) {
-      Vector sums[kSums] = {};
-      int i = 0;
-      for (const int most = left < kSums * kEach ? left : kSums * kEach; i + kSums <= most; i += kSums) {
+    for (int64_t left = count / kCount<Real>; left > 0;) {
+      Vector sums[kSums];
+      memcpy(sums, sums_, sizeof(sums));
+      const int64_t now = left < kMost - held_ ? left : kMost - held_;
+      int64_t i = 0;
+      for (; i + kSums <= now; i += kSums) {
         for (int k = 0; k < kSums; ++k, j += kCount<Real>) sums[k] += make_vector(j);
       }
-      for (const int most = left < kSums * kEach ? left : kSums * kEach; i < most; ++i, j += kCount<Real>) {
-        sums[0] += make_vector(j);
-      }
-      flush((sums[0] + sums[1]) + (sums[2] + sums[3]));
+      for (; i < now; ++i, j += kCount<Real>) sums[0] += make_vector(j);
+      memcpy(sums_, sums, sizeof(sums));
+      left -= now, held_ += now;
+      if (held_ == kMost) flush();
     }
     for (; j < count; ++j) rest_ += make_number(j);
   }
 
-  double value() const {
+  void add(Vector value) {
+    sums_[0] += value;
+    if (++held_ == kMost) flush();
+  }
+
+  double value() {
+    flush();
     double total = rest_;
-    for (int lane = 0; lane < kDoubles; ++lane) total += sum_[lane];
+    for (int lane = 0; lane < kDoubles; ++lane) total += in_double_[lane];
     return total;
   }
 
  private:
-  void flush(Vector value) {
+  static constexpr int kSums = 4, kMost = 64;  // vectors
+
+  void flush() {
+    const Vector sum = (sums_[0] + sums_[1]) + (sums_[2] + sums_[3]);
     Real lanes[kCount<Real>];
-    memcpy(lanes, &value, sizeof(lanes));
-    for (int begin = 0; begin < kCount<Real>; begin += kDoubles) sum_ += load_doubles(lanes + begin);
+    memcpy(lanes, &sum, sizeof(lanes));
+    for (int begin = 0; begin < kCount<Real>; begin += kDoubles) in_double_ += load_doubles(lanes + begin);
+    for (Vector& each : sums_) each = Vector{};
+    held_ = 0;
   }
 
-  DoubleVector sum_{};
+  Vector sums_[kSums] = {};
+  int64_t held_ = 0;
+  DoubleVector in_double_{};
   double rest_ = 0;
 };
 
@@ -219,29 +233,32 @@ void penalize(Penalize rho, Real* sums, const Real* weights, int64_t count, Real
       [&](int64_t j) { return of(sums[j], weighted ? weights[j] : Real(0)); });
 }
 
-// Residuals of a row, which are kept, and the sum of their penalties; their slopes where these are no multiples of
-// them.
+// A residual, or a vector of them, is kept, and its slope where this is no multiple of it: returns its penalty.
+template <class Real, class Penalize, class Value>
+VISGEN_HOST_DEVICE Value keep_residual(Penalize rho, Value residual, Real* residuals, Real* slopes) {
+  Value penalty = residual, slope = residual;
+  rho.at(residual, penalty, slope);
+  memcpy(residuals, &residual, sizeof(residual));
+  if constexpr (!Penalize::kProportional) memcpy(slopes, &slope, sizeof(slope));
+  return penalty;
+}
+
+// The same for a row, and the sum of the penalties.
 template <class Real, class Penalize>
 void subtract(Penalize rho, const Real* pred, const Real* target, int64_t count, Real* residuals, Real* slopes,
               Total<Real>& total) {
-  const auto of = [&](auto from, auto less, int64_t j) {
-    const auto residual = from - less;
-    auto penalty = residual, slope = residual;
-    rho.at(residual, penalty, slope);
-    memcpy(residuals + j, &residual, sizeof(residual));
-    if constexpr (!Penalize::kProportional) memcpy(slopes + j, &slope, sizeof(slope));
-    return penalty;
-  };
+  typedef typename Vectors<Real>::Type Vector;
   total.add(
       count,
       [&](int64_t j) {
-        typedef typename Vectors<Real>::Type Vector;
-        return of(load<Vector>(pred + j), load<Vector>(target + j), j);
+        const Vector residual = load<Vector>(pred + j) - load<Vector>(target + j);
+        return keep_residual(rho, residual, residuals + j, slopes + j);
       },
-      [&](int64_t j) { return of(pred[j], target[j], j); });
+      [&](int64_t j) { return keep_residual(rho, pred[j] - target[j], residuals + j, slopes + j); });
 }
 
-// The same with weights: residuals become their products with them, and slopes are kept; what has no weight is 0.
+// The same with weights that vary: residuals become their products with them, and slopes are kept; what has no weight
+// is 0.
 template <class Real, class Penalize>
 void weigh(Penalize rho, const Real* pred, const Real* target, const Real* given, int64_t count, Real* weights,
            Real* products, Real* slopes, Total<Real>& total) {

@@ -152,7 +152,8 @@ struct BlockWords {
 
 VISGEN_HOST_DEVICE BlockWords philox_blocks(const PhiloxKey& key, uint64_t stream, uint64_t block) {
   WideVector even{}, low_half = WideVector{} + 0xFFFFFFFFull;
-  for (int lane = 0; lane < kLanes / 2; ++lane) even[lane] = block + 2 * lane;
+  for (int lane = 0; lane < kLanes / 2; ++lane) even[lane] = 2 * lane;
+  even += block;
   PhiloxBlock<WideVectors> counter;
   for (int i = 0; i < WideVectors::kCount; ++i) {  // even blocks of a set, then its odd ones
     counter.word[0].vector[i] = even + static_cast<uint64_t>(i / 2 * kLanes + i % 2);
