@@ -11,10 +11,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from ..nn.modulated import GatedResidualNorm, ResidualStream
 from ..nn.state import RefilledBuffers
 from .layers.checks import check_images, check_sizes, check_transformer
 from .layers.embeddings import TimeEmbedding, sincos_positions
-from .layers.modulation import Modulation, modulate
+from .layers.modulation import Modulation
 from .layers.patches import patchify, unpatchify
 from .layers.transformer import Block, initialize
 
@@ -84,10 +85,10 @@ class DiT(RefilledBuffers):
         check_images(x_t, self.channels, self.image_size)
         condition = (self.embed_time(t) + self.embed_label(labels))[:, None]
         tokens = self.embed_patch(patchify(x_t, self.patch_size))
-        tokens = tokens + self.positions.to(tokens.dtype)
+        stream = ResidualStream(tokens + self.positions.to(tokens.dtype))
         for block in self.blocks:
-            tokens = block(tokens, condition)
-        return unpatchify(self.output(tokens, condition), self.patch_size, self.image_size)
+            stream = block(stream, condition)
+        return unpatchify(self.output(stream, condition), self.patch_size, self.image_size)
 
 
 def _patch_embedding(pixels: int, width: int, bottleneck: int | None) -> nn.Module:
@@ -101,11 +102,12 @@ class Output(nn.Module):
 
     def __init__(self, width: int, features: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.norm = GatedResidualNorm(width)
         self.modulation = Modulation(width, 2)
         self.linear = nn.Linear(width, features)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, stream: ResidualStream, condition: Tensor) -> Tensor:
         """[B, N, width] to [B, N, features]."""
         shift, scale = self.modulation(condition)
-        return self.linear(modulate(self.norm(x), shift, scale))
+        _, h = self.norm(*stream, scale, shift)
+        return self.linear(h)
