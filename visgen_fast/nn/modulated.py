@@ -7,7 +7,7 @@ hands its sum on as a `ResidualStream`, across the border of two blocks too.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -142,6 +142,10 @@ class Activation(nn.Module):
             return F.silu(x)
         return F.gelu(x, approximate="tanh" if self.kind == "gelu_tanh" else "none")
 
+    def after(self, linear: nn.Linear, x: Tensor) -> Tensor:
+        """The activation of a linear layer's output."""
+        return self(linear(x))
+
     def extra_repr(self) -> str:
         return repr(self.kind)
 
@@ -159,3 +163,9 @@ class FeedForward(nn.Sequential):
         activation = Activation(kind)
         wide = 2 * hidden if kind in GATED_ACTIVATIONS else hidden
         super().__init__(nn.Linear(width, wide, bias), activation, nn.Linear(hidden, width, bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] to the same shape."""
+        activation: Any
+        first, activation, last = self
+        return last(activation.after(first, x))
