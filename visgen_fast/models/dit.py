@@ -12,6 +12,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..nn.modulated import GatedResidualNorm, ResidualStream
+from ..nn.recompute import Recompute, check_recompute, run_recomputing
 from ..nn.state import RefilledBuffers
 from .layers.checks import check_images, check_sizes, check_transformer
 from .layers.embeddings import TimeEmbedding, sincos_positions
@@ -28,10 +29,11 @@ class DiT(RefilledBuffers):
     added as "no class"; mlp_ratio: hidden width of a block's MLP over `width`; dropout: on the output of each branch;
     bottleneck: features that a patch is squeezed through on its way to `width`, by two linear layers (Li and He, "Back
     to basics: let denoising generative models denoise", 2025); None is one layer; conditioning: what `t` is, a time or
-    the level λ, as the objective's `conditioning` says.
+    the level λ, as the objective's `conditioning` says; recompute: "cheap" keeps of each block the results of matrix
+    products and attention for the backward pass, about half of the bytes, and computes the rest again.
 
     ValueError where one of the sizes is below 1, patch_size does not divide the image, heads does not divide width,
-    width is no multiple of 4, or conditioning is unknown.
+    width is no multiple of 4, or conditioning or recompute is unknown.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class DiT(RefilledBuffers):
         dropout: float = 0.0,
         bottleneck: int | None = None,
         conditioning: Literal["time", "log_snr"] = "time",
+        recompute: Recompute = None,
     ) -> None:
         super().__init__()
         height, breadth = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -57,6 +60,8 @@ class DiT(RefilledBuffers):
         if any(side % patch_size for side in self.image_size):
             raise ValueError(f"patch_size must divide image_size {self.image_size}, got {patch_size}")
         check_transformer(width, heads)
+        check_recompute(recompute)
+        self.recompute: Recompute = recompute
         self.channels, self.patch_size, self.null_label = channels, patch_size, classes
 
         self.grid, self.width = (height // patch_size, breadth // patch_size), width
@@ -87,7 +92,7 @@ class DiT(RefilledBuffers):
         tokens = self.embed_patch(patchify(x_t, self.patch_size))
         stream = ResidualStream(tokens + self.positions.to(tokens.dtype))
         for block in self.blocks:
-            stream = block(stream, condition)
+            stream = run_recomputing(self.recompute, block, stream, condition)
         return unpatchify(self.output(stream, condition), self.patch_size, self.image_size)
 
 
