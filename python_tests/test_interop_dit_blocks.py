@@ -15,6 +15,7 @@ from torch import nn
 from visgen_fast import ops
 from visgen_fast.interop import apply_visgen_to_dit, apply_visgen_to_sit
 from visgen_fast.interop._own_code import said
+from visgen_fast.nn.modulated import Activation
 
 WIDTH = 24
 
@@ -217,6 +218,48 @@ def test_copies_that_compute_something_else_keep_their_own_code(block, recwarn):
         assert_near(results(model), expected)
     reasons = [str(warning.message) for warning in recwarn]
     assert reasons == [f"{block.__name__}.forward runs DiT's own code: it computes something else than DiT's"]
+
+
+class OldMlp(nn.Module):
+    """Of older versions of timm."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.fc1, self.act, self.fc2 = nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim)
+        self.drop = nn.Dropout(0)
+
+    def forward(self, x):
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+
+
+class Doubled(Mlp):
+    def forward(self, x):
+        return super().forward(2 * x)
+
+
+class Attended(Mlp):
+    """With a hook on its first layer, as some that quantize have."""
+
+    def __init__(self, dim):
+        super().__init__(dim)
+        self.seen = []
+        self.fc1.register_forward_hook(lambda *_: self.seen.append(1))
+
+
+@pytest.mark.parametrize(
+    ("mlp", "serves"), [(Mlp, True), (OldMlp, True), (Doubled, False), (Attended, False)], ids=lambda x: str(x)
+)
+def test_an_mlp_is_served_where_it_is_timms(mlp, serves, monkeypatch):
+    model, calls, after = network(), [], Activation.after
+    for block in model.blocks:
+        block.mlp = mlp(WIDTH)
+    expected = results(model)
+    monkeypatch.setattr(Activation, "after", lambda *given: calls.append(1) or after(*given))
+    with apply_visgen_to_dit(model):
+        calls.clear()
+        assert_near(results(model), expected)
+        assert len(calls) == 3 * serves
+        assert mlp is not Attended or len(model.blocks[0].mlp.seen) == 2
 
 
 def test_what_ours_does_not_serve_runs_the_original(monkeypatch):

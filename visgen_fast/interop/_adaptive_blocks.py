@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import ops
+from .._library import has_kernels
+from ..nn.modulated import Activation
 from ._noising import Agreement
-from ._norms import fits, norm_options
+from ._norms import activation_kind, fits, is_plain, is_plain_linear, norm_options
 from ._own_code import say_once
 from ._replacement import Replacement, find_classes, original_class
 
 _BLOCK = {"norm1", "attn", "norm2", "mlp", "adaLN_modulation"}
 _LAST = {"norm_final", "linear", "adaLN_modulation"}
+# What follows the activation of timm's `Mlp`, by what a version of it is made of.
+_MLPS = {
+    frozenset(("fc1", "act", "drop1", "norm", "fc2", "drop2")): ("drop1", "norm", "fc2", "drop2"),
+    frozenset(("fc1", "act", "drop", "fc2")): ("drop", "fc2", "drop"),
+}
 _agrees = Agreement()
 
 
@@ -25,12 +33,19 @@ def replace_blocks(replacement: Replacement, model: nn.Module, block: str, codeb
     last = find_classes(model, "FinalLayer", ("forward",), needed=False)
     for owners, names, forward in ((blocks, _BLOCK, _block), (last, _LAST, _last_layer)):
         for owner in owners:
-            knows_all = set(owner._modules) == names and not owner._parameters and not owner._buffers
-            if knows_all and _agrees(owner, *_trials(owner, forward)):
+            if set(owner._modules) == names and _computes(owner, *_trials(owner, forward)):
                 replacement.replace(owner, "forward", forward)
             else:
                 reason = f"it computes something else than {codebase}'s"
                 say_once(f"{original_class(owner).__name__}.forward", codebase, reason)
+    for mlp in (owner.mlp for owner in blocks if hasattr(owner, "mlp")):
+        if frozenset(mlp._modules) in _MLPS and _computes(mlp, *_trials_of_mlp(mlp)):
+            replacement.replace(mlp, "forward", _mlp)
+
+
+def _computes(owner: Any, *trials: Callable[[], Any]) -> bool:
+    """Whether ours computes what the module does, which has no parameters that the trials would not see."""
+    return not owner._parameters and not owner._buffers and _agrees(owner, *trials)
 
 
 def _block(original: Callable[..., Tensor], self: Any, x: Tensor, c: Tensor, *others: Any, **named: Any) -> Tensor:
@@ -58,6 +73,16 @@ def _last_layer(original: Callable[..., Tensor], self: Any, x: Tensor, c: Tensor
     return self.linear(ops.modulated_norm(x, scale, shift, **norm))
 
 
+def _mlp(original: Callable[..., Tensor], self: Any, x: Tensor) -> Tensor:
+    kind = activation_kind(self.act)
+    if kind is None or not is_plain(self.act) or not is_plain_linear(self.fc1) or not has_kernels(x.device):
+        return original(self, x)
+    x = Activation(kind).after(self.fc1, x)
+    for name in _MLPS[frozenset(self._modules)]:
+        x = getattr(self, name)(x)
+    return x
+
+
 def _trials(owner: Any, forward: Callable[..., Tensor]) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Its code and ours with simple functions in the place of its layers: gates that begin at 0 would hide much."""
     functions = {"attn": torch.sin, "mlp": torch.cos, "linear": torch.tan}
@@ -65,15 +90,30 @@ def _trials(owner: Any, forward: Callable[..., Tensor]) -> tuple[Callable[[], An
 
     def trial(compute: Callable[..., Tensor]) -> dict[str, Tensor]:
         x, c = torch.randn(2, 3, _width(owner)), torch.randn(2, 1)
-        parts = 6 if forward is _block else 2
-        made = object.__new__(cls)
-        stand_ins = {name: _Function(function) for name, function in functions.items() if name in owner._modules}
-        modulation = torch.randn(2, parts * x.shape[-1])
-        stand_ins["adaLN_modulation"] = _Function(lambda c: c * modulation)
-        vars(made).update(vars(owner) | {"_modules": owner._modules | stand_ins})
-        return {"output": compute(made, x, c)}
+        modulation = torch.randn(2, (6 if forward is _block else 2) * x.shape[-1])
+        layers = {name: _Function(function) for name, function in functions.items() if name in owner._modules}
+        layers["adaLN_modulation"] = _Function(lambda c: c * modulation)
+        return {"output": compute(_with(owner, layers), x, c)}
 
-    return lambda: trial(cls.forward), lambda: trial(lambda *given: forward(_unserved, *given))
+    return lambda: trial(cls.forward), lambda: trial(functools.partial(forward, _unserved))
+
+
+def _trials_of_mlp(owner: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """The same with small layers."""
+    cls: Any = original_class(owner)
+
+    def trial(compute: Callable[..., Tensor]) -> dict[str, Tensor]:
+        layers = {"fc1": nn.Linear(3, 5), "fc2": nn.Linear(5, 3)}
+        return {"output": compute(_with(owner, layers), 3 * torch.randn(16, 3))}
+
+    return lambda: trial(cls.forward), lambda: trial(functools.partial(_mlp, _unserved))
+
+
+def _with(owner: Any, layers: Mapping[str, nn.Module]) -> Any:
+    """A module with the owner's code and other layers."""
+    made: Any = object.__new__(original_class(owner))
+    vars(made).update(vars(owner) | {"_modules": owner._modules | layers})
+    return made
 
 
 def _width(owner: Any) -> int:

@@ -1,4 +1,4 @@
-"""Norms of other codebases' transformers in the place of which `ops.modulated_norm` may stand."""
+"""Norms and activations of other codebases' transformers in the place of which our operations may stand."""
 
 from __future__ import annotations
 
@@ -23,6 +23,19 @@ def norm_options(norm: nn.Module) -> dict[str, Any] | None:
     eps = norm.eps if norm.eps is not None else torch.finfo(torch.float32).eps
     kind = "layer" if name in _LAYER_NORMS else "rms"
     return {"norm": kind, "weight": norm.weight, "bias": getattr(norm, "bias", None), "eps": eps}
+
+
+def activation_kind(activation: Any) -> str | None:
+    """Its name for `ops.activate`; None where it is none of those."""
+    if type(activation) is nn.SiLU:
+        return "silu"
+    kinds = {"none": "gelu", "tanh": "gelu_tanh"}
+    return kinds[activation.approximate] if type(activation) is nn.GELU else None
+
+
+def is_plain_linear(layer: Any) -> bool:
+    """Whether it is no more than a weight and a bias."""
+    return type(layer) is nn.Linear and is_plain(layer)
 
 
 def is_plain(module: nn.Module) -> bool:

@@ -125,18 +125,21 @@ class Activation(nn.Module):
     """An activation by its name: "gelu_tanh", "gelu" or "silu"; or a gated one, "swiglu" or "geglu".
 
     A gated activation of [a, b], each half of the last dimension, is silu(a)·b or gelu(a)·b (Shazeer, "GLU variants
-    improve transformer", 2020).
+    improve transformer", 2020); with gate="second" a and b change places.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, gate: Literal["first", "second"] = "first") -> None:
         super().__init__()
         check.one_of(kind, "kind", ACTIVATIONS + GATED_ACTIVATIONS)
-        self.kind = kind
+        check.one_of(gate, "gate", ("first", "second"))
+        self.kind, self.gate = kind, gate
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., D], returned in this shape; for a gated activation [..., 2·H] to [..., H]."""
         if self.kind in GATED_ACTIVATIONS:
             gate, value = x.chunk(2, dim=-1)
+            if self.gate == "second":
+                gate, value = value, gate
             return (F.silu(gate) if self.kind == "swiglu" else F.gelu(gate)) * value
         if self.kind == "silu":
             return F.silu(x)

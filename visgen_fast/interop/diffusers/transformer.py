@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from ... import ops
+from ..._library import has_kernels
 from ...nn.modulated import Activation
-from .._norms import fits, is_plain, norm_options
+from .._norms import activation_kind, fits, is_plain_linear, norm_options
 from .._replacement import Replacement
 
 _Original = Callable[..., Any]
@@ -41,6 +42,8 @@ def apply_visgen_to_diffusers_transformer(model: nn.Module) -> Replacement:
         normalization.AdaLayerNormContinuous: _continuous,
         activations.GELU: _gelu,
         activations.LinearActivation: _linear_activation,
+        activations.GEGLU: _geglu,
+        activations.SwiGLU: _swiglu,
     }
     found = [module for module in model.modules() if type(module) in forwards]
     if not found:
@@ -86,15 +89,24 @@ def _normed(norm: nn.Module, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def _gelu(original: _Original, self: Any, hidden_states: Tensor) -> Tensor:
-    kinds = {"none": "gelu", "tanh": "gelu_tanh"}
-    return _activated(original, self, hidden_states, kinds.get(self.approximate))
+    return _activated(original, self, hidden_states, {"none": "gelu", "tanh": "gelu_tanh"}.get(self.approximate))
 
 
 def _linear_activation(original: _Original, self: Any, hidden_states: Tensor) -> Tensor:
-    return _activated(original, self, hidden_states, "silu" if type(self.activation) is nn.SiLU else None)
+    return _activated(original, self, hidden_states, activation_kind(self.activation))
+
+
+def _geglu(original: _Original, self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    if args or kwargs:
+        return original(self, hidden_states, *args, **kwargs)
+    return _activated(original, self, hidden_states, "geglu")
+
+
+def _swiglu(original: _Original, self: Any, hidden_states: Tensor) -> Tensor:
+    return _activated(original, self, hidden_states, "swiglu" if type(self.activation) is nn.SiLU else None)
 
 
 def _activated(original: _Original, self: Any, x: Tensor, kind: str | None) -> Tensor:
-    if kind is None or type(self.proj) is not nn.Linear or not is_plain(self.proj):
+    if kind is None or not is_plain_linear(self.proj) or not has_kernels(x.device):
         return original(self, x)
-    return Activation(kind).after(self.proj, x)
+    return Activation(kind, gate="second").after(self.proj, x)
