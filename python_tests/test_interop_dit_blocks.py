@@ -269,6 +269,11 @@ def test_what_ours_does_not_serve_runs_the_original(monkeypatch):
         calls = Calls(monkeypatch)
         with pytest.raises(RuntimeError, match="size of tensor"):  # as the block itself
             model(x, c)
+
+        class Subclass(torch.Tensor):
+            pass
+
+        assert type(model(x[:, 0].as_subclass(Subclass), c)) is Subclass and not calls.names
         seen = []
         model.blocks[0].norm1.register_forward_hook(lambda *_: seen.append(1))
         model.blocks[0](x[:, 0], c)

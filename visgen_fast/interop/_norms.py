@@ -35,7 +35,7 @@ def activation_kind(activation: Any) -> str | None:
 
 def is_plain_linear(layer: Any) -> bool:
     """Whether it is no more than a weight and a bias."""
-    return type(layer) is nn.Linear and is_plain(layer)
+    return type(layer) is nn.Linear and is_plain(layer) and type(layer.weight) is nn.Parameter
 
 
 def is_plain(module: nn.Module) -> bool:
@@ -45,8 +45,8 @@ def is_plain(module: nn.Module) -> bool:
 
 
 def fits(x: Any, modulation: Any) -> bool:
-    """Whether modulation [B, …] of tokens x [B, N, D] leaves them the type they have, on a device with kernels."""
-    if not isinstance(x, Tensor) or not isinstance(modulation, Tensor) or x.dim() != 3 or modulation.dim() != 2:
+    """Whether modulation [B, …] of plain tokens x [B, N, D] leaves them their type, on a device with kernels."""
+    if type(x) is not Tensor or type(modulation) is not Tensor or x.dim() != 3 or modulation.dim() != 2:
         return False
     is_float = x.dtype in FLOATS and modulation.dtype in FLOATS
     return is_float and torch.promote_types(x.dtype, modulation.dtype) == x.dtype and has_kernels(x.device)
