@@ -37,6 +37,7 @@ def measure(workload: Workload, machine: Machine, ceilings: Ceilings, *, budget:
         load = OtherLoad()
         timings = _timings(workload.contenders, sets, machine, budget)
         load_of_others = load.share()
+        details = dict(workload.details(sets[0])) if workload.details else {}
     best_peer = min(
         cold.median for contender, (cold, _) in zip(workload.contenders, timings, strict=True) if contender.is_peer
     )
@@ -53,6 +54,8 @@ def measure(workload: Workload, machine: Machine, ceilings: Ceilings, *, budget:
             "error": error,
             "peak_bytes": peak,
         }
+    if workload.images is not None:
+        details["images a second"] = {name: workload.images / e["cold"]["median"] for name, e in entries.items()}
     return {
         "name": workload.name,
         "read_bytes": workload.read_bytes,
@@ -64,6 +67,7 @@ def measure(workload: Workload, machine: Machine, ceilings: Ceilings, *, budget:
         "memory_floor_seconds": ceilings.memory_floor_seconds(workload.moved_bytes),
         "best_peer_seconds": best_peer,
         "entries": entries,
+        "details": details,
     }
 
 

@@ -29,7 +29,15 @@ def as_text(case: Mapping[str, Any]) -> str:
     """A case as aligned columns under its name and floor."""
     floor, memory = milliseconds(case["floor_seconds"]), milliseconds(case["memory_floor_seconds"])
     head = f"{case['name']}: floor {floor} ms (memory {memory} ms), {case['sets']} sets"
-    return "\n".join([head, *_aligned([COLUMNS, *rows(case)])])
+    return "\n".join([head, *_aligned([COLUMNS, *rows(case)]), *_aligned(details(case))])
+
+
+def details(case: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A header and one row for each further number of a case, by contender; empty where there are none."""
+    found = case.get("details", {})
+    names = list(case["entries"])
+    body = [(what, *(f"{of[name]:.3g}" if name in of else "–" for name in names)) for what, of in found.items()]
+    return [("", *names), *body] if body else []
 
 
 def as_markdown(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
@@ -48,6 +56,8 @@ def ceilings_text(ceilings: Mapping[str, Any]) -> str:
 
 
 def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    if not table:
+        return []
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [
         "  "

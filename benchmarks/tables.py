@@ -24,7 +24,7 @@ from typing import Any
 from . import invalid_codes_report, noise_levels_report
 from .families import FAMILIES
 from .promises import NotMeasured, Promise
-from .table import as_markdown, milliseconds
+from .table import as_markdown, details, milliseconds
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What the README shows: one machine, and of it one case of each kind of operation.
@@ -121,7 +121,7 @@ def _family_text(path: Path, promises: Sequence[Promise], page: Path) -> str:
     ]
     if plot.exists():
         parts.append(f"![{name} on {machine}]({_link(plot, page)})")
-    parts += [family_table(family), promises_table(family, promises)]
+    parts += [family_table(family), *map(_details_table, family["cases"]), promises_table(family, promises)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -151,6 +151,11 @@ def _row(case: Mapping[str, Any], peers: Sequence[str]) -> list[str]:
     times = [milliseconds(entries[name]["cold"]["median"]) if name in entries else "–" for name in ("ours", *peers)]
     faster, over = entries["ours"]["times_faster_than_best_peer"], entries["ours"]["times_floor"]
     return [case["name"], *times, f"**{faster:.1f}**", f"{over:.1f}"]
+
+
+def _details_table(case: Mapping[str, Any]) -> str:
+    header, *body = details(case) or [("",)]
+    return as_markdown([case["name"], *header[1:]], body) if body else ""
 
 
 def promises_table(result: Mapping[str, Any], promises: Sequence[Promise]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,9 @@ class Workload:
     read_bytes: int  # inputs, once
     written_bytes: int  # outputs, once
     vector_operations: float  # lanes of vector instructions, a multiply-add being one
+    images: int | None = None  # that a call of a contender trains on, told as images a second
+    # Further numbers by what they are and by contender, found after the timings.
+    details: Callable[[Inputs], Mapping[str, Mapping[str, float]]] | None = None
 
     @property
     def moved_bytes(self) -> int:

@@ -13,7 +13,9 @@ import torch
 from benchmarks import __main__ as program
 from benchmarks import ceilings, harness, machine, promises, sanitized_cases, timing
 from benchmarks.capability import instruction_sets, use_instruction_set
-from benchmarks.families import FAMILIES, diffuse
+from benchmarks.families import FAMILIES, diffuse, dit_step
+from benchmarks.shares import COMPILED, shares
+from benchmarks.table import as_text
 from benchmarks.workload import Contender, Workload
 from visgen_fast._library import cpu_capability, set_cpu_capability
 
@@ -334,3 +336,35 @@ def test_a_bad_argument_is_refused_in_a_sentence(arguments, message, capsys):
     with pytest.raises(SystemExit) as refusal:
         program.main(arguments)
     assert refusal.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_further_numbers_are_stored_and_printed_by_contender():
+    made = dataclasses.replace(
+        workload(ours=lambda x: x * 2, peer=lambda x: x + x),
+        images=64,
+        details=lambda inputs: {"share of sums": {"peer": 0.25}},
+    )
+    case = harness.measure(made, SMALL_CACHE, CEILINGS, budget=0.01)
+    seconds = case["entries"]["ours"]["cold"]["median"]
+    assert case["details"]["images a second"]["ours"] == pytest.approx(64 / seconds)
+    header, shares, rate = as_text(case).splitlines()[-3:]
+    assert header.split() == ["ours", "peer"] and shares.split()[-2:] == ["–", "0.25"]
+    assert rate.split()[:3] == ["images", "a", "second"]
+    plain = harness.measure(workload(ours=lambda x: x * 2, peer=lambda x: x + x), SMALL_CACHE, CEILINGS, budget=0.01)
+    assert plain["details"] == {} and len(as_text(plain).splitlines()) == 4
+
+
+@pytest.mark.filterwarnings("ignore:Warning. Profiler clears events:UserWarning")
+def test_shares_of_a_training_step_add_up_and_know_every_kind_of_operation(monkeypatch):
+    tiny = {"image_size": 4, "channels": 1, "patch_size": 2, "width": 16, "depth": 1, "heads": 2, "classes": 3}
+    monkeypatch.setitem(dit_step._SIZES, "digits", tiny)
+    made = dit_step.workload(dit_step.Case("digits", 4), "cpu")
+    batch = made.make_inputs(0)
+    runs = {contender.name: contender.run for contender in made.contenders if "compile" not in contender.name}
+    first = {name: run(batch) for name, run in runs.items()}
+    assert set(runs) == {"ours", "ours, recompute", "eager"}
+    assert all(torch.allclose(loss, first["eager"], atol=1e-5) for loss in first.values())
+    for run in runs.values():
+        found = shares(lambda run=run: run(batch), "cpu")
+        assert sum(found.values()) == pytest.approx(1) and found.pop(COMPILED) == 0
+        assert all(share > 0 for share in found.values())

@@ -338,7 +338,7 @@ def test_revert_puts_the_method_back():
 
 
 def test_what_is_no_diffusion_is_refused():
-    with pytest.raises(ValueError, match="target must be a GaussianDiffusion of DiT's, got Linear"):
+    with pytest.raises(ValueError, match="target must be a GaussianDiffusion or a network of DiT's, got Linear"):
         apply_visgen_to_dit(nn.Linear(2, 2))
 
 

@@ -222,7 +222,7 @@ def test_revert_puts_the_method_back():
 
 
 def test_what_is_no_transport_and_an_output_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match="target must be a Transport of SiT's, got Linear"):
+    with pytest.raises(ValueError, match="target must be a Transport or a network of SiT's, got Linear"):
         apply_visgen_to_sit(nn.Linear(2, 2))
     transport = Transport()
     with apply_visgen_to_sit(transport), pytest.raises(ValueError, match=r"output must have the shape \[2, 3, 4, 4\]"):

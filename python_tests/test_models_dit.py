@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from benchmarks.published import as_published
 from visgen_fast import ops
 from visgen_fast.diffusion import ClassifierFree, DiffusionObjective, LogitNormalTimes, RectifiedFlow, plan, sample
 from visgen_fast.models import DiT
@@ -15,6 +16,7 @@ from visgen_fast.models.layers.attention import Attention
 from visgen_fast.models.layers.embeddings import sincos_positions
 from visgen_fast.models.layers.modulation import Modulation
 from visgen_fast.models.layers.patches import patchify, unpatchify
+from visgen_fast.nn import ResidualStream
 
 
 def small(**changes: object) -> DiT:
@@ -57,7 +59,7 @@ def test_output_is_zero_at_the_start_and_has_the_shape_of_the_input(
 def test_blocks_are_the_identity_at_the_start() -> None:
     model = small()
     tokens, condition = torch.randn(2, 16, 32), torch.randn(2, 1, 32)
-    assert all(torch.equal(block(tokens, condition), tokens) for block in model.blocks)
+    assert all(torch.equal(block(ResidualStream(tokens), condition).total(), tokens) for block in model.blocks)
 
 
 def test_gradients_reach_every_parameter_once_the_gates_are_open() -> None:
@@ -206,6 +208,36 @@ def test_works_in_bfloat16(autocast: bool) -> None:
         output = model.bfloat16()(x.bfloat16(), t, labels)
     assert output.dtype == torch.bfloat16
     assert (output.float() - expected).norm() < 0.05 * expected.norm()
+
+
+def test_the_state_dict_is_what_it_has_always_been() -> None:
+    block = {
+        **{"attention.qkv.weight": (96, 32), "attention.qkv.bias": (96,)},
+        **{"attention.project.weight": (32, 32), "attention.project.bias": (32,)},
+        **{"mlp.0.weight": (128, 32), "mlp.0.bias": (128,), "mlp.2.weight": (32, 128), "mlp.2.bias": (32,)},
+        **{"modulation.linear.weight": (192, 32), "modulation.linear.bias": (192,)},
+    }
+    expected = {
+        **{"embed_patch.weight": (32, 4), "embed_patch.bias": (32,)},
+        **{"embed_time.input.weight": (32, 256), "embed_time.input.bias": (32,)},
+        **{"embed_time.output.weight": (32, 32), "embed_time.output.bias": (32,), "embed_label.weight": (11, 32)},
+        **{f"blocks.{number}.{name}": shape for number in range(2) for name, shape in block.items()},
+        **{"output.modulation.linear.weight": (64, 32), "output.modulation.linear.bias": (64,)},
+        **{"output.linear.weight": (4, 32), "output.linear.bias": (4,)},
+    }
+    assert {name: tuple(value.shape) for name, value in small().state_dict().items()} == expected
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=str)
+def test_outputs_and_gradients_are_those_of_the_authors_lines(dtype: torch.dtype, tolerance: float) -> None:
+    model = awake(small()).to(dtype)
+    x, t, labels = inputs(model)
+    found = []
+    for network in (model, as_published(model)):
+        output = network(x.to(dtype), t.to(dtype), labels)
+        found.append([output, *torch.autograd.grad(output.square().sum(), list(network.parameters()))])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=tolerance * other.abs().max().item())
 
 
 def test_state_holds_parameters_only() -> None:

@@ -82,7 +82,9 @@ def test_attention_and_dropout_are_at_the_lowest_resolution_alone() -> None:
     dropped = set()
     for module in model.modules():
         if type(module) in seen:
-            module.register_forward_pre_hook(lambda module, x: seen[type(module)].add(tuple(x[0].shape[1:])))
+            module.register_forward_pre_hook(
+                lambda module, x: seen[type(module)].add(tuple(getattr(x[0], "x", x[0]).shape[1:]))
+            )
         if isinstance(module, nn.Dropout) and module.p > 0:
             module.register_forward_pre_hook(lambda _, x: dropped.add(tuple(x[0].shape[1:])))
     model(*inputs(model))

@@ -6,7 +6,11 @@ back. Nothing here imports an outside package until it is asked for.
 """
 
 from ._replacement import Replacement
-from .diffusers import apply_visgen_to_diffusers, apply_visgen_to_diffusers_training
+from .diffusers import (
+    apply_visgen_to_diffusers,
+    apply_visgen_to_diffusers_training,
+    apply_visgen_to_diffusers_transformer,
+)
 from .dit import apply_visgen_to_dit
 from .k_diffusion import apply_visgen_to_k_diffusion
 from .rqvae import apply_visgen_to_rqvae, from_rqvae, to_rqvae
@@ -22,6 +26,7 @@ __all__ = [
     "Replacement",
     "apply_visgen_to_diffusers",
     "apply_visgen_to_diffusers_training",
+    "apply_visgen_to_diffusers_transformer",
     "apply_visgen_to_dit",
     "apply_visgen_to_k_diffusion",
     "apply_visgen_to_rqvae",

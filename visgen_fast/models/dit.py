@@ -11,10 +11,12 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from ..nn.modulated import GatedResidualNorm, ResidualStream
+from ..nn.recompute import Recompute, check_recompute, run_recomputing
 from ..nn.state import RefilledBuffers
 from .layers.checks import check_images, check_sizes, check_transformer
 from .layers.embeddings import TimeEmbedding, sincos_positions
-from .layers.modulation import Modulation, modulate
+from .layers.modulation import Modulation
 from .layers.patches import patchify, unpatchify
 from .layers.transformer import Block, initialize
 
@@ -27,10 +29,11 @@ class DiT(RefilledBuffers):
     added as "no class"; mlp_ratio: hidden width of a block's MLP over `width`; dropout: on the output of each branch;
     bottleneck: features that a patch is squeezed through on its way to `width`, by two linear layers (Li and He, "Back
     to basics: let denoising generative models denoise", 2025); None is one layer; conditioning: what `t` is, a time or
-    the level λ, as the objective's `conditioning` says.
+    the level λ, as the objective's `conditioning` says; recompute: "cheap" keeps of each block the results of matrix
+    products and attention for the backward pass, about half of the bytes, and computes the rest again.
 
     ValueError where one of the sizes is below 1, patch_size does not divide the image, heads does not divide width,
-    width is no multiple of 4, or conditioning is unknown.
+    width is no multiple of 4, or conditioning or recompute is unknown.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class DiT(RefilledBuffers):
         dropout: float = 0.0,
         bottleneck: int | None = None,
         conditioning: Literal["time", "log_snr"] = "time",
+        recompute: Recompute = None,
     ) -> None:
         super().__init__()
         height, breadth = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -56,6 +60,8 @@ class DiT(RefilledBuffers):
         if any(side % patch_size for side in self.image_size):
             raise ValueError(f"patch_size must divide image_size {self.image_size}, got {patch_size}")
         check_transformer(width, heads)
+        check_recompute(recompute)
+        self.recompute: Recompute = recompute
         self.channels, self.patch_size, self.null_label = channels, patch_size, classes
 
         self.grid, self.width = (height // patch_size, breadth // patch_size), width
@@ -84,10 +90,10 @@ class DiT(RefilledBuffers):
         check_images(x_t, self.channels, self.image_size)
         condition = (self.embed_time(t) + self.embed_label(labels))[:, None]
         tokens = self.embed_patch(patchify(x_t, self.patch_size))
-        tokens = tokens + self.positions.to(tokens.dtype)
+        stream = ResidualStream(tokens + self.positions.to(tokens.dtype))
         for block in self.blocks:
-            tokens = block(tokens, condition)
-        return unpatchify(self.output(tokens, condition), self.patch_size, self.image_size)
+            stream = run_recomputing(self.recompute, block, stream, condition)
+        return unpatchify(self.output(stream, condition), self.patch_size, self.image_size)
 
 
 def _patch_embedding(pixels: int, width: int, bottleneck: int | None) -> nn.Module:
@@ -101,11 +107,12 @@ class Output(nn.Module):
 
     def __init__(self, width: int, features: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.norm = GatedResidualNorm(width)
         self.modulation = Modulation(width, 2)
         self.linear = nn.Linear(width, features)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, stream: ResidualStream, condition: Tensor) -> Tensor:
         """[B, N, width] to [B, N, features]."""
         shift, scale = self.modulation(condition)
-        return self.linear(modulate(self.norm(x), shift, scale))
+        _, h = self.norm(*stream, scale, shift)
+        return self.linear(h)

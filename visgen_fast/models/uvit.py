@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..nn.modulated import ResidualStream
 from ..nn.state import RefilledBuffers
 from .layers.checks import check_images, check_sizes, check_transformer
 from .layers.embeddings import TimeEmbedding, sincos_positions
@@ -167,7 +168,7 @@ class Transformer(RefilledBuffers):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x: [B, width, *grid], returned in this shape; condition: [B, width]."""
         tokens = x.flatten(2).transpose(1, 2)
-        tokens = tokens + self.positions.to(tokens.dtype)
+        stream = ResidualStream(tokens + self.positions.to(tokens.dtype))
         for block in self.blocks:
-            tokens = block(tokens, condition[:, None])
-        return tokens.transpose(1, 2).unflatten(2, self.grid)
+            stream = block(stream, condition[:, None])
+        return stream.total().transpose(1, 2).unflatten(2, self.grid)

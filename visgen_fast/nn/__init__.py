@@ -1,4 +1,4 @@
-"""Modules over the operations: quantizers; and the conditions that networks are told."""
+"""Modules over the operations: quantizers, modulated norms; and the conditions that networks are told."""
 
 from .beam import beam_search
 from .bsq import BSQ
@@ -7,6 +7,7 @@ from .conditions import Condition
 from .dropout import draw_active_depths
 from .fsq import FSQ
 from .lookup_free import LookupFree
+from .modulated import AdaptiveInstanceNorm, FeedForward, GatedResidualNorm, ModulatedNorm, ResidualStream
 from .next_scale_quantizer import MultiscaleQuantizer
 from .quantized import Quantized
 from .quantizer import Quantizer
@@ -15,6 +16,11 @@ from .residual_quantizer import ResidualQuantizer, VectorQuantizer
 from .scalar_quantizer import ScalarQuantizer
 
 __all__ = [
+    "ResidualStream",
+    "ModulatedNorm",
+    "GatedResidualNorm",
+    "FeedForward",
+    "AdaptiveInstanceNorm",
     "BSQ",
     "FSQ",
     "Codebook",

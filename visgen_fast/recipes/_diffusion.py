@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from ..data.images import ImageFormat
 from ..diffusion.guiding import check_interval
@@ -65,6 +65,8 @@ class DiTSettings(DiffusionSettings):
     """Features that a patch passes through on its way to the width; by default it has no bottleneck."""
     dropout: Annotated[float, Between(0, 1, "[)")] = 0.0
     """Share of a block's features that training sets to zero."""
+    recompute: Literal["cheap"] | None = None
+    """"cheap" halves what blocks keep for the backward pass, and computes norms and activations again."""
 
 
 def dit(settings: DiTSettings, images: ImageFormat) -> DiT:
@@ -79,6 +81,7 @@ def dit(settings: DiTSettings, images: ImageFormat) -> DiT:
         classes=len(images.class_names),
         dropout=settings.dropout,
         bottleneck=settings.bottleneck,
+        recompute=settings.recompute,
     )
 
 

@@ -10,8 +10,14 @@ from typing import Any
 
 from .apply import NAMES, apply_visgen_to_diffusers, classes
 from .training import apply_visgen_to_diffusers_training
+from .transformer import apply_visgen_to_diffusers_transformer
 
-__all__ = ["apply_visgen_to_diffusers", "apply_visgen_to_diffusers_training", *NAMES]  # noqa: PLE0604
+__all__ = [  # noqa: PLE0604
+    "apply_visgen_to_diffusers",
+    "apply_visgen_to_diffusers_training",
+    "apply_visgen_to_diffusers_transformer",
+    *NAMES,
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,27 +6,31 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from ...nn.modulated import FeedForward, GatedResidualNorm, ResidualStream
 from .attention import Attention
-from .modulation import Modulation, modulate
+from .modulation import Modulation
 
 
 class Block(nn.Module):
-    """Attention and MLP, each normalised, shifted and scaled before and gated after by the condition."""
+    """Attention and MLP, each normalised, shifted and scaled before and gated after by the condition.
+
+    The sum that ends a block is left to the norm that comes next, of the next block or of the output.
+    """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float) -> None:
         super().__init__()
-        hidden = int(width * mlp_ratio)
-        self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.norm = GatedResidualNorm(width)
         self.attention = Attention(width, heads)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
+        self.mlp = FeedForward(width, int(width * mlp_ratio))
         self.dropout = nn.Dropout(dropout)
         self.modulation = Modulation(width, 6)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """x: [B, N, width]; condition: [B, 1, width]."""
+    def forward(self, stream: ResidualStream, condition: Tensor) -> ResidualStream:
+        """stream: [B, N, width]; condition: [B, 1, width]."""
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition)
-        x = x + gate_1 * self.dropout(self.attention(modulate(self.norm(x), shift_1, scale_1)))
-        return x + gate_2 * self.dropout(self.mlp(modulate(self.norm(x), shift_2, scale_2)))
+        x, h = self.norm(*stream, scale_1, shift_1)
+        x, h = self.norm(x, self.dropout(self.attention(h)), gate_1, scale_2, shift_2)
+        return ResidualStream(x, self.dropout(self.mlp(h)), gate_2)
 
 
 def initialize(network: nn.Module, embeddings: Iterable[nn.Linear | nn.Embedding] = ()) -> None:
