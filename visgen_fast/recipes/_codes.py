@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import torch
+
 from ..autoregression.model import CodeModel
 from ..autoregression.order import Order, columns, plane_by_plane, raster, shuffled, snake, tile_by_tile
 from ..data.images import ImageFormat
@@ -38,6 +40,8 @@ class PixelSettings(CodeSettings):
 
     levels: Annotated[int, Between(2, 256)] = 256
     """Values of a code; 32 keep the five leading bits of a pixel."""
+    palette: Annotated[int | None, Between(2, 2**16)] = None
+    """A pixel is one code, the nearest of so many colours of the training images, which k-means finds."""
 
 
 def pixel_codes(
@@ -47,7 +51,8 @@ def pixel_codes(
     tile: int = 4,
 ) -> PixelCodes:
     """The pixels of images of this format as codes; ValueError where there are too many, or the layout doesn't fit."""
-    codes = PixelCodes((images.height, images.width), images.channels, settings.levels, layout, tile)
+    palette = None if settings.palette is None else torch.zeros(settings.palette, images.channels)
+    codes = PixelCodes((images.height, images.width), images.channels, settings.levels, layout, tile, palette)
     if math.prod(codes.shape) > MOST_CODES:
         raise ValueError(f"images of {math.prod(codes.shape)} codes are too large for a model of codes: give a --size")
     return codes

@@ -13,10 +13,14 @@ from torch import Tensor, nn
 from ..autoregression.likelihood import nll
 from ..autoregression.model import CodeModel
 from ..autoregression.sampling import sample
-from ..data.images import Images, in_chunks, to_range
+from ..data.images import Images, evenly, in_chunks, to_range
 from ..data.order import Batch
 from ..diffusion.guidance import drop_labels
+from ..tokenizers.pixels import PixelCodes, fit_palette
+from ..tokenizers.places import above, grids_of
 from .diffusion import GenerativeSystem
+
+_PALETTE_PIXELS = 2**16  # that a palette is found among
 
 
 class Codec(Protocol):
@@ -59,6 +63,32 @@ class CodeSystem(GenerativeSystem):
         """The tokenizer, as what is known of it."""
         return self.tokenizer  # type: ignore[return-value]
 
+    @property
+    def grids(self) -> list[tuple[int, int]]:
+        """The grids over the image whose places the codes have, as of `grids_of`."""
+        return grids_of(self.tokenizer, self.model.order.shape[:-1])
+
+    def prepare(self, images: Images) -> None:
+        """Finds the palette of pixels that have one, among those of the training images."""
+        if isinstance(self.tokenizer, PixelCodes) and self.tokenizer.palette is not None:
+            some = max(1, _PALETTE_PIXELS // (images.format.height * images.format.width))
+            pixels, _, _ = images.read(evenly(len(images), some))
+            self.tokenizer.palette.copy_(fit_palette(to_range(pixels), len(self.tokenizer.palette)))
+
+    def given(self, images: Tensor, share: float) -> Tensor:
+        """The codes of the upper `share` of images [B, C, H, W], −1 below: what `sample` takes as `known`.
+
+        ValueError for a share outside (0, 1), and for codes that belong to no place of the image.
+        """
+        if not 0 < share < 1:
+            raise ValueError(f"complete must lie between 0 and 1, got {share}")
+        if not self.grids:
+            raise ValueError("complete needs codes with places in the image, and those of this tokenizer have none")
+        with torch.no_grad():
+            codes = self.codec.encode(images)
+        there = above(self.grids, share).to(codes.device).view(*codes.shape[1:-1], 1)
+        return torch.where(there, codes, -1)
+
     def forward(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             codes = self.codec.encode(to_range(batch.images))
@@ -90,8 +120,15 @@ class CodeSystem(GenerativeSystem):
 
     @torch.no_grad()
     def sample(
-        self, labels: Tensor, seeds: Tensor, *, callback: Callable[..., None] | None = None, **options: Any
+        self,
+        labels: Tensor,
+        seeds: Tensor,
+        *,
+        callback: Callable[..., None] | None = None,
+        known: Tensor | None = None,
+        **options: Any,
     ) -> Tensor:
+        """See `GenerativeSystem.sample`. known: codes that stay, as of `autoregression.sample`."""
         null, settings = self.null_label, self._settings(options)
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < null:
             raise ValueError(f"labels must lie in [0, {null}), got {int(labels.min())} to {int(labels.max())}")
@@ -102,7 +139,8 @@ class CodeSystem(GenerativeSystem):
                 callback(step, 1 - (step + 1) / self.model.order.count, images, images)
 
         drawing = asdict(settings)
-        drawn = sample(self.model, labels, seeds, callback=None if callback is None else show, **drawing)
+        watch = None if callback is None else show
+        drawn = sample(self.model, labels, seeds, callback=watch, known=known, **drawing)
         return self.codec.decode(drawn)
 
     def options(self, **asked: Any) -> dict[str, Any]:

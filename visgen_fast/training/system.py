@@ -101,6 +101,9 @@ class System(nn.Module, ABC):
         drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.modules() if module.training)
         return ("dropout",) if drops else ()
 
+    def prepare(self, images: Images) -> None:
+        """Called once before a new run's first step, with the images to train on: for what is measured on them."""
+
     def before_step(self, step: int) -> None:
         """Called before the turns of optimizer step `step` (0 is the first)."""
 

@@ -1,0 +1,38 @@
+"""Where in an image its codes belong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .next_scale import MultiscaleTokenizer
+from .vq_vae_2 import VQVAE2
+
+
+def grids_of(tokenizer: nn.Module, shape: Sequence[int]) -> list[tuple[int, int]]:
+    """The grids (rows, columns) over the image, one after the other, whose places codes [*shape, Q] have.
+
+    None for codes that belong to no place of the image (TiTok). shape: without Q.
+    """
+    if len(shape) == 2:
+        return [(shape[0], shape[1])]
+    if isinstance(tokenizer, VQVAE2):
+        return list(tokenizer.grids)
+    return list(tokenizer.quantizer.grids) if isinstance(tokenizer, MultiscaleTokenizer) else []
+
+
+def above(grids: Sequence[tuple[int, int]], share: float) -> Tensor:
+    """bool [places]: which places of the grids lie in the upper `share` of the image, to the nearest row of each."""
+    flags = [torch.arange(rows * columns) < round(rows * share) * columns for rows, columns in grids]
+    return torch.cat(flags)
+
+
+def maps(values: Tensor, grids: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Values [places, …] as a map [rows, columns, …] of each grid; as they are, where there is none."""
+    if not grids:
+        return [values]
+    pieces = values.split([math.prod(grid) for grid in grids])
+    return [piece.unflatten(0, grid) for piece, grid in zip(pieces, grids, strict=True)]
