@@ -5,30 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .. import ops
 from ..autoregression.likelihood import nll
 from ..autoregression.model import CodeModel
 from ..autoregression.sampling import sample
-from ..data.images import Images, evenly, in_chunks, to_range
+from ..data.images import AT_A_TIME, Images, evenly, in_chunks, to_range
 from ..data.order import Batch
 from ..diffusion.guidance import drop_labels
+from ..evaluation.codes import Codec, CodeEvaluation, evaluate_codes
+from ..evaluation.fid import distances
 from ..tokenizers.pixels import PixelCodes, fit_palette
 from ..tokenizers.places import above, grids_of
 from .diffusion import GenerativeSystem
 
 _PALETTE_PIXELS = 2**16  # that a palette is found among
-
-
-class Codec(Protocol):
-    """What turns images [B, C, H, W] in [−1, 1] into codes int64 [B, *grid, Q], and back."""
-
-    def encode(self, images: Tensor) -> Tensor: ...
-
-    def decode(self, codes: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -104,19 +99,36 @@ class CodeSystem(GenerativeSystem):
 
     @torch.no_grad()
     def evaluate(self, images: Images, *, device: torch.device) -> dict[str, float]:
-        """Bits of the held-out images, whose labels the model is told, unless it never saw any.
+        """Bits of the held-out images. Bits per dimension are there where the codes of none of them lose anything."""
+        found = self.measure(images, device=device)
+        bits = {"bits_per_code": found.bits_per_code, "bits_per_image": found.bits_per_image}
+        return bits if found.bits_per_dim is None else {**bits, "bits_per_dim": found.bits_per_dim}
 
-        Bits per dimension, a value of a pixel, are there where the codes of none of the images lose anything.
+    def measure(self, images: Images, *, device: torch.device) -> CodeEvaluation:
+        """Bits of images and where they go. The model is told the images' labels, unless it never saw any."""
+
+        def told(labels: Tensor) -> Tensor:
+            return labels if self.label_drop < 1 else torch.full_like(labels, self.null_label)
+
+        chunks = in_chunks(images, device)
+        return evaluate_codes(self.model, self.codec, ((shown, told(labels)) for shown, labels in chunks))
+
+    @torch.no_grad()
+    def distances(self, images: Images, embed: Callable[[Tensor], Tensor], *, device: torch.device) -> dict[str, float]:
+        """The Fréchet and kernel distances, in features [B, F], from images to as many drawn ones of the same labels.
+
+        Beside them the Fréchet distance to their reconstructions by the tokenizer, which no model of its codes beats by
+        much. What `distances` of `evaluation.fid` raises.
         """
-        total, exact = 0.0, True
-        for shown, labels in in_chunks(images, device):
-            told = drop_labels(labels, torch.zeros_like(labels), math.floor(self.label_drop), self.null_label)
-            codes = self.codec.encode(shown)
-            total += float(nll(self.model, codes, told).double().sum())
-            exact = exact and torch.equal(self.codec.decode(codes), shown)
-        bits = total / len(images) / math.log(2)
-        found = {"bits_per_code": bits / self.model.order.length, "bits_per_image": bits}
-        return {**found, "bits_per_dim": bits / math.prod(images.format.shape)} if exact else found
+        drawn, rebuilt = [], []
+        for number, (shown, labels) in enumerate(in_chunks(images, device)):
+            places = AT_A_TIME * number + torch.arange(len(shown), device=device)
+            seeds = ops.derive_seeds(0, places, purpose=ops.Purpose.INITIAL_STATE)
+            real = embed(shown).cpu()
+            drawn.append((real, embed(self.sample(labels, seeds).clamp(-1, 1)).cpu()))
+            rebuilt.append((real, embed(self.codec.decode(self.codec.encode(shown)).clamp(-1, 1)).cpu()))
+        fid, kernel = distances(drawn)
+        return {"fid": fid, "rfid": distances(rebuilt)[0], "kernel_distance": kernel}
 
     @torch.no_grad()
     def sample(

@@ -31,8 +31,8 @@ def above(grids: Sequence[tuple[int, int]], share: float) -> Tensor:
 
 
 def maps(values: Tensor, grids: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """Values [places, …] as a map [rows, columns, …] of each grid; as they are, where there is none."""
+    """Values of places, in their shape, as a map [rows, columns] of each grid; as they are, where there is none."""
     if not grids:
         return [values]
-    pieces = values.split([math.prod(grid) for grid in grids])
-    return [piece.unflatten(0, grid) for piece, grid in zip(pieces, grids, strict=True)]
+    pieces = values.flatten().split([math.prod(grid) for grid in grids])
+    return [piece.view(grid) for piece, grid in zip(pieces, grids, strict=True)]
