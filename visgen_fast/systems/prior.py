@@ -85,12 +85,17 @@ class CodeSystem(GenerativeSystem):
         return torch.where(there, codes, -1)
 
     def forward(self, batch: Batch) -> Tensor:
-        with torch.no_grad():
-            codes = self.codec.encode(to_range(batch.images))
         labels = drop_labels(batch.labels, batch.seeds, self.label_drop, self.null_label)
-        losses = nll(self.model, codes, labels).flatten(1).mean(1)
+        assert isinstance(labels, Tensor)  # as the batch's are
+        losses = self.code_loss(to_range(batch.images), labels, batch.seeds)
         self._losses.append(losses.detach().mean())
         return losses
+
+    def code_loss(self, images: Tensor, labels: Tensor, seeds: Tensor) -> Tensor:
+        """The mean over its codes for each of the images [B, C, H, W], whose seeds decide what is random in it."""
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            codes = self.codec.encode(images)
+        return nll(self.model, codes, labels).flatten(1).mean(1)
 
     def metrics(self) -> dict[str, Tensor]:
         mean = torch.stack(self._losses).mean()

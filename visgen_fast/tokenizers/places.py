@@ -8,8 +8,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .grid import GridTokenizer
 from .next_scale import MultiscaleTokenizer
+from .titok import TiTok
+from .tokenizer import Tokenizer
 from .vq_vae_2 import VQVAE2
+
+
+def code_shape(tokenizer: Tokenizer, height: int, width: int) -> tuple[int, ...]:
+    """[*grid, Q] of the codes of images of these sides."""
+    if isinstance(tokenizer, GridTokenizer):
+        factor = tokenizer.encoder.reduction
+        return height // factor, width // factor, tokenizer.quantizer.depth
+    if isinstance(tokenizer, TiTok):
+        return tokenizer.encoder.tokens, tokenizer.quantizer.depth
+    assert isinstance(tokenizer, VQVAE2 | MultiscaleTokenizer)
+    return sum(tokenizer.quantizer.lengths), 1
 
 
 def grids_of(tokenizer: nn.Module, shape: Sequence[int]) -> list[tuple[int, int]]:
