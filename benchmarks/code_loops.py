@@ -104,12 +104,13 @@ def _sequence(name: str, size: int, filters: dict[str, Any], at_least: float, de
 
     torch.manual_seed(0)
     model = SequenceModel(raster((_CODES, 1)), size, width=_WIDTH, depth=_BLOCKS, heads=_HEADS).to(device).eval()
-    sizes = {"n_positions": _CODES + 1, "n_embd": _WIDTH, "n_layer": _BLOCKS, "n_head": _HEADS}
+    sizes: dict[str, Any] = {"n_positions": _CODES + 1, "n_embd": _WIDTH, "n_layer": _BLOCKS, "n_head": _HEADS}
+    sizes |= {"bos_token_id": None, "eos_token_id": None}
     peer: Any = GPT2LMHeadModel(GPT2Config(vocab_size=size, **sizes)).to(device).eval()
     seeds = ops.derive_seeds(0, torch.arange(_BATCH)).to(device)
     start = torch.zeros(_BATCH, 1, dtype=torch.int64, device=device)
     drawing: dict[str, Any] = {"do_sample": True, "max_new_tokens": _CODES, "min_new_tokens": _CODES}
-    drawing |= {"pad_token_id": 0, "eos_token_id": None, "attention_mask": torch.ones_like(start)}
+    drawing |= {"pad_token_id": 0, "attention_mask": torch.ones_like(start)}
     off = {"top_k": 0, "top_p": 1.0}
     return Loop(
         name,
