@@ -14,8 +14,10 @@ from .. import ops
 from ._own_code import say_once
 from ._replacement import Replacement, find_classes
 
-_PARTS = ("body_transformer", "head_transformer", "cond_emb", "pos_emb_cond", "pos_emb_hw", "pos_emb_d")
-_PARTS += ("input_mlp", "head_mlp", "classifier_mlp")
+_PARTS = (
+    *("body_transformer", "head_transformer", "cond_emb", "pos_emb_cond", "pos_emb_hw", "pos_emb_d"),
+    *("input_mlp", "head_mlp", "classifier_mlp"),
+)
 _METHODS = ("sample", "embed_with_model_aux")
 
 
