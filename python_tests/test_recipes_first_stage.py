@@ -200,6 +200,10 @@ def test_a_first_stage_of_another_kind_or_size_gets_a_sentence(runs, tmp_path, c
     assert cli.main(["train", "rq-vae", *SHORT, *WIDTHS, "--codes=16", "--depth=1", f"--out={flat}"]) == 0
     one = said("rq-transformer", f"--first-stage={flat}")
     assert f"--first-stage must have several codes at a place, but {flat} has one: token-gpt models it" in one
+    many = tmp_path / "many"
+    assert cli.main(["train", "lfq", *SHORT, *WIDTHS, "--bits=20", "--entropy=0", f"--out={many}"]) == 0
+    large = said("token-gpt", f"--first-stage={many}")
+    assert f"--first-stage must have codes of at most 262144 values, but {many} has 1048576" in large
     assert not (tmp_path / "run").exists()
 
 

@@ -22,6 +22,7 @@ from .budget import require_fit
 from .registry import load_recipe
 
 KINDS = ("fsq", "lfq", "rq-vae", "titok", "var-tokenizer", "vq-vae", "vq-vae-2")
+_MOST_VALUES = 2**18  # a softmax is over all of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +79,10 @@ def first_stage(settings: FirstStageSettings, images: ImageFormat, kinds: Sequen
         system.tokenizer.load_state_dict(weights)
     except RuntimeError as error:
         raise saved.damaged("it holds another tokenizer than its settings say") from error
-    shape = code_shape(system.tokenizer, images.height, images.width)
+    shape, values = code_shape(system.tokenizer, images.height, images.width), system.tokenizer.quantizer.size
     require_few(shape)
+    if values > _MOST_VALUES:
+        raise UserError(f"--first-stage must have codes of at most {_MOST_VALUES} values, but {path} has {values}")
     return FirstStage(system.tokenizer.eval(), shape, origin)
 
 
