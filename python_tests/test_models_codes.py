@@ -119,6 +119,31 @@ def test_drawing_from_caches_gives_the_codes_of_drawing_without(make):
 
 
 @each_model
+def test_a_seed_s_codes_are_the_same_alone_and_in_a_batch(make):
+    model, seeds = awake(make), ops.derive_seeds(5, torch.arange(4))
+    labels, guidance = labels_for(model, 4), 1.0 if model.null_label is None else 2.0
+    together = sample(model, labels, seeds, guidance=guidance)
+    for i in (0, 3):
+        told = None if labels is None else labels[i : i + 1]
+        assert torch.equal(sample(model, told, seeds[i : i + 1], guidance=guidance)[0], together[i])
+
+
+@each_larger
+@torch.no_grad()
+def test_codes_are_completed_by_what_the_model_says_after_the_known_ones(make):
+    model, seeds = awake(make), ops.derive_seeds(1, torch.arange(3))
+    order = model.order
+    known = torch.where(order.steps < order.count // 2, some_codes(model, 3), -1)
+    codes = order.to_sequence(sample(model, None, seeds, known=known))
+    logits = order.to_sequence(model(order.to_array(codes)))
+    given = order.to_sequence(known)
+    for step in range(order.count):
+        here = slice(step, step + 1)
+        drawn = ops.sample_tokens(logits[:, here], seeds, stream=ops.Purpose.CODE.stream(step))
+        assert torch.equal(codes[:, here], given[:, here] if step < order.count // 2 else drawn)
+
+
+@each_model
 def test_a_state_dict_brings_back_the_same_logits_also_off_the_meta_device(make):
     model = awake(make, torch.float32)
     codes, labels = some_codes(model, 2), labels_for(model, 2)

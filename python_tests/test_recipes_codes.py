@@ -110,6 +110,7 @@ REFUSED = {
     "top-p": (["--top-p=2"], "top_p must lie in [0, 1], got 2.0"),
     "top-k": (["--top-k=0"], "top_k must be at least 1, got 0"),
     "sampler": (["--sampler=euler"], "sampler is no option of a model of codes, which has guidance, temperature"),
+    "complete": (["--complete=1.5"], "complete must lie between 0 and 1, got 1.5"),
     "steps": (["--steps=5"], "steps must be 64, those of the order in which the codes are drawn, got 5"),
 }
 
@@ -149,3 +150,34 @@ def test_labels_outside_the_classes_get_a_sentence():
         CodeSystem(
             SequenceModel(raster((2, 2, 1)), 4, width=8, depth=1, heads=1), PixelCodes(2, 1), CodeSampling(), 0.1
         )
+
+
+def test_the_upper_half_is_given_and_the_lower_drawn(run, tmp_path):
+    system, recipe = load_system(run), load_recipe("pixel-gpt")
+    held_out = recipe.held_out(recipe.settings_for("digits"))
+    pixels, labels, _ = held_out.read(range(len(held_out)))
+    pictures = to_range(pixels[labels == 3][:2])
+    known = system.given(pictures, 0.5)
+    assert torch.equal(known[:, :4], system.tokenizer.encode(pictures)[:, :4]) and (known[:, 4:] == -1).all()
+    drawn = system.sample(torch.tensor([3, 3]), torch.tensor([0, 1]), known=known)
+    assert torch.equal(drawn[:, :, :4], pictures[:, :, :4]) and not torch.equal(drawn[:, :, 4:], pictures[:, :, 4:])
+    files = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
+    asked = ["sample", str(run), "--device=cpu", "--labels", "3", "7", "--count-per-class=2", "--seeds", "0", "5"]
+    assert cli.main([*asked, "--complete=0.5", f"--out={files[0]}"]) == 0
+    assert cli.main(["sample", str(run), "--device=cpu", f"--like={files[0]}", f"--out={files[1]}"]) == 0
+    assert cli.main([*asked, f"--out={files[2]}"]) == 0
+    assert pixels_of(files[0]) == pixels_of(files[1]) != pixels_of(files[2])
+
+
+def test_a_palette_is_found_among_the_training_images_and_kept(tmp_path):
+    out = tmp_path / "run"
+    assert cli.main(["train", "pixel-cnn", *SHORT, "--palette=5", f"--out={out}"]) == 0
+    system = load_system(out)
+    palette = system.tokenizer.palette
+    assert system.model.size == 5 and palette.shape == (5, 1) and (palette[:, 0].diff() > 0.1).all()
+    recipe = load_recipe("pixel-cnn")
+    settings = recipe.settings_for("digits", palette=5)
+    images = recipe.pictures(settings)
+    again = build(recipe, settings, images.format)
+    again.prepare(images)
+    assert torch.equal(again.tokenizer.palette, palette)

@@ -25,7 +25,8 @@ from visgen_fast.systems.tokenizer import TokenizerSystem
 TINY = ["--batch-size=4", "--steps=2", "--device=cpu"]
 TINY_FLOW = [*TINY, "--width=8", "--depth=1", "--heads=1", "--sampling-steps=1"]
 TINY_TOKENIZER = [*TINY, "--widths", "4", "--levels", "3", "3"]
-OF_ANY_SIZE = ("classifier", "pixel-cnn", "pixel-gpt", "pixel-rnn", "vdm")  # whose networks cut nothing into parts
+# Whose networks cut nothing into parts; or whose first stage does, as test_recipes_first_stage.py says.
+OF_ANY_SIZE = ("classifier", "pixel-cnn", "pixel-gpt", "pixel-rnn", "vdm", "token-gpt", "rq-transformer")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(visgen_fast.__file__).parents[1])}
 OWN_IMAGES = '''"""Stripes of a class of one's own."""
 
@@ -73,7 +74,12 @@ def settings_of(run: Path) -> dict:
 def test_every_recipe_is_an_object_that_takes_any_data_set(name, tmp_path):
     recipe = load_recipe(name)
     assert isinstance(recipe, Recipe) and recipe.name == name and recipe.description == recipe_names()[name]
-    settings = recipe.settings_for(str(folder_of(tmp_path / "mine", 20)), size=16)
+    mine, others = folder_of(tmp_path / "mine", 20), {}
+    if "first_stage" in recipe.settings.OTHER_RUNS:
+        others["first_stage"] = str(tmp_path / "stage")
+        small = [*TINY, "--widths", "4", "--workers=0", "--size=16", f"--dataset={mine}"]
+        assert cli.main(["train", "rq-vae", *small, f"--out={tmp_path / 'stage'}"]) == 0
+    settings = recipe.settings_for(str(mine), size=16, **others)
     images = recipe.pictures(settings)
     assert images.format.shape == (3, 16, 16)
     held_out = 0 if recipe.held_out is None else len(recipe.held_out(settings))

@@ -37,7 +37,7 @@ Train visual generative models, and draw images with them.
 commands:
   train RECIPE        train a recipe; its images, losses and checkpoints go to a folder
   sample CHECKPOINT   draw images with a trained model
-  evaluate CHECKPOINT measure a trained tokenizer: PSNR, rFID, usage of its codes, invalid codes
+  evaluate CHECKPOINT measure a trained model: reconstruction and codes, errors by noise level, or bits
   samplers            list the samplers, with their costs and orders
   schedule NAME       show noise schedules, and what their training weighs
   recipes             list the recipes

@@ -1,5 +1,6 @@
 """Codes in order: orders, models of codes, how they are drawn and how probable they are."""
 
+from .graphs import release_graphs
 from .likelihood import nll
 from .model import CodeModel
 from .order import Order, columns, in_turn, plane_by_plane, raster, scale_by_scale, shuffled, snake, tile_by_tile
@@ -13,6 +14,7 @@ __all__ = [
     "nll",
     "plane_by_plane",
     "raster",
+    "release_graphs",
     "sample",
     "scale_by_scale",
     "shuffled",

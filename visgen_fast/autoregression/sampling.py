@@ -7,11 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .. import ops
 from ..nn.conditions import AnyCondition, concatenate, null_like
+from . import graphs
+from .loop import Draws, loop
 from .model import CodeModel
 
-Guidance = float | Tensor | Callable[[float], float]
+Guidance = float | Tensor | Callable[[float], float | Tensor]
 Callback = Callable[[int, Tensor], None]
 
 
@@ -26,6 +27,7 @@ def sample(
     top_k: int | Tensor | None = None,
     top_p: float | Tensor | None = None,
     known: Tensor | None = None,
+    graph: bool = False,
     callback: Callback | None = None,
 ) -> Tensor:
     """Draws codes step by step, those of a step together.
@@ -43,6 +45,9 @@ def sample(
         temperature, top_k, top_p: as of `ops.sample_tokens`.
         known: int64, broadcastable to [B, *grid, Q]: codes that stay, and −1 where one is drawn. A known code has no
             influence on what is drawn before it.
+        graph: on CUDA, captures the whole loop, network and draws included, at the second call of its kind, and replays
+            it, which spares a small model most of its time; callbacks then come after the last step. What cannot be
+            captured runs eagerly, with a warning that names why. `release_graphs` lets go of the graphs.
         callback: called with (step, codes) after each step, from 0 on; codes not yet drawn are −1.
 
     Returns:
@@ -52,39 +57,34 @@ def sample(
         ValueError: guidance of a model without a null label, known codes of another shape or range, and logits that are
             not finite.
     """
-    guided = not isinstance(guidance, int | float) or guidance != 1
-    if guided:
+    order = model.order
+    draws = Draws(_by_step(guidance, order.count), temperature, top_k, top_p)
+    if draws.guidance is not None:
         if model.null_label is None:
             raise ValueError("guidance must be 1 for a model without a null label: it has nothing to be guided by")
         condition = concatenate([condition, null_like(condition, model.null_label)])
-    order = model.order
     given = None if known is None else order.to_sequence(_checked(known, model, seeds))
-    sequence = seeds.new_full((len(seeds), order.length), -1)
-    state, last = model.begin(condition), sequence[:, :0]
-    ends = torch.tensor(order.sizes).cumsum(0).tolist()
-    for step, (size, end) in enumerate(zip(order.sizes, ends, strict=True)):
-        logits = model.advance(state, torch.cat((last, last)) if guided else last)
-        conditional, unconditional = logits.chunk(2) if guided else (logits, None)
-        drawn = ops.sample_tokens(
-            conditional,
-            seeds,
-            unconditional=unconditional,
-            guidance=guidance(step / max(order.count - 1, 1)) if callable(guidance) else guidance,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            stream=ops.Purpose.CODE.stream(step),
-        )
-        assert isinstance(drawn, Tensor)  # no log-probability was asked for
-        if given is not None:
-            here = given[:, end - size : end]
-            drawn = torch.where(here < 0, drawn, here)
-        sequence[:, end - size : end] = drawn
-        last = drawn.clamp_min(0)  # what is bad is said once, at the end: to look now would make a GPU wait
+
+    def show(step: int, sequence: Tensor) -> None:
         if callback is not None:
             callback(step, order.to_array(sequence.clone()))
-    _require_drawn(sequence, ends)
+
+    sequence = graphs.replayed(model, draws, condition, seeds, given) if graph else None
+    if sequence is None:
+        sequence = loop(model, draws, condition, seeds, given, None if callback is None else show)
+    elif callback is not None:
+        steps = order.to_sequence(order.steps[None]).to(sequence.device)
+        for step in range(order.count):
+            show(step, torch.where(steps <= step, sequence, -1))
+    _require_drawn(sequence, torch.tensor(order.sizes).cumsum(0).tolist())
     return order.to_array(sequence)
+
+
+def _by_step(guidance: Guidance, count: int) -> tuple[float | Tensor, ...] | None:
+    """The guidance of each step, or None for none."""
+    if callable(guidance):
+        return tuple(guidance(step / max(count - 1, 1)) for step in range(count))
+    return None if isinstance(guidance, int | float) and guidance == 1 else (guidance,) * count
 
 
 def _checked(known: Tensor, model: CodeModel, seeds: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""`visgen-fast evaluate`: measures a trained tokenizer or diffusion model."""
+"""`visgen-fast evaluate`: measures a trained tokenizer, diffusion model or model of codes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..data.images import Images
     from ..recipes.recipe import Recipe
     from ..systems.diffusion import DiffusionSystem
+    from ..systems.prior import CodeSystem
     from ..systems.tokenizer import TokenizerSystem
     from ..training.checkpoint import Checkpoint
     from ..training.settings import TrainingSettings
@@ -35,7 +36,7 @@ class EvaluateOptions:
     """Measure a trained model on images that were held out; writes evaluation.json, and figures.
 
     A tokenizer: reconstruction, codes, and which of them add nothing. A diffusion model: errors by noise level λ, and
-    whether the levels are in each other's way.
+    whether the levels are in each other's way. A model of codes: bits, by place, by depth and by step.
     """
 
     checkpoint: tyro.conf.Positional[Path]
@@ -43,15 +44,15 @@ class EvaluateOptions:
     beam: int | None = None
     """Tokenizers: prefixes that the beam search for codes keeps; 1 takes the nearest code; by default the recipe's."""
     features: Path | None = None
-    """Tokenizers: a run of the recipe classifier on images of the same kind, or of a tokenizer that was given one:
-    gives rFID."""
+    """Tokenizers and models of codes: a run of the recipe classifier on images of the same kind, or of a tokenizer that
+    was given one: gives rFID, and FID of as many images drawn."""
     bins: int | None = None
     """Diffusion models: intervals of λ whose gradients are compared, at most 16; by default 8."""
     transfer_steps: int | None = None
     """Diffusion models: steps of tuning on each interval alone, to see what it does to the others; by default 0, which
     leaves that out."""
     pictures: int | None = None
-    """How many images to measure; by default 2000 for a tokenizer, 512 for a diffusion model."""
+    """How many images to measure; by default 512 for a diffusion model, else 2000."""
     out: Path | None = None
     """Folder for the results; by default that of the checkpoint given."""
     data: Path | None = None
@@ -66,6 +67,7 @@ def measure(options: EvaluateOptions) -> None:
     """Measures what the options of `evaluate` ask for, and writes and prints it."""
     from ..recipes.runs import trained
     from ..systems.diffusion import DiffusionSystem
+    from ..systems.prior import CodeSystem
     from ..systems.tokenizer import TokenizerSystem
     from ..training import checkpoint
 
@@ -78,12 +80,17 @@ def measure(options: EvaluateOptions) -> None:
         _refuse(options, ("bins", "transfer_steps"), saved, "diffusion model")
         text = _tokenizer(options, saved, system, recipe.held_out(settings), device)
     elif isinstance(system, DiffusionSystem):
-        _refuse(options, ("beam", "features"), saved, "tokenizer")
+        _refuse(options, ("beam",), saved, "tokenizer")
+        _refuse(options, ("features",), saved, "tokenizer or a model of codes")
         text = _diffusion(options, saved, system, recipe, settings, device)
+    elif isinstance(system, CodeSystem):
+        _refuse(options, ("beam",), saved, "tokenizer")
+        _refuse(options, ("bins", "transfer_steps"), saved, "diffusion model")
+        text = _codes(options, saved, system, recipe, settings, device)
     else:
         raise UserError(
-            f"the recipe {saved.state['recipe']} trains no tokenizer with held-out images to measure it on, and no "
-            "diffusion model"
+            f"the recipe {saved.state['recipe']} trains no tokenizer with held-out images to measure it on, no "
+            "diffusion model, and no model of codes"
         )
     print(f"{text}\nwritten to {_out(options)}")
 
@@ -186,6 +193,37 @@ def _diffusion(
     own = [f"{name.replace('_', ' ')}: {value:.4g}" for name, value in measures.items()]
     seen = "held out" if held_out else "that the model was trained on"
     return "\n".join([as_text(found), *own, f"images: {found.images} {seen}"])
+
+
+def _codes(
+    options: EvaluateOptions,
+    saved: Checkpoint,
+    system: CodeSystem,
+    recipe: Recipe[Any],
+    settings: TrainingSettings,
+    device: torch.device,
+) -> str:
+    from ..data.images import Part, evenly
+    from ..evaluation.code_report import as_text, write
+    from ..recipes.runs import images_to_measure, trained_classifier
+    from ..tokenizers.places import maps
+
+    images, held_out = images_to_measure(recipe, settings)
+    _require_shape(saved, images, "model of codes", "those to measure it on")
+    some, system = Part(images, evenly(len(images), options.pictures or 2000)), system.to(device)
+    distances: dict[str, float] = {}
+    try:
+        found = system.measure(some, device=device)
+        if options.features is not None:
+            classifier = trained_classifier(options.features, saved.images.channels).to(device)
+            distances = system.distances(some, classifier.embedding, device=device)
+    except ValueError as error:
+        raise UserError(f"the model of codes in {saved.path} cannot be measured: {error}") from error
+    with writing(_out(options)):
+        head = {**_head(saved), "held_out": held_out, "fid": None, "rfid": None, **distances}
+        write(found, maps(found.by_position, system.grids), _out(options), head)
+    seen = "held out" if held_out else "that the model was trained on"
+    return f"{as_text(found, distances)}\nimages: {found.images} {seen}"
 
 
 def _require_shape(saved: Checkpoint, images: Images, kind: str, which: str) -> None:

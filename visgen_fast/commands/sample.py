@@ -15,6 +15,7 @@ import tyro
 from ..errors import UserError, writing
 from ..untrusted import MOST_PIXELS, MOST_SAMPLING_STEPS
 from . import repeat
+from .complete import known_codes
 from .options import device_named, parse
 
 if TYPE_CHECKING:
@@ -77,6 +78,9 @@ class SampleOptions:
     """Of a model of codes: draw from so many most probable codes only."""
     top_p: float | None = None
     """Of a model of codes: draw from the most probable codes that together have this probability."""
+    complete: float | None = None
+    """Of a model of codes: the share of each image, from its top, that is given from held-out pictures; 0.5 gives the
+    upper half."""
     out: Path = Path("samples.png")
     """The PNG file to write."""
     preview_gif: Path | None = None
@@ -96,7 +100,7 @@ _OF_THE_SYSTEM = (
     *("guidance", "interval", "rescale", "temperature", "top_k", "top_p"),
 )
 # What a drawn file keeps. Words that follow the last one are no more of its: it takes a single number.
-_KEPT = ("labels", "seeds", *_OF_THE_SYSTEM, "count_per_class")
+_KEPT = ("labels", "seeds", *_OF_THE_SYSTEM, "complete", "count_per_class")
 
 
 def draw(options: SampleOptions) -> None:
@@ -120,7 +124,7 @@ def draw(options: SampleOptions) -> None:
             f"{columns} images of {len(labels)} classes make a figure of more than {MOST_PIXELS} pixels: "
             "give a lower --count-per-class, or fewer --labels or --seeds"
         )
-    _, _, system = trained(saved, options.recipe)
+    recipe, settings, system = trained(saved, options.recipe)
     if not isinstance(system, GenerativeSystem):
         raise UserError(
             f"the recipe {saved.state['recipe']} trains no model that draws images: its run shows {system.figure}.png"
@@ -128,13 +132,18 @@ def draw(options: SampleOptions) -> None:
     try:
         given = {name: getattr(options, name) for name in _OF_THE_SYSTEM}
         asked = system.options(**{name: value for name, value in given.items() if value is not None})
-        drawn, previews = _drawn(system.to(device), labels, options, asked)
+        system, known = system.to(device), None
+        if options.complete is not None:
+            wanted = labels, _count(options), len(options.seeds), options.complete
+            known = known_codes(system, recipe, settings, images, *wanted)
+        drawn, previews = _drawn(system, labels, options, asked, known)
     except ValueError as error:
         raise UserError(str(error)) from error
     if not drawn.isfinite().all():
         raise UserError(f"the model in {saved.path} draws no finite numbers; its weights may be damaged")
     again: dict[str, Any] = {"labels": [_word(label, images.class_names) for label in labels], "seeds": options.seeds}
     again |= {"count_per_class": _count(options), **asked}
+    again |= {} if options.complete is None else {"complete": options.complete}
     for file in (options.out, options.preview_gif, options.preview_strip):
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -182,7 +191,11 @@ def _count(options: SampleOptions) -> int:
 
 
 def _drawn(
-    system: GenerativeSystem, labels: Sequence[int], options: SampleOptions, asked: dict[str, Any]
+    system: GenerativeSystem,
+    labels: Sequence[int],
+    options: SampleOptions,
+    asked: dict[str, Any],
+    known: Tensor | None,
 ) -> tuple[Tensor, Previews | None]:
     """The images [labels, columns, C, H, W], and previews of the first of them where the options ask for any."""
     from ..data.images import AT_A_TIME
@@ -207,6 +220,7 @@ def _drawn(
             seed=options.seeds,
             device=next(system.parameters()).device,
             callback=watch if wanted or bar.visible else None,
+            known=known,
             **asked,
         )
     return drawn, previews

@@ -1,5 +1,6 @@
 """Measuring what was trained: distances between sets of images, reconstruction, invalid codes, noise levels."""
 
+from .codes import CodeEvaluation, evaluate_codes
 from .conflict import GradientCosines, Transfer, gradient_cosines, transfer
 from .fid import FeatureMoments, frechet_distance, kernel_distance
 from .invalid_codes import InvalidCodes, PrefixErrors, expected_errors, invalid_codes, minimizer_weights, prefix_errors
@@ -9,6 +10,7 @@ from .noise_levels import LossByLevel, importance_weighted_loss, loss_by_level
 from .tokenizer import TokenizerEvaluation, evaluate_tokenizer
 
 __all__ = [
+    "CodeEvaluation",
     "FeatureMoments",
     "GradientCosines",
     "InvalidCodes",
@@ -16,6 +18,7 @@ __all__ = [
     "PrefixErrors",
     "TokenizerEvaluation",
     "Transfer",
+    "evaluate_codes",
     "evaluate_tokenizer",
     "expected_errors",
     "frechet_distance",

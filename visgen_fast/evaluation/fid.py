@@ -6,6 +6,8 @@ kernel distance (KID) needs no Gaussian. Both depend on the network: compare num
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -90,6 +92,19 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
     a, b = a.double(), b.double()
     within = sum((_kernel_sum(x, x) - _kernel_diagonal(x)) / (len(x) * (len(x) - 1)) for x in (a, b))
     return within - 2 * _kernel_sum(a, b) / (len(a) * len(b))
+
+
+def distances(features: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """The Fréchet and the kernel distance between two sets of images, whose features [B, F] come as pairs of batches.
+
+    What these raise.
+    """
+    one, other = FeatureMoments(), FeatureMoments()
+    for some, others in features:
+        one.add(some)
+        other.add(others)
+    first, second = (torch.cat(side) for side in zip(*features, strict=True))
+    return frechet_distance(one, other), kernel_distance(first, second)
 
 
 def _kernel_sum(a: Tensor, b: Tensor) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..tokenizers import Reconstructor, Tokenizer
-from .fid import FeatureMoments, frechet_distance, kernel_distance
+from .fid import distances
 from .invalid_codes import InvalidCodes, PrefixErrors, invalid_codes, prefix_errors
 from .metrics import pixel_errors, psnr
 
@@ -76,7 +76,7 @@ def evaluate_tokenizer(
     usage, perplexity = tokenizer.quantizer.usage() if isinstance(tokenizer, Tokenizer) else (torch.empty(0),) * 2
     if not usage.isfinite().all():
         usage, perplexity = (torch.empty(0),) * 2
-    rfid, kernel = _distances(features) if features else (None, None)
+    rfid, kernel = distances(features) if features else (None, None)
     return TokenizerEvaluation(
         images=sum(map(len, errors)),
         psnr=float(psnr(torch.cat(errors)).mean()),
@@ -91,16 +91,6 @@ def evaluate_tokenizer(
 def _has_prefixes(tokenizer: Reconstructor) -> bool:
     opens = all(hasattr(tokenizer, part) for part in ("latents", "images_of"))
     return isinstance(tokenizer, Tokenizer) and tokenizer.quantizer.depth > 1 and opens
-
-
-def _distances(features: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """Fréchet and kernel distance between images and reconstructions."""
-    real, made = FeatureMoments(), FeatureMoments()
-    for originals, reconstructions in features:
-        real.add(originals)
-        made.add(reconstructions)
-    originals, reconstructions = (torch.cat(side) for side in zip(*features, strict=True))
-    return frechet_distance(real, made), kernel_distance(originals, reconstructions)
 
 
 def _summaries(batches: list[PrefixErrors]) -> dict[str, InvalidCodes]:

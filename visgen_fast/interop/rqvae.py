@@ -14,6 +14,7 @@ from ..nn.collective import is_distributed, sum_over_ranks
 from ..nn.side_effects import refuse_recomputation
 from ._replacement import Replacement, find_classes
 from ._states import CodebookState, codebook_states, set_codebook_states, taken
+from .rq_transformer import replace_samplers
 
 __all__ = ["apply_visgen_to_rqvae", "from_rqvae", "to_rqvae"]
 
@@ -30,17 +31,23 @@ def apply_visgen_to_rqvae(model: nn.Module | None = None) -> Replacement:
     draws from torch's generator. Codes are exact; the original compares rounded distances, so codes at nearly equal
     distances may differ. Under activation checkpointing codebooks that learn are refused: they would learn twice.
 
+    `RQTransformer.sample` draws from caches: a code costs one slot of the head, a place one of the body. Its greedy
+    codes are the original's; others are drawn by `ops.sample_tokens`, from seeds that torch's random state gives. Where
+    a model has other parts than the published ones, its own code runs, and a warning says so.
+
     Args:
-        model: the quantizers in it are replaced; by default the classes are, in all modules imported so far.
+        model: the quantizers in it are replaced, and an `RQTransformer`'s `sample`; by default the classes are, in all
+            modules imported so far.
 
     Returns:
         What to call `revert()` on, or to use in a `with`, to have the original code back.
 
     Raises:
-        ValueError: model has no such quantizer, or no class of theirs is imported.
+        ValueError: model has neither of them, or no class of theirs is imported.
     """
     replacement = Replacement()
-    for owner in find_classes(model, "VQEmbedding", _EMBEDDING):
+    draws = replace_samplers(replacement, model)
+    for owner in find_classes(model, "VQEmbedding", _EMBEDDING, needed=not draws):
         replacement.replace(owner, "find_nearest_embedding", _find_nearest_embedding)
         replacement.replace(owner, "_update_buffers", _update_buffers)
     for owner in find_classes(model, "RQBottleneck", _BOTTLENECK, needed=False):

@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import torch
+from torch import nn
+
 from ..autoregression.model import CodeModel
 from ..autoregression.order import Order, columns, plane_by_plane, raster, shuffled, snake, tile_by_tile
 from ..data.images import ImageFormat
@@ -38,6 +41,8 @@ class PixelSettings(CodeSettings):
 
     levels: Annotated[int, Between(2, 256)] = 256
     """Values of a code; 32 keep the five leading bits of a pixel."""
+    palette: Annotated[int | None, Between(2, 2**16)] = None
+    """A pixel is one code, the nearest of so many colours of the training images, which k-means finds."""
 
 
 def pixel_codes(
@@ -47,10 +52,16 @@ def pixel_codes(
     tile: int = 4,
 ) -> PixelCodes:
     """The pixels of images of this format as codes; ValueError where there are too many, or the layout doesn't fit."""
-    codes = PixelCodes((images.height, images.width), images.channels, settings.levels, layout, tile)
-    if math.prod(codes.shape) > MOST_CODES:
-        raise ValueError(f"images of {math.prod(codes.shape)} codes are too large for a model of codes: give a --size")
+    palette = None if settings.palette is None else torch.zeros(settings.palette, images.channels)
+    codes = PixelCodes((images.height, images.width), images.channels, settings.levels, layout, tile, palette)
+    require_few(codes.shape)
     return codes
+
+
+def require_few(shape: tuple[int, ...]) -> None:
+    """ValueError where an image has more codes than a model of codes should be asked for."""
+    if math.prod(shape) > MOST_CODES:
+        raise ValueError(f"images of {math.prod(shape)} codes are too large for a model of codes: give a --size")
 
 
 def order_named(name: str, shape: tuple[int, ...], tile: int) -> Order:
@@ -62,7 +73,11 @@ def order_named(name: str, shape: tuple[int, ...], tile: int) -> Order:
     return {"raster": raster, "columns": columns, "snake": snake, "planes": plane_by_plane}[name](shape)
 
 
-def code_system(settings: CodeSettings, model: CodeModel, tokenizer: PixelCodes) -> CodeSystem:
+def code_system(settings: CodeSettings, model: CodeModel, tokenizer: nn.Module) -> CodeSystem:
     """The model with the tokenizer of its codes, to draw with as the settings say."""
-    drawing = CodeSampling(settings.guidance, settings.temperature, settings.top_k, settings.top_p)
-    return CodeSystem(model, tokenizer, drawing, settings.label_drop)
+    return CodeSystem(model, tokenizer, drawing(settings), settings.label_drop)
+
+
+def drawing(settings: CodeSettings) -> CodeSampling:
+    """How the settings say that codes are drawn."""
+    return CodeSampling(settings.guidance, settings.temperature, settings.top_k, settings.top_p)

@@ -62,12 +62,14 @@ def draw_samples(
     seed: int | Sequence[int],
     device: torch.device | str,
     callback: Callback | None = None,
+    known: Tensor | None = None,
     **options: Any,
 ) -> Tensor:
     """`count` images of each class in `labels` by each seed: [len(labels), seeds × count, C, H, W] in [−1, 1].
 
     An image depends on its seed, its class and its place among the images of these two, and on nothing else. They are
-    drawn `AT_A_TIME`; callback and options are as of `GenerativeSystem.sample`.
+    drawn `AT_A_TIME`; callback and options are as of `GenerativeSystem.sample`. known: for a system of codes, those of
+    each image that are given, [images, *grid, Q] in the order of the result.
     """
     places, run_seeds = torch.arange(count), [seed] if isinstance(seed, int) else seed
     purpose = ops.Purpose.INITIAL_STATE
@@ -75,9 +77,13 @@ def draw_samples(
         [ops.derive_seeds(one, places, step=label, purpose=purpose) for label in labels for one in run_seeds]
     )
     classes = torch.tensor(labels).repeat_interleave(count * len(run_seeds))
+    some_classes, some_seeds = classes.split(AT_A_TIME), seeds.split(AT_A_TIME)
+    given: list[dict[str, Tensor]] = [{} for _ in some_seeds]
+    if known is not None:
+        given = [{"known": part.to(device)} for part in known.split(AT_A_TIME)]
     chunks = [
-        system.sample(some_classes.to(device), some_seeds.to(device), callback=callback, **options)
-        for some_classes, some_seeds in zip(classes.split(AT_A_TIME), seeds.split(AT_A_TIME), strict=True)
+        system.sample(labels.to(device), own.to(device), callback=callback, **codes, **options)
+        for labels, own, codes in zip(some_classes, some_seeds, given, strict=True)
     ]
     return torch.cat(chunks).unflatten(0, (len(labels), -1))
 

@@ -5,26 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .. import ops
 from ..autoregression.likelihood import nll
 from ..autoregression.model import CodeModel
 from ..autoregression.sampling import sample
-from ..data.images import Images, in_chunks, to_range
+from ..data.images import AT_A_TIME, Images, evenly, in_chunks, to_range
 from ..data.order import Batch
 from ..diffusion.guidance import drop_labels
+from ..evaluation.codes import Codec, CodeEvaluation, evaluate_codes
+from ..evaluation.fid import distances
+from ..tokenizers.pixels import PixelCodes, fit_palette
+from ..tokenizers.places import above, grids_of
 from .diffusion import GenerativeSystem
 
-
-class Codec(Protocol):
-    """What turns images [B, C, H, W] in [−1, 1] into codes int64 [B, *grid, Q], and back."""
-
-    def encode(self, images: Tensor) -> Tensor: ...
-
-    def decode(self, codes: Tensor) -> Tensor: ...
+_PALETTE_PIXELS = 2**16  # that a palette is found among
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,44 @@ class CodeSystem(GenerativeSystem):
         """The tokenizer, as what is known of it."""
         return self.tokenizer  # type: ignore[return-value]
 
-    def forward(self, batch: Batch) -> Tensor:
+    @property
+    def grids(self) -> list[tuple[int, int]]:
+        """The grids over the image whose places the codes have, as of `grids_of`."""
+        return grids_of(self.tokenizer, self.model.order.shape[:-1])
+
+    def prepare(self, images: Images) -> None:
+        """Finds the palette of pixels that have one, among those of the training images."""
+        if isinstance(self.tokenizer, PixelCodes) and self.tokenizer.palette is not None:
+            some = max(1, _PALETTE_PIXELS // (images.format.height * images.format.width))
+            pixels, _, _ = images.read(evenly(len(images), some))
+            self.tokenizer.palette.copy_(fit_palette(to_range(pixels), len(self.tokenizer.palette)))
+
+    def given(self, images: Tensor, share: float) -> Tensor:
+        """The codes of the upper `share` of images [B, C, H, W], −1 below: what `sample` takes as `known`.
+
+        ValueError for a share outside (0, 1), and for codes that belong to no place of the image.
+        """
+        if not 0 < share < 1:
+            raise ValueError(f"complete must lie between 0 and 1, got {share}")
+        if not self.grids:
+            raise ValueError("complete needs codes with places in the image, and those of this tokenizer have none")
         with torch.no_grad():
-            codes = self.codec.encode(to_range(batch.images))
+            codes = self.codec.encode(images)
+        there = above(self.grids, share).to(codes.device).view(*codes.shape[1:-1], 1)
+        return torch.where(there, codes, -1)
+
+    def forward(self, batch: Batch) -> Tensor:
         labels = drop_labels(batch.labels, batch.seeds, self.label_drop, self.null_label)
-        losses = nll(self.model, codes, labels).flatten(1).mean(1)
+        assert isinstance(labels, Tensor)  # as the batch's are
+        losses = self.code_loss(to_range(batch.images), labels, batch.seeds)
         self._losses.append(losses.detach().mean())
         return losses
+
+    def code_loss(self, images: Tensor, labels: Tensor, seeds: Tensor) -> Tensor:
+        """The mean over its codes for each of the images [B, C, H, W], whose seeds decide what is random in it."""
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            codes = self.codec.encode(images)
+        return nll(self.model, codes, labels).flatten(1).mean(1)
 
     def metrics(self) -> dict[str, Tensor]:
         mean = torch.stack(self._losses).mean()
@@ -74,24 +104,48 @@ class CodeSystem(GenerativeSystem):
 
     @torch.no_grad()
     def evaluate(self, images: Images, *, device: torch.device) -> dict[str, float]:
-        """Bits of the held-out images, whose labels the model is told, unless it never saw any.
+        """Bits of the held-out images. Bits per dimension are there where the codes of none of them lose anything."""
+        found = self.measure(images, device=device)
+        bits = {"bits_per_code": found.bits_per_code, "bits_per_image": found.bits_per_image}
+        return bits if found.bits_per_dim is None else {**bits, "bits_per_dim": found.bits_per_dim}
 
-        Bits per dimension, a value of a pixel, are there where the codes of none of the images lose anything.
+    def measure(self, images: Images, *, device: torch.device) -> CodeEvaluation:
+        """Bits of images and where they go. The model is told the images' labels, unless it never saw any."""
+
+        def told(labels: Tensor) -> Tensor:
+            return labels if self.label_drop < 1 else torch.full_like(labels, self.null_label)
+
+        chunks = in_chunks(images, device)
+        return evaluate_codes(self.model, self.codec, ((shown, told(labels)) for shown, labels in chunks))
+
+    @torch.no_grad()
+    def distances(self, images: Images, embed: Callable[[Tensor], Tensor], *, device: torch.device) -> dict[str, float]:
+        """The Fréchet and kernel distances, in features [B, F], from images to as many drawn ones of the same labels.
+
+        Beside them the Fréchet distance to their reconstructions by the tokenizer, which no model of its codes beats by
+        much. What `distances` of `evaluation.fid` raises.
         """
-        total, exact = 0.0, True
-        for shown, labels in in_chunks(images, device):
-            told = drop_labels(labels, torch.zeros_like(labels), math.floor(self.label_drop), self.null_label)
-            codes = self.codec.encode(shown)
-            total += float(nll(self.model, codes, told).double().sum())
-            exact = exact and torch.equal(self.codec.decode(codes), shown)
-        bits = total / len(images) / math.log(2)
-        found = {"bits_per_code": bits / self.model.order.length, "bits_per_image": bits}
-        return {**found, "bits_per_dim": bits / math.prod(images.format.shape)} if exact else found
+        drawn, rebuilt = [], []
+        for number, (shown, labels) in enumerate(in_chunks(images, device)):
+            places = AT_A_TIME * number + torch.arange(len(shown), device=device)
+            seeds = ops.derive_seeds(0, places, purpose=ops.Purpose.INITIAL_STATE)
+            real = embed(shown).cpu()
+            drawn.append((real, embed(self.sample(labels, seeds).clamp(-1, 1)).cpu()))
+            rebuilt.append((real, embed(self.codec.decode(self.codec.encode(shown)).clamp(-1, 1)).cpu()))
+        fid, kernel = distances(drawn)
+        return {"fid": fid, "rfid": distances(rebuilt)[0], "kernel_distance": kernel}
 
     @torch.no_grad()
     def sample(
-        self, labels: Tensor, seeds: Tensor, *, callback: Callable[..., None] | None = None, **options: Any
+        self,
+        labels: Tensor,
+        seeds: Tensor,
+        *,
+        callback: Callable[..., None] | None = None,
+        known: Tensor | None = None,
+        **options: Any,
     ) -> Tensor:
+        """See `GenerativeSystem.sample`. known: codes that stay, as of `autoregression.sample`."""
         null, settings = self.null_label, self._settings(options)
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < null:
             raise ValueError(f"labels must lie in [0, {null}), got {int(labels.min())} to {int(labels.max())}")
@@ -102,7 +156,8 @@ class CodeSystem(GenerativeSystem):
                 callback(step, 1 - (step + 1) / self.model.order.count, images, images)
 
         drawing = asdict(settings)
-        drawn = sample(self.model, labels, seeds, callback=None if callback is None else show, **drawing)
+        watch = None if callback is None else show
+        drawn = sample(self.model, labels, seeds, callback=watch, known=known, **drawing)
         return self.codec.decode(drawn)
 
     def options(self, **asked: Any) -> dict[str, Any]:

@@ -121,7 +121,7 @@ class PixelCodes(nn.Module):
 
 
 def fit_palette(images: Tensor, colours: int, *, seed: int = 0) -> Tensor:
-    """The centres [colours, C] of the clusters of the pixels of images [B, C, H, W] in [−1, 1], by k-means.
+    """The centres [colours, C] of the clusters of the pixels of images [B, C, H, W] in [−1, 1], by k-means; dark first.
 
     ValueError where the images have fewer colours. Source: Arthur and Vassilvitskii, "k-means++: the advantages of
     careful seeding", 2007, for where it begins.
@@ -135,7 +135,7 @@ def fit_palette(images: Tensor, colours: int, *, seed: int = 0) -> Tensor:
         codes = ops.nearest_code(pixels, centres)
         counts, sums = ops.codebook_statistics(pixels, codes[:, None], centres[None])
         centres = torch.where(counts[0, :, None] > 0, sums[0] / counts[0, :, None].clamp_min(1), centres)
-    return centres
+    return centres[centres.sum(1).argsort(stable=True)]
 
 
 def _first_centres(pixels: Tensor, colours: int, seed: Tensor) -> Tensor:

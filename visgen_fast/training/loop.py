@@ -169,6 +169,7 @@ class Trainer:
             "images": self._describe_images(),
             "ranks": self.accelerator.num_processes,
             "loss_scaler": None if scaler is None else scaler.state_dict(),
+            "remembered": dict(self.system.remembered),
         }
         self.folder.save(self.step, parts, frozen, state)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,12 +49,14 @@ class System(nn.Module, ABC):
 
     figure: the name of the run's figure; metric_names: of what `metrics` measures while the system trains; frozen: the
     names of sub-modules, "text.encoder" for one inside another, that come trained and stay as they are: always in
-    evaluation mode, without gradients, never averaged, and once in a run's folder.
+    evaluation mode, without gradients, never averaged, and once in a run's folder; remembered: what checkpoints keep in
+    their state.json beside the settings, to build the system again.
     """
 
     figure: str = "samples"
     metric_names: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
+    remembered: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
@@ -100,6 +104,9 @@ class System(nn.Module, ABC):
         """
         drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.modules() if module.training)
         return ("dropout",) if drops else ()
+
+    def prepare(self, images: Images) -> None:
+        """Called once before a new run's first step, with the images to train on: for what is measured on them."""
 
     def before_step(self, step: int) -> None:
         """Called before the turns of optimizer step `step` (0 is the first)."""

@@ -1,0 +1,154 @@
+"""RQ-Transformer's `sample` (kakaobrain/rq-vae-transformer) on caches that are allocated once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .. import ops
+from ._own_code import say_once
+from ._replacement import Replacement, find_classes
+
+_PARTS = (
+    *("body_transformer", "head_transformer", "cond_emb", "pos_emb_cond", "pos_emb_hw", "pos_emb_d"),
+    *("input_mlp", "head_mlp", "classifier_mlp"),
+)
+_METHODS = ("sample", "embed_with_model_aux")
+
+
+def replace_samplers(replacement: Replacement, model: Any) -> bool:
+    """Replaces `RQTransformer.sample` in the model, or in all classes; whether there was any."""
+    found = find_classes(model, "RQTransformer", _METHODS, needed=False)
+    for owner in found:
+        replacement.replace(owner, "sample", _sample)
+    return bool(found)
+
+
+@torch.no_grad()
+def _sample(original: Any, self: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """`RQTransformer.sample`: the codes [B, H, W, D] of `partial_sample`, drawn from `start_loc` on.
+
+    Each code costs one slot of the head, and each place one of the body. Draws are made by seeds from torch's random
+    state, one a sample; `top_k` and `top_p` are numbers, or one for each depth.
+    """
+    reason = _reason(self)
+    if reason is not None:
+        say_once("RQTransformer.sample", "rq-vae-transformer", reason)
+        return original(self, *args, **kwargs)
+    call = inspect.signature(original).bind(self, *args, **kwargs)
+    call.apply_defaults()
+    asked = call.arguments
+    codes = asked["partial_sample"].clone()
+    batch, height, width, depths = codes.shape
+    row, column = asked.get("start_loc") or (0, 0)
+    seeds = ops.draw_seeds(batch, device=codes.device)
+    flat = codes.view(batch, height * width, depths)
+    mixed = bool(asked.get("amp")) and codes.device.type == "cuda"
+    with torch.autocast(codes.device.type, enabled=mixed):
+        loop = _Loop(self, asked.get("model_aux"), asked.get("cond"), batch, codes.device)
+        first = row * width + column
+        context = loop.begin(flat[:, :first])
+        for place in range(first, height * width):
+            for depth in range(depths):
+                drawn = ops.sample_tokens(
+                    loop.logits(context, flat[:, place], depth),
+                    seeds,
+                    temperature=asked.get("temperature", 1.0),
+                    top_k=_of_depth(asked.get("top_k"), depth),
+                    top_p=_of_depth(asked.get("top_p"), depth),
+                    stream=ops.Purpose.CODE.stream(place * depths + depth),
+                )
+                assert isinstance(drawn, Tensor)  # no log-probability was asked for
+                flat[:, place, depth] = drawn.clamp_min(0)
+            if place + 1 < height * width:
+                context = loop.next_place(flat[:, place], place)
+    return codes
+
+
+def _of_depth(value: Any, depth: int) -> Any:
+    """A filter of one depth; that of None, or of a top_k of 0, is none."""
+    value = value[depth] if isinstance(value, Sequence) else value
+    return value or None
+
+
+def _reason(model: Any) -> str | None:
+    """Why the model's own code must run."""
+    missing = [part for part in _PARTS if not hasattr(model, part)]
+    blocks = [] if missing else [*model.body_transformer.blocks, *model.head_transformer.blocks]
+    missing += [name for name in ("ln1", "ln2", "attn", "mlp") if not all(hasattr(block, name) for block in blocks)]
+    names = ("query", "key", "value", "proj", "n_heads")
+    missing += [name for name in names if not missing and not all(hasattr(block.attn, name) for block in blocks)]
+    return f"it has no {missing[0]}" if missing else None
+
+
+class _Loop:
+    """Both transformers of a model with the keys and values of what they have seen."""
+
+    def __init__(self, model: Any, aux: Any, cond: Any, batch: int, device: torch.device) -> None:
+        none = torch.zeros(batch, 1, dtype=torch.int64, device=device)  # of the only class of a model without any
+        self.model, self.aux, self.batch, self.cond = model, aux, batch, none if cond is None else cond
+        prefix = int(model.pos_emb_cond.shape[1])
+        places, depths = model.pos_emb_hw.shape[1], model.pos_emb_d.shape[1]
+        self.body = _Cache(model.body_transformer.blocks, batch, prefix + places - 1, device)
+        self.head = _Cache(model.head_transformer.blocks, batch, depths, device)
+        self.total = torch.zeros(0)
+
+    def begin(self, given: Tensor) -> Tensor:
+        """What the body says of the first place to draw, [B, 1, width], after the given places [B, n, D]."""
+        condition = self.model.cond_emb(self.cond)
+        slots = condition.view(self.batch, -1, condition.shape[-1]) + self.model.pos_emb_cond
+        if given.shape[1]:
+            embedded = self.model.input_mlp(self._embed(given).sum(2)) + self.model.pos_emb_hw[:, : given.shape[1]]
+            slots = torch.cat((slots, embedded), 1)
+        return self.body.advance(slots)[:, -1:]
+
+    def next_place(self, codes: Tensor, place: int) -> Tensor:
+        """The same of the next place, after the codes [B, D] of this one."""
+        embedded = self.model.input_mlp(self._embed(codes[:, None]).sum(2))
+        return self.body.advance(embedded + self.model.pos_emb_hw[:, place : place + 1])
+
+    def logits(self, context: Tensor, codes: Tensor, depth: int) -> Tensor:
+        """Of a place's code at this depth, [B, V], given its codes [B, D] before it."""
+        if depth == 0:
+            self.head.length, slot = 0, context
+            self.total = torch.zeros(())
+        else:
+            self.total = self.total + self._embed(codes[:, None])[:, :, depth - 1]
+            slot = self.model.head_mlp(self.total)
+        slot = slot + self.model.pos_emb_d[:, depth : depth + 1]
+        return self.model.classifier_mlp(self.head.advance(slot))[:, 0]
+
+    def _embed(self, codes: Tensor) -> Tensor:
+        """[B, n, D] to [B, n, D, dimensions]."""
+        return self.model.embed_with_model_aux(codes, self.aux)
+
+
+class _Cache:
+    """Blocks with the keys and values of their slots so far, in memory for all of them."""
+
+    def __init__(self, blocks: Any, batch: int, slots: int, device: torch.device) -> None:
+        self.blocks, self.length, self.shape = list(blocks), 0, (batch, slots)
+        self.memory: Tensor | None = None
+
+    def advance(self, x: Tensor) -> Tensor:
+        """The next slots [B, n, width]; several are causal, and come first."""
+        first, self.length = self.length, self.length + x.shape[1]
+        for index, block in enumerate(self.blocks):
+            normed = block.ln1(x)
+            parts = [getattr(block.attn, name)(normed) for name in ("query", "key", "value")]
+            query, key, value = (part.unflatten(-1, (block.attn.n_heads, -1)).transpose(1, 2) for part in parts)
+            if self.memory is None:
+                batch, slots = self.shape
+                size = (len(self.blocks), 2, batch, key.shape[1], slots, key.shape[-1])
+                self.memory = key.new_empty(size)
+            keys, values = self.memory[index, :, :, :, : self.length]
+            keys[:, :, first:], values[:, :, first:] = key, value
+            mixed = F.scaled_dot_product_attention(query, keys, values, is_causal=x.shape[1] > 1)
+            x = x + block.attn.proj(mixed.transpose(1, 2).flatten(2))
+            x = x + block.mlp(block.ln2(x))
+        return x

@@ -1,0 +1,105 @@
+"""What models of a tokenizer's codes share: the tokenizer of another run, kept as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from ..data.images import ImageFormat
+from ..errors import UserError
+from ..systems.tokenizer import TokenizerSystem
+from ..tokenizers import Tokenizer
+from ..tokenizers.places import code_shape
+from ..training import checkpoint
+from ..training.checkpoint import Checkpoint
+from ..training.settings import TrainingSettings, settings_from
+from ..untrusted import escaped
+from ._codes import CodeSettings, require_few
+from ._tokenizer import LossSettings
+from .budget import require_fit
+from .registry import load_recipe
+
+KINDS = ("fsq", "lfq", "rq-vae", "titok", "var-tokenizer", "vq-vae", "vq-vae-2")
+_MOST_VALUES = 2**18  # a softmax is over all of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstStageSettings(CodeSettings):
+    """A model of the codes of a tokenizer."""
+
+    OTHER_RUNS: ClassVar[tuple[str, ...]] = ("first_stage",)
+
+    first_stage: str = ""
+    """The run of the tokenizer, on images of the same size; checkpoints keep its weights."""
+
+    def __post_init__(self) -> None:
+        # As for the data: a run means the same from every working directory.
+        if isinstance(self.first_stage, str) and self.first_stage:
+            object.__setattr__(self, "first_stage", str(Path(self.first_stage).absolute()))
+        super().__post_init__()
+
+
+class FirstStage(NamedTuple):
+    """A trained tokenizer, in evaluation mode; the shape [*grid, Q] of an image's codes; and how to build it again."""
+
+    tokenizer: Tokenizer
+    shape: tuple[int, ...]
+    origin: dict[str, Any]
+
+
+def first_stage(settings: FirstStageSettings, images: ImageFormat, kinds: Sequence[str] = KINDS) -> FirstStage:
+    """The tokenizer of the run that the settings name, for images of this format.
+
+    The run is one of the recipes `kinds`; or one of a model of its codes, whose checkpoints keep it. `UserError` for
+    another, and for a tokenizer of other images.
+    """
+    wanted = f"--first-stage must be a run of {', '.join(kinds[:-1]) + ' or ' if kinds[:-1] else ''}{kinds[-1]}"
+    if not settings.first_stage:
+        raise UserError(f"{wanted}, and none was given")
+    path = Path(settings.first_stage)
+    try:
+        saved = checkpoint.read(path)
+    except UserError as error:
+        raise UserError(f"--first-stage: {error}") from error
+    origin = _origin(saved)
+    if origin["recipe"] not in kinds:
+        raise UserError(f"{wanted}, but {path} is of {escaped(origin['recipe'], 200)}")
+    if saved.images.shape != images.shape:
+        raise UserError(
+            f"--first-stage must be of images of shape {images.shape}, but {path} is of {saved.images.shape}"
+        )
+    recipe, weights = load_recipe(origin["recipe"]), saved.module("tokenizer")
+    own = _alone(settings_from(recipe.settings, origin["settings"]))
+    require_fit(lambda: recipe.system(own, images), weights)
+    system = recipe.system(own, images)
+    assert isinstance(system, TokenizerSystem) and isinstance(system.tokenizer, Tokenizer)  # all of KINDS are
+    try:
+        system.tokenizer.load_state_dict(weights)
+    except RuntimeError as error:
+        raise saved.damaged("it holds another tokenizer than its settings say") from error
+    shape, values = code_shape(system.tokenizer, images.height, images.width), system.tokenizer.quantizer.size
+    require_few(shape)
+    if values > _MOST_VALUES:
+        raise UserError(f"--first-stage must have codes of at most {_MOST_VALUES} values, but {path} has {values}")
+    return FirstStage(system.tokenizer.eval(), shape, origin)
+
+
+def _origin(saved: Checkpoint) -> dict[str, Any]:
+    """The recipe and the settings of the tokenizer that a checkpoint holds: its own, or those that it remembers."""
+    remembered = saved.state.get("remembered")
+    found = remembered.get("first_stage") if isinstance(remembered, dict) else None
+    if found is None:
+        found = {"recipe": saved.value("recipe", str), "settings": saved.state["settings"]}
+    if not isinstance(found, dict) or type(found.get("recipe")) is not str or type(found.get("settings")) is not dict:
+        raise saved.damaged("state.json describes no first stage")
+    return found
+
+
+def _alone(settings: TrainingSettings) -> TrainingSettings:
+    """The settings of a tokenizer without what it took from other runs, and without what only trains it."""
+    if isinstance(settings, LossSettings):
+        settings = replace(settings, perceptual=0.0, adversarial=0.0)
+    nothing: dict[str, Any] = dict.fromkeys(settings.OTHER_RUNS, "")
+    return replace(settings, **nothing)
