@@ -28,7 +28,11 @@ _GRID_CLASSES, _GRID_COLUMNS, _GRID_IMAGES = 10, 10, 40
 
 
 class GenerativeSystem(System):
-    """A system that draws images of classes."""
+    """A system that draws images, of classes unless it is not `conditional`: then labels tell it nothing."""
+
+    @property
+    def conditional(self) -> bool:
+        return True
 
     @abstractmethod
     def sample(self, labels: Tensor, seeds: Tensor, *, callback: Callback | None = None, **options: Any) -> Tensor:
@@ -43,8 +47,10 @@ class GenerativeSystem(System):
         """Every option that `sample` would draw with, if it were asked for these; `steps` is one. What it raises."""
 
     def draw(self, images: Images, *, seed: int, device: torch.device) -> tuple[Tensor, Sequence[str]]:
-        """Samples of some classes, or one of each of some captions."""
+        """Samples of some classes, or one of each of some captions; without classes just samples."""
         format = images.format
+        if not self.conditional:
+            return draw_samples(self, [0], _GRID_IMAGES, seed=seed, device=device), ()
         if format.captions:
             drawn = draw_samples(self, format.some_labels(_GRID_IMAGES), 1, seed=seed, device=device)
             return drawn.transpose(0, 1), ()
@@ -69,17 +75,19 @@ def draw_samples(
     An image depends on its seed, its class and its place among the images of these two, and on nothing else. They are
     drawn `AT_A_TIME`; callback and options are as of `GenerativeSystem.sample`.
     """
-    places, run_seeds = torch.arange(count), [seed] if isinstance(seed, int) else seed
-    purpose = ops.Purpose.INITIAL_STATE
-    seeds = torch.cat(
-        [ops.derive_seeds(one, places, step=label, purpose=purpose) for label in labels for one in run_seeds]
-    )
+    run_seeds = [seed] if isinstance(seed, int) else seed
+    seeds = torch.cat([seeds_of(one, label, count) for label in labels for one in run_seeds])
     classes = torch.tensor(labels).repeat_interleave(count * len(run_seeds))
     chunks = [
         system.sample(some_classes.to(device), some_seeds.to(device), callback=callback, **options)
         for some_classes, some_seeds in zip(classes.split(AT_A_TIME), seeds.split(AT_A_TIME), strict=True)
     ]
     return torch.cat(chunks).unflatten(0, (len(labels), -1))
+
+
+def seeds_of(seed: int, label: int, count: int) -> Tensor:
+    """The seeds int64 [count] of the images of class `label` that are drawn by `seed`."""
+    return ops.derive_seeds(seed, torch.arange(count), step=label, purpose=ops.Purpose.INITIAL_STATE)
 
 
 @dataclass(frozen=True)
