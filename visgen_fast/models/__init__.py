@@ -11,8 +11,10 @@ from .space_depth_model import SpaceDepthModel
 from .stylegan import StyleDiscriminator, StyleGenerator
 from .unet import UNet
 from .uvit import UViT
+from .vae import VAE
 
 __all__ = [
+    "VAE",
     "DCGANDiscriminator",
     "DCGANGenerator",
     "DiT",

@@ -37,7 +37,7 @@ def system(settings: Settings, images: ImageFormat) -> GANSystem:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "digits": {"steps": 2000, "learning_rate": 5e-4, "width": 64, "checkpoint_every": 1000},
+    "digits": {"steps": 2000, "learning_rate": 1e-3, "width": 64, "checkpoint_every": 1000},
     **dict.fromkeys(SMALL_IMAGES, {"steps": 10_000, "checkpoint_every": 1000}),
     "folder": {"steps": 50_000, "width": 64, "ema_decay": 0.999, "checkpoint_every": 2000, "sample_every": 2000},
 }
