@@ -67,7 +67,7 @@ def test_an_image_is_halved_as_long_as_it_can_be(size, expected):
 @pytest.mark.parametrize("size", [(9, 9), (6, 6), (4, 8)])
 def test_images_that_cannot_be_halved_are_refused(size):
     for network in (*NETWORKS["dcgan"], *NETWORKS["stylegan"]):
-        with pytest.raises(ValueError, match="image_size must be even, and at least 8 a side, got"):
+        with pytest.raises(ValueError, match="the images' sides must be divisible by 2, and at least 8, got"):
             network(image_size=size, channels=1)
         with pytest.raises(ValueError, match="width must be at least 1, got 0"):
             network(image_size=(8, 8), channels=1, width=0)

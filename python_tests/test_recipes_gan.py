@@ -136,4 +136,4 @@ def test_every_preset_fits_the_images_that_it_is_for(name, dataset):
 
 def test_images_of_a_size_that_cannot_be_halved_are_refused(capsys, tmp_path):
     said = mistake(capsys, "train", "dcgan", *TINY, "--size=9", f"--out={tmp_path}")
-    assert "image_size must be even, and at least 8 a side, got (9, 9)" in said
+    assert "the images' sides must be divisible by 2, and at least 8, got 9×9" in said

@@ -25,7 +25,14 @@ from visgen_fast.systems.tokenizer import TokenizerSystem
 TINY = ["--batch-size=4", "--steps=2", "--device=cpu"]
 TINY_FLOW = [*TINY, "--width=8", "--depth=1", "--heads=1", "--sampling-steps=1"]
 TINY_TOKENIZER = [*TINY, "--widths", "4", "--levels", "3", "3"]
-OF_ANY_SIZE = ("classifier", "pixel-cnn", "pixel-gpt", "pixel-rnn", "vdm")  # whose networks cut nothing into parts
+OF_ANY_SIZE = (
+    "classifier",
+    "pixel-cnn",
+    "pixel-gpt",
+    "pixel-rnn",
+    "vae",
+    "vdm",
+)  # whose networks cut nothing into parts
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(visgen_fast.__file__).parents[1])}
 OWN_IMAGES = '''"""Stripes of a class of one's own."""
 

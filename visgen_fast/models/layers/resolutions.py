@@ -15,7 +15,8 @@ def resolutions(image_size: tuple[int, int]) -> list[tuple[int, int]]:
         height, width = sizes[0]
         sizes.insert(0, (height // 2, width // 2))
     if len(sizes) == 1:
-        raise ValueError(f"image_size must be even, and at least {2 * _LEAST} a side, got {image_size}")
+        height, width = image_size
+        raise ValueError(f"the images' sides must be divisible by 2, and at least {2 * _LEAST}, got {height}×{width}")
     return sizes
 
 
