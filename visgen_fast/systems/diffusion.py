@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..data.images import AT_A_TIME, Images
+from ..data.images import AT_A_TIME, Images, to_range
 from ..data.order import Batch
 from ..diffusion.guidance import ClassifierFree
 from ..diffusion.guiding import Interval
 from ..diffusion.objective import DiffusionObjective
 from ..diffusion.plan import Plan, plan
 from ..diffusion.sampling import Callback, sample
+from ..tokenizers.first_stage import FirstStage
 from ..training.system import System
 
 logger = logging.getLogger(__name__)
@@ -116,17 +117,36 @@ _OF_THE_SAMPLER = ("order", "eta", "variant", "variance", "churn")
 
 
 class DiffusionSystem(GenerativeSystem):
-    """A class-conditional network `model(x_t, t, labels)` with a diffusion objective."""
+    """A class-conditional network `model(x_t, t, labels)` with a diffusion objective.
+
+    shape: of an image, or of its latents where there is a first stage: then these are what is noised and drawn, and
+    images are what they decode to. A new run measures the spread of its latents before it begins.
+    """
 
     def __init__(
-        self, model: nn.Module, objective: DiffusionObjective, shape: tuple[int, ...], sampler: SamplerSettings
+        self,
+        model: nn.Module,
+        objective: DiffusionObjective,
+        shape: tuple[int, ...],
+        sampler: SamplerSettings,
+        first_stage: FirstStage | None = None,
     ) -> None:
         super().__init__()
+        if first_stage is not None and first_stage.shape != tuple(shape):
+            raise ValueError(f"shape must be that of the first stage's latents, {first_stage.shape}, got {shape}")
         self.model, self.objective, self.shape, self.sampler = model, objective, shape, sampler
+        self.first_stage, self.frozen = first_stage, () if first_stage is None else ("first_stage",)
         self._told = False
 
+    def begin(self, images: Images, *, device: torch.device) -> None:
+        if self.first_stage is not None:
+            self.first_stage.measure(images)
+
     def forward(self, batch: Batch) -> Tensor:
-        return self.objective(self.model, batch.images, batch.labels, batch.seeds, batch.positions)
+        x = batch.images
+        if self.first_stage is not None:
+            x = self.first_stage.encode(to_range(x), batch.seeds)
+        return self.objective(self.model, x, batch.labels, batch.seeds, batch.positions)
 
     def after_step(self) -> None:
         self.objective.after_step()
@@ -139,7 +159,16 @@ class DiffusionSystem(GenerativeSystem):
         settings = self._settings(options)
         guidance = ClassifierFree(settings.guidance, null, interval=settings.interval, rescale=settings.rescale)
         plan, network = self._plan(settings), self.objective.network(self.model)
-        return sample(network, plan, self.shape, labels, seeds, guidance=guidance, callback=callback)
+        stage = self.first_stage
+        if stage is None:
+            return sample(network, plan, self.shape, labels, seeds, guidance=guidance, callback=callback)
+
+        def decoded(step: int, t: float, x: Tensor, denoised: Tensor) -> None:
+            if callback is not None:
+                callback(step, t, stage.decode(x), stage.decode(denoised))
+
+        watch = None if callback is None else decoded
+        return stage.decode(sample(network, plan, self.shape, labels, seeds, guidance=guidance, callback=watch))
 
     def options(self, **asked: Any) -> dict[str, Any]:
         settings = self._settings(asked)

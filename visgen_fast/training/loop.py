@@ -67,7 +67,9 @@ class Trainer:
         self.measured: dict[str, float] = {}
         # Every rank has looked for a run before the first one writes.
         self.accelerator.wait_for_everyone()
-        if run.saved is not None:
+        if run.saved is None:
+            system.begin(images, device=self.accelerator.device)
+        else:
             self._restore(run.saved)
         self.batches = self._load_batches()
         self.seen_complaints: set[str] = set()

@@ -101,6 +101,9 @@ class System(nn.Module, ABC):
         drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.modules() if module.training)
         return ("dropout",) if drops else ()
 
+    def begin(self, images: Images, *, device: torch.device) -> None:
+        """Called before the first step of a new run, on every rank, with all that it is trained on."""
+
     def before_step(self, step: int) -> None:
         """Called before the turns of optimizer step `step` (0 is the first)."""
 
