@@ -179,5 +179,5 @@ def test_a_palette_is_found_among_the_training_images_and_kept(tmp_path):
     settings = recipe.settings_for("digits", palette=5)
     images = recipe.pictures(settings)
     again = build(recipe, settings, images.format)
-    again.prepare(images)
+    again.begin(images, device=torch.device("cpu"))
     assert torch.equal(again.tokenizer.palette, palette)

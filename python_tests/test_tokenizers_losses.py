@@ -1,30 +1,16 @@
-"""Pixel, perceptual and adversarial losses of tokenizers."""
+"""Pixel and perceptual losses of tokenizers, and the weight of an adversary beside them."""
 
 import pytest
 import torch
-from torch import nn
 
 from visgen_fast.models.classifier import Classifier
-from visgen_fast.models.discriminator import PatchDiscriminator
-from visgen_fast.tokenizers.losses import (
-    adaptive_weight,
-    discriminator_loss,
-    generator_loss,
-    perceptual_loss,
-    pixel_loss,
-)
+from visgen_fast.tokenizers.losses import adaptive_weight, perceptual_loss, pixel_loss
 
 
 @pytest.fixture
 def network() -> Classifier:
     torch.manual_seed(0)
     return Classifier(channels=1, classes=3, widths=(4, 8)).requires_grad_(False)
-
-
-@pytest.fixture
-def discriminator() -> PatchDiscriminator:
-    torch.manual_seed(0)
-    return PatchDiscriminator(channels=1, width=4, layers=1)
 
 
 def test_pixel_losses_are_means_over_each_image():
@@ -66,30 +52,6 @@ def test_the_perceptual_loss_teaches_the_reconstruction_only(network):
     images = torch.rand(1, 1, 8, 8, requires_grad=True)
     perceptual_loss(network, reconstruction, images).sum().backward()
     assert reconstruction.grad.any() and images.grad is None
-
-
-def test_deceiving_teaches_the_generator_through_a_discriminator_that_requires_no_gradient(discriminator):
-    fake = torch.rand(2, 1, 8, 8, requires_grad=True)
-    loss = generator_loss(discriminator.requires_grad_(False), fake)
-    torch.testing.assert_close(loss, -discriminator(fake).flatten(1).mean(1))
-    loss.sum().backward()
-    assert fake.grad.any() and all(parameter.grad is None for parameter in discriminator.parameters())
-
-
-def test_judging_teaches_the_discriminator_and_leaves_the_generator_alone(discriminator):
-    real, fake = torch.rand(2, 1, 8, 8), torch.rand(2, 1, 8, 8, requires_grad=True)
-    loss = discriminator_loss(discriminator, fake, real)
-    hinges = (1 - discriminator(real)).clamp_min(0) + (1 + discriminator(fake)).clamp_min(0)
-    torch.testing.assert_close(loss, 0.5 * hinges.flatten(1).mean(1))
-    loss.sum().backward()
-    # The last bias moves both verdicts alike, which inside the margin comes to nothing.
-    *rest, _ = discriminator.parameters()
-    assert fake.grad is None and all(parameter.grad.any() for parameter in rest)
-
-
-def test_a_discriminator_that_is_right_by_a_margin_pays_nothing():
-    loss = discriminator_loss(nn.Identity(), torch.full((1, 1, 2, 2), -1.5), torch.full((1, 1, 2, 2), 1.5))
-    assert loss.tolist() == [0]
 
 
 def test_the_adaptive_weight_is_the_ratio_of_the_gradients_at_the_last_layer():

@@ -79,6 +79,8 @@ def measure(options: EvaluateOptions) -> None:
     if isinstance(system, TokenizerSystem) and recipe.held_out is not None:
         _refuse(options, ("bins", "transfer_steps"), saved, "diffusion model")
         text = _tokenizer(options, saved, system, recipe.held_out(settings), device)
+    elif isinstance(system, DiffusionSystem) and system.first_stage is not None:
+        raise UserError(f"evaluate measures diffusion models of pixels, but that in {saved.path} is one of latents")
     elif isinstance(system, DiffusionSystem):
         _refuse(options, ("beam",), saved, "tokenizer")
         _refuse(options, ("features",), saved, "tokenizer or a model of codes")

@@ -81,6 +81,10 @@ class SampleOptions:
     complete: float | None = None
     """Of a model of codes: the share of each image, from its top, that is given from held-out pictures; 0.5 gives the
     upper half."""
+    truncation: float | None = None
+    """Of a model with styles: how far they are from their mean, 1 for as they are, 0 for the mean itself."""
+    interpolate: int | None = None
+    """Of a model of latent vectors: show so many images on the way from the first of a row to its second."""
     out: Path = Path("samples.png")
     """The PNG file to write."""
     preview_gif: Path | None = None
@@ -97,10 +101,10 @@ class SampleOptions:
 
 _OF_THE_SYSTEM = (
     *("steps", "sampler", "spacing", "shift", "order", "eta", "churn", "variant", "variance"),
-    *("guidance", "interval", "rescale", "temperature", "top_k", "top_p"),
+    *("guidance", "interval", "rescale", "temperature", "top_k", "top_p", "truncation"),
 )
 # What a drawn file keeps. Words that follow the last one are no more of its: it takes a single number.
-_KEPT = ("labels", "seeds", *_OF_THE_SYSTEM, "complete", "count_per_class")
+_KEPT = ("labels", "seeds", *_OF_THE_SYSTEM, "complete", "interpolate", "count_per_class")
 
 
 def draw(options: SampleOptions) -> None:
@@ -118,7 +122,7 @@ def draw(options: SampleOptions) -> None:
     images = saved.images
     most = _CAPTIONS if images.captions else len(images.class_names)
     labels = [_label(name, images.class_names) for name in options.labels] or images.some_labels(most)
-    columns = _count(options) * len(options.seeds)
+    columns = _count(options) * len(options.seeds) if options.interpolate is None else options.interpolate
     if columns * len(labels) * images.height * images.width > MOST_PIXELS:
         raise UserError(
             f"{columns} images of {len(labels)} classes make a figure of more than {MOST_PIXELS} pixels: "
@@ -129,6 +133,10 @@ def draw(options: SampleOptions) -> None:
         raise UserError(
             f"the recipe {saved.state['recipe']} trains no model that draws images: its run shows {system.figure}.png"
         )
+    if not system.conditional:
+        if options.labels:
+            raise UserError(f"--labels must be left out: the model in {saved.path} was trained without classes")
+        labels = labels[:1]
     try:
         given = {name: getattr(options, name) for name in _OF_THE_SYSTEM}
         asked = system.options(**{name: value for name, value in given.items() if value is not None})
@@ -141,13 +149,18 @@ def draw(options: SampleOptions) -> None:
         raise UserError(str(error)) from error
     if not drawn.isfinite().all():
         raise UserError(f"the model in {saved.path} draws no finite numbers; its weights may be damaged")
-    again: dict[str, Any] = {"labels": [_word(label, images.class_names) for label in labels], "seeds": options.seeds}
-    again |= {"count_per_class": _count(options), **asked}
-    again |= {} if options.complete is None else {"complete": options.complete}
+    again: dict[str, Any] = {"seeds": options.seeds, **asked}
+    if options.interpolate is None:
+        again["count_per_class"] = _count(options)
+    for name in ("complete", "interpolate"):
+        if getattr(options, name) is not None:
+            again[name] = getattr(options, name)
+    if system.conditional:
+        again["labels"] = [_word(label, images.class_names) for label in labels]
     for file in (options.out, options.preview_gif, options.preview_strip):
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-    grid = image_grid(drawn, [images.class_names[label] for label in labels])
+    grid = image_grid(drawn, [images.class_names[label] for label in labels] if system.conditional else ())
     repeat.save(grid, options.out, repeat.story(saved.state, saved.path, again))
     if previews is not None:
         _save_previews(previews, options, columns)
@@ -176,12 +189,24 @@ def _check(options: SampleOptions) -> None:
     for seed in options.seeds:
         if not -(2**63) <= seed < 2**63:
             raise UserError(f"--seed must lie in [-2**63, 2**63), got {seed}")
+    if options.interpolate is not None:
+        _check_interpolation(options)
     for name, kind in (("out", ".png"), ("preview_gif", ".gif"), ("preview_strip", ".png")):
         file = getattr(options, name)
         if file is not None and file.suffix.lower() != kind:
             raise UserError(f"--{name.replace('_', '-')} must be the name of a {kind} file, got {file}")
     if options.preview_strip is not None and options.preview_strip.resolve() == options.out.resolve():
         raise UserError(f"--preview-strip must be another file than --out, got {options.preview_strip} for both")
+
+
+def _check_interpolation(options: SampleOptions) -> None:
+    if options.interpolate is not None and options.interpolate < 2:
+        raise UserError(f"--interpolate must be at least 2, the two ends, got {options.interpolate}")
+    if len(options.seeds) > 2:
+        raise UserError(f"--interpolate takes one --seed, or two that are its ends, got {len(options.seeds)}")
+    for name in ("count_per_class", "preview_gif", "preview_strip"):
+        if getattr(options, name) is not None:
+            raise UserError(f"--interpolate and --{name.replace('_', '-')} must not be given together")
 
 
 def _count(options: SampleOptions) -> int:
@@ -201,7 +226,13 @@ def _drawn(
     from ..data.images import AT_A_TIME
     from ..diffusion import Previews, ProgressBar
     from ..systems.diffusion import draw_samples
+    from ..systems.vectors import VectorSystem, draw_interpolations
 
+    if options.interpolate is not None:
+        if not isinstance(system, VectorSystem):
+            raise ValueError("--interpolate needs a model that makes an image of one latent vector, as GANs do")
+        device = next(system.parameters()).device
+        return draw_interpolations(system, labels, options.interpolate, options.seeds, device=device, **asked), None
     steps, images = asked["steps"], len(labels) * _count(options) * len(options.seeds)
     wanted = options.preview_gif is not None or options.preview_strip is not None
     previews = Previews(every=math.ceil(steps / _MOST_FRAMES)) if wanted else None

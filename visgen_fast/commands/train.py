@@ -86,11 +86,6 @@ def _train_recipe(recipe: Recipe[Any], settings: TrainingSettings, out: Path, re
     held_out = None if recipe.held_out is None else recipe.held_out(settings)
     torch.manual_seed(settings.seed)
     system = build(recipe, settings, images.format, run.saved)
-    if run.saved is None:
-        try:
-            system.prepare(images)
-        except ValueError as error:
-            raise UserError(str(error)) from error
     trainer = Trainer(system, images, run, held_out=held_out)
     count = sum(parameter.numel() for parameter in system.parameters())
     say = trainer.accelerator.print

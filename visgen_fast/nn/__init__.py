@@ -1,5 +1,6 @@
-"""Modules over the operations: quantizers, modulated norms; and the conditions that networks are told."""
+"""Modules over the operations: quantizers, modulated norms, conditions that networks are told, adversaries' losses."""
 
+from .adversarial import discriminator_loss, generator_loss, gradient_penalty
 from .beam import beam_search
 from .bsq import BSQ
 from .codebook import Codebook
@@ -34,5 +35,8 @@ __all__ = [
     "ScalarQuantizer",
     "VectorQuantizer",
     "beam_search",
+    "discriminator_loss",
     "draw_active_depths",
+    "generator_loss",
+    "gradient_penalty",
 ]

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..data.images import AT_A_TIME, Images
+from ..data.images import AT_A_TIME, Images, to_range
 from ..data.order import Batch
 from ..diffusion.guidance import ClassifierFree
 from ..diffusion.guiding import Interval
 from ..diffusion.objective import DiffusionObjective
 from ..diffusion.plan import Plan, plan
 from ..diffusion.sampling import Callback, sample
+from ..tokenizers.first_stage import FirstStage
 from ..training.system import System
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,11 @@ _GRID_CLASSES, _GRID_COLUMNS, _GRID_IMAGES = 10, 10, 40
 
 
 class GenerativeSystem(System):
-    """A system that draws images of classes."""
+    """A system that draws images, of classes unless it is not `conditional`: then labels tell it nothing."""
+
+    @property
+    def conditional(self) -> bool:
+        return True
 
     @abstractmethod
     def sample(self, labels: Tensor, seeds: Tensor, *, callback: Callback | None = None, **options: Any) -> Tensor:
@@ -43,8 +48,10 @@ class GenerativeSystem(System):
         """Every option that `sample` would draw with, if it were asked for these; `steps` is one. What it raises."""
 
     def draw(self, images: Images, *, seed: int, device: torch.device) -> tuple[Tensor, Sequence[str]]:
-        """Samples of some classes, or one of each of some captions."""
+        """Samples of some classes, or one of each of some captions; without classes just samples."""
         format = images.format
+        if not self.conditional:
+            return draw_samples(self, [0], _GRID_IMAGES, seed=seed, device=device), ()
         if format.captions:
             drawn = draw_samples(self, format.some_labels(_GRID_IMAGES), 1, seed=seed, device=device)
             return drawn.transpose(0, 1), ()
@@ -71,11 +78,8 @@ def draw_samples(
     drawn `AT_A_TIME`; callback and options are as of `GenerativeSystem.sample`. known: for a system of codes, those of
     each image that are given, [images, *grid, Q] in the order of the result.
     """
-    places, run_seeds = torch.arange(count), [seed] if isinstance(seed, int) else seed
-    purpose = ops.Purpose.INITIAL_STATE
-    seeds = torch.cat(
-        [ops.derive_seeds(one, places, step=label, purpose=purpose) for label in labels for one in run_seeds]
-    )
+    run_seeds = [seed] if isinstance(seed, int) else seed
+    seeds = torch.cat([seeds_of(one, label, count) for label in labels for one in run_seeds])
     classes = torch.tensor(labels).repeat_interleave(count * len(run_seeds))
     some_classes, some_seeds = classes.split(AT_A_TIME), seeds.split(AT_A_TIME)
     given: list[dict[str, Tensor]] = [{} for _ in some_seeds]
@@ -86,6 +90,11 @@ def draw_samples(
         for labels, own, codes in zip(some_classes, some_seeds, given, strict=True)
     ]
     return torch.cat(chunks).unflatten(0, (len(labels), -1))
+
+
+def seeds_of(seed: int, label: int, count: int) -> Tensor:
+    """The seeds int64 [count] of the images of class `label` that are drawn by `seed`."""
+    return ops.derive_seeds(seed, torch.arange(count), step=label, purpose=ops.Purpose.INITIAL_STATE)
 
 
 @dataclass(frozen=True)
@@ -114,17 +123,36 @@ _OF_THE_SAMPLER = ("order", "eta", "variant", "variance", "churn")
 
 
 class DiffusionSystem(GenerativeSystem):
-    """A class-conditional network `model(x_t, t, labels)` with a diffusion objective."""
+    """A class-conditional network `model(x_t, t, labels)` with a diffusion objective.
+
+    shape: of an image, or of its latents where there is a first stage: then these are what is noised and drawn, and
+    images are what they decode to. A new run measures the spread of its latents before it begins.
+    """
 
     def __init__(
-        self, model: nn.Module, objective: DiffusionObjective, shape: tuple[int, ...], sampler: SamplerSettings
+        self,
+        model: nn.Module,
+        objective: DiffusionObjective,
+        shape: tuple[int, ...],
+        sampler: SamplerSettings,
+        first_stage: FirstStage | None = None,
     ) -> None:
         super().__init__()
+        if first_stage is not None and first_stage.shape != tuple(shape):
+            raise ValueError(f"shape must be that of the first stage's latents, {first_stage.shape}, got {shape}")
         self.model, self.objective, self.shape, self.sampler = model, objective, shape, sampler
+        self.first_stage, self.frozen = first_stage, () if first_stage is None else ("first_stage",)
         self._told = False
 
+    def begin(self, images: Images, *, device: torch.device) -> None:
+        if self.first_stage is not None:
+            self.first_stage.measure(images)
+
     def forward(self, batch: Batch) -> Tensor:
-        return self.objective(self.model, batch.images, batch.labels, batch.seeds, batch.positions)
+        x = batch.images
+        if self.first_stage is not None:
+            x = self.first_stage.encode(to_range(x), batch.seeds)
+        return self.objective(self.model, x, batch.labels, batch.seeds, batch.positions)
 
     def after_step(self) -> None:
         self.objective.after_step()
@@ -137,7 +165,16 @@ class DiffusionSystem(GenerativeSystem):
         settings = self._settings(options)
         guidance = ClassifierFree(settings.guidance, null, interval=settings.interval, rescale=settings.rescale)
         plan, network = self._plan(settings), self.objective.network(self.model)
-        return sample(network, plan, self.shape, labels, seeds, guidance=guidance, callback=callback)
+        stage = self.first_stage
+        if stage is None:
+            return sample(network, plan, self.shape, labels, seeds, guidance=guidance, callback=callback)
+
+        def decoded(step: int, t: float, x: Tensor, denoised: Tensor) -> None:
+            if callback is not None:
+                callback(step, t, stage.decode(x), stage.decode(denoised))
+
+        watch = None if callback is None else decoded
+        return stage.decode(sample(network, plan, self.shape, labels, seeds, guidance=guidance, callback=watch))
 
     def options(self, **asked: Any) -> dict[str, Any]:
         settings = self._settings(asked)

@@ -63,7 +63,7 @@ class CodeSystem(GenerativeSystem):
         """The grids over the image whose places the codes have, as of `grids_of`."""
         return grids_of(self.tokenizer, self.model.order.shape[:-1])
 
-    def prepare(self, images: Images) -> None:
+    def begin(self, images: Images, *, device: torch.device) -> None:
         """Finds the palette of pixels that have one, among those of the training images."""
         if isinstance(self.tokenizer, PixelCodes) and self.tokenizer.palette is not None:
             some = max(1, _PALETTE_PIXELS // (images.format.height * images.format.width))

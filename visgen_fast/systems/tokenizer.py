@@ -16,10 +16,11 @@ from ..data.images import Images, in_chunks, to_range
 from ..data.order import Batch
 from ..evaluation import evaluate_tokenizer, pixel_errors, psnr
 from ..models.classifier import Classifier
+from ..nn.adversarial import discriminator_loss, generator_loss
 from ..nn.bsq import BSQ
 from ..nn.codebook import Codebook
 from ..nn.lookup_free import LookupFree
-from ..tokenizers.losses import adaptive_weight, discriminator_loss, generator_loss, perceptual_loss, pixel_loss
+from ..tokenizers.losses import adaptive_weight, perceptual_loss, pixel_loss
 from ..tokenizers.tokenizer import Reconstructor, Tokenizer
 from ..training.system import Player, System
 
@@ -103,7 +104,7 @@ class TokenizerSystem(System):
             nothing = torch.zeros((), device=reconstruction.device)
             self._note("adversarial_weight", nothing)
             return nothing
-        fooling = generator_loss(discriminator, reconstruction)
+        fooling = generator_loss(None, discriminator(reconstruction), "hinge")
         weight = self.loss.adversarial * adaptive_weight(closeness.mean(), fooling.mean(), self.tokenizer.last_layer)
         self._note("adversarial_weight", weight)
         # Kept for the discriminator's turn: quantizers learn in the forward, and would learn twice if it ran again.
@@ -111,9 +112,13 @@ class TokenizerSystem(System):
         return weight * fooling
 
     def judge(self, batch: Batch) -> Tensor:
-        """The discriminator's loss for every image of the earliest batch that `forward` saw and this didn't, [B]."""
+        """The discriminator's loss for every image of the earliest batch that `forward` saw and this didn't, [B].
+
+        Half of the hinge, as in RQ-VAE's training.
+        """
         assert self.discriminator is not None
-        return discriminator_loss(self.discriminator, self._judged.popleft(), to_range(batch.images))
+        real, fake = (self.discriminator(images) for images in (to_range(batch.images), self._judged.popleft()))
+        return 0.5 * discriminator_loss(real, fake, "hinge")
 
     def players(self) -> Sequence[Player]:
         learning = [weight for weight in self.tokenizer.parameters() if weight.requires_grad]

@@ -1,6 +1,7 @@
 """Tokenizers: networks that turn images into codes of a codebook and back."""
 
 from .autoencoder import Autoencoder
+from .first_stage import FirstStage
 from .grid import GridTokenizer
 from .next_scale import MultiscaleTokenizer
 from .pixels import PixelCodes, fit_palette
@@ -10,6 +11,7 @@ from .vq_vae_2 import VQVAE2
 
 __all__ = [
     "Autoencoder",
+    "FirstStage",
     "GridTokenizer",
     "MultiscaleTokenizer",
     "PixelCodes",

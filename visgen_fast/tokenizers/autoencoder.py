@@ -20,6 +20,12 @@ class Autoencoder(Reconstructor):
     def last_layer(self) -> Tensor:
         return self.decoder.last_layer
 
+    def encode_latents(self, images: Tensor, seeds: Tensor) -> Tensor:
+        return self.encoder(images)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        return self.decoder(latents)
+
     def forward(self, images: Tensor, seeds: Tensor | None = None) -> Reconstruction:
         latents = self.encoder(images)
         vectors = latents.permute(0, 2, 3, 1)

@@ -38,6 +38,12 @@ class GridTokenizer(Tokenizer):
         """The images of quantized vectors: [B, h, w, D] to [B, C, H, W]."""
         return self.decoder(latents.permute(0, 3, 1, 2))
 
+    def encode_latents(self, images: Tensor, seeds: Tensor) -> Tensor:
+        return self.encoder(images)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        return self.images_of(self.quantizer(latents.permute(0, 2, 3, 1)).quantized)
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         return self.quantizer(self.latents(images)).codes

@@ -1,4 +1,4 @@
-"""What makes a reconstruction good: closeness in pixels, in features, and to the eye of an adversary.
+"""What makes a reconstruction good: closeness in pixels and in features, and how to weigh an adversary beside them.
 
 Every loss is one number an image, [B], float32.
 """
@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 _LEAST_NORM = 1e-10
 
@@ -45,23 +44,6 @@ def perceptual_loss(network: FeatureNetwork, reconstruction: Tensor, images: Ten
 def _unit(features: Tensor) -> Tensor:
     features = features.float()
     return features * torch.rsqrt(features.square().sum(1, keepdim=True) + _LEAST_NORM)
-
-
-def generator_loss(discriminator: nn.Module, reconstruction: Tensor) -> Tensor:
-    """The generator's side of the hinge game: −D(reconstruction), averaged over the patches.
-
-    It is meant to teach what made the reconstruction: the discriminator's weights require no gradient in that turn.
-    """
-    return -discriminator(reconstruction).float().flatten(1).mean(1)
-
-
-def discriminator_loss(discriminator: nn.Module, reconstruction: Tensor, images: Tensor) -> Tensor:
-    """The discriminator's side: ½(relu(1 − D(image)) + relu(1 + D(reconstruction))), averaged over the patches.
-
-    It teaches the discriminator alone. Source: Lim and Ye, "Geometric GAN", 2017.
-    """
-    real, fake = discriminator(images), discriminator(reconstruction.detach())
-    return 0.5 * (F.relu(1 - real.float()) + F.relu(1 + fake.float())).flatten(1).mean(1)
 
 
 def adaptive_weight(loss: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:

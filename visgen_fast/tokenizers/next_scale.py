@@ -39,6 +39,12 @@ class MultiscaleTokenizer(Tokenizer):
         """The images of quantized features: [B, D, H, W] to [B, C, h, w]."""
         return self.decoder(self.after(features))
 
+    def encode_latents(self, images: Tensor, seeds: Tensor) -> Tensor:
+        return self.features(images)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        return self.images_of(self.quantizer(latents).quantized)
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         return torch.cat(self.quantizer.to_codes(self.features(images)), 1)[..., None]

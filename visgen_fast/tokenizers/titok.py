@@ -46,6 +46,13 @@ class TiTok(Tokenizer):
         """The tokens to quantize: [B, C, H, W] to [B, L, D]."""
         return self.encoder(images)
 
+    def encode_latents(self, images: Tensor, seeds: Tensor) -> Tensor:
+        """The sequence as a grid of one row."""
+        return self.latents(images).transpose(1, 2)[:, :, None]
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        return self.decoder(self.quantizer(latents[:, :, 0].transpose(1, 2)).quantized)
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         return self.quantizer(self.latents(images)).codes

@@ -31,6 +31,17 @@ class Reconstructor(Freezable, ABC):
     def last_layer(self) -> Tensor:
         """The decoder's last weight, where an adversarial loss is balanced against the reconstruction's."""
 
+    def encode_latents(self, images: Tensor, seeds: Tensor) -> Tensor:
+        """The latents of images as a prior models them, before they are quantized: [B, D, h, w].
+
+        `seeds` int64 [B] draw them where the encoder says a distribution. ValueError where there is no single grid.
+        """
+        raise ValueError(f"{type(self).__name__} has no single grid of latents that a prior could model")
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """The images [B, C, H, W] of latents as `encode_latents` makes them, quantized first where they are."""
+        raise ValueError(f"{type(self).__name__} has no single grid of latents that a prior could model")
+
     def stages(self, images: Tensor) -> dict[str, Tensor]:
         """Reconstructions from ever more of the latents, each under its name; the last is from all of them."""
         return {"reconstruction": self(images).images}

@@ -67,7 +67,12 @@ class Trainer:
         self.measured: dict[str, float] = {}
         # Every rank has looked for a run before the first one writes.
         self.accelerator.wait_for_everyone()
-        if run.saved is not None:
+        if run.saved is None:
+            try:
+                system.begin(images, device=self.accelerator.device)
+            except ValueError as error:
+                raise UserError(str(error)) from error
+        else:
             self._restore(run.saved)
         self.batches = self._load_batches()
         self.seen_complaints: set[str] = set()

@@ -105,8 +105,11 @@ class System(nn.Module, ABC):
         drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.modules() if module.training)
         return ("dropout",) if drops else ()
 
-    def prepare(self, images: Images) -> None:
-        """Called once before a new run's first step, with the images to train on: for what is measured on them."""
+    def begin(self, images: Images, *, device: torch.device) -> None:
+        """Called before the first step of a new run, on every rank, with all that it is trained on.
+
+        For what is measured on images; ValueError where it cannot be.
+        """
 
     def before_step(self, step: int) -> None:
         """Called before the turns of optimizer step `step` (0 is the first)."""

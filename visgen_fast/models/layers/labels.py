@@ -8,16 +8,19 @@ from ...nn.conditions import AnyCondition
 
 
 class LabelEmbedding(nn.Module):
-    """Labels int64 [B] as vectors [B, width]; the label `classes` stands for "no class", 0 classes for no labels."""
+    """Labels int64 [B] as vectors [B, width]; the label `classes` stands for "no class", 0 classes for no labels.
 
-    def __init__(self, classes: int, width: int) -> None:
+    deviation: of the vectors' features before they learn.
+    """
+
+    def __init__(self, classes: int, width: int, deviation: float = 0.02) -> None:
         super().__init__()
         if classes < 0:
             raise ValueError(f"classes must be at least 0, got {classes}")
         self.null_label = classes if classes else None
         self.embed = nn.Embedding(classes + 1, width) if classes else None
         if self.embed is not None:
-            nn.init.normal_(self.embed.weight, std=0.02)
+            nn.init.normal_(self.embed.weight, std=deviation)
 
     def forward(self, condition: AnyCondition) -> Tensor | None:
         """ValueError for labels of a network without classes, and for none of one that has some."""
