@@ -6,6 +6,7 @@ from .invalid_codes import InvalidCodes, PrefixErrors, expected_errors, invalid_
 from .metrics import pixel_errors, psnr
 from .min_norm import min_norm_weights
 from .noise_levels import LossByLevel, importance_weighted_loss, loss_by_level
+from .ratings import Ratings, Vote, agreement, bradley_terry, cycles
 from .scaling import Isoflop, ScalingLaw, fit_scaling_law, isoflop
 from .tokenizer import TokenizerEvaluation, evaluate_tokenizer
 
@@ -16,9 +17,14 @@ __all__ = [
     "Isoflop",
     "LossByLevel",
     "PrefixErrors",
+    "Ratings",
     "ScalingLaw",
     "TokenizerEvaluation",
     "Transfer",
+    "Vote",
+    "agreement",
+    "bradley_terry",
+    "cycles",
     "evaluate_tokenizer",
     "expected_errors",
     "fit_scaling_law",
