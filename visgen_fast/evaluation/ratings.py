@@ -60,7 +60,7 @@ class Ratings:
         elo: of each set, NaN where votes tell none; the mean of those told is 1500.
         intervals: of each rating against that mean, 95%.
         ranks: the best and the worst rank, from 1, that the differences allow at 95%; all ranks where none is told.
-        left_share: the share of points that went to the left: ½ without side bias.
+        left_share: the share of points that went to the left: ½ without side bias. left_interval: 95%, by rater.
         notes: sentences about what the votes do not tell.
     """
 
@@ -68,6 +68,7 @@ class Ratings:
     intervals: dict[str, tuple[float, float]]
     ranks: dict[str, tuple[int, int]]
     left_share: float
+    left_interval: tuple[float, float]
     notes: tuple[str, ...]
 
 
@@ -97,7 +98,8 @@ def bradley_terry(votes: Iterable[Vote]) -> Ratings:
             intervals[name] = (elo[name] - reach, elo[name] + reach)
         if len(rated) == len(names):
             ranks = _ranks(rated, theta, covariance, quantile)
-    return Ratings(elo, intervals, ranks, _mean([vote.points for vote in votes]), tuple(notes))
+    share, reach = _clustered_mean([(vote.rater, vote.points) for vote in votes])
+    return Ratings(elo, intervals, ranks, share, (share - reach, share + reach), tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ def cycles(votes: Iterable[Vote]) -> list[tuple[str, ...]]:
         points[vote.left, vote.right].append((vote.rater, vote.points))
         points[vote.right, vote.left].append((vote.rater, 1 - vote.points))
     for (winner, loser), given in points.items():
-        beats[place[winner], place[loser]] = _surely_above_half(given)
+        mean, reach = _clustered_mean(given)
+        beats[place[winner], place[loser]] = mean - reach > 0.5
     found = []
     for group in _groups(_mutual(beats)):
         if len(group) > 1:
@@ -227,15 +230,16 @@ def _ranks(names: Sequence[str], theta: Tensor, covariance: Tensor, quantile: fl
     return {name: (1 + int(better[place]), len(names) - int(worse[place])) for place, name in enumerate(names)}
 
 
-def _surely_above_half(given: Sequence[tuple[str, float]]) -> bool:
+def _clustered_mean(given: Sequence[tuple[str, float]]) -> tuple[float, float]:
+    """The mean of raters' numbers, and how far its 95% interval reaches to each side; infinitely far for one number."""
     points = torch.tensor([points for _, points in given], dtype=torch.float64)
     clusters = _clusters([rater for rater, _ in given])
     count = int(clusters.max()) + 1
     if count < 2:
-        return False
+        return float(points.mean()), math.inf
     sums = torch.zeros(count, dtype=torch.float64).index_add_(0, clusters, points - points.mean())
     error = float(sums.square().sum() * count / (count - 1)) ** 0.5 / len(given)
-    return float(points.mean()) - _quantile(count - 1) * error > 0.5
+    return float(points.mean()), _quantile(count - 1) * error
 
 
 def _mutual(arrows: Tensor) -> Tensor:
@@ -280,7 +284,3 @@ def _equal_pairs(choices: Sequence[str]) -> list[int]:
 
 def _sum(a: Sequence[int], b: Sequence[int]) -> list[int]:
     return [one + other for one, other in zip(a, b, strict=True)]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
