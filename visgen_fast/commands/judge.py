@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,13 +71,16 @@ def show(options: ServeOptions) -> None:
 
     if options.question is not None and not options.question.strip():
         raise UserError("--question must be a text")
+    if not 0 <= options.port < 2**16:
+        raise UserError(f"--port must lie in [0, {2**16 - 1}], got {options.port}")
     study = study_of(options.sets)
     if study.unreadable:
         names = ", ".join(str(path) for path in study.unreadable[:5])
         more = ", …" if len(study.unreadable) > 5 else ""
         print(f"left out: {len(study.unreadable)} files that cannot be read as pictures: {names}{more}")
     try:
-        serve(study, Votes(options.db, study, options.question), options.host, options.port)
+        with closing(Votes(options.db, study, options.question)) as votes:
+            serve(study, votes, options.host, options.port)
     except KeyboardInterrupt:
         print("stopped")
 
@@ -86,10 +90,9 @@ def rate(options: ResultsOptions) -> None:
     from ..evaluation.judge.results import as_text, results_of, write
     from ..evaluation.judge.votes import Votes
 
-    votes = Votes(options.db)
     try:
-        found = results_of(votes)
-        rows = votes.standing()
+        with closing(Votes(options.db)) as votes:
+            found, rows = results_of(votes), votes.standing()
     except (ValueError, sqlite3.Error) as error:
         raise UserError(f"{options.db} cannot be judged by: {error}") from error
     with writing(options.out):

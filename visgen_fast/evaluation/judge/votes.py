@@ -96,6 +96,10 @@ class Votes:
                 raise
             self._database.execute("COMMIT")
 
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._database.close()
+
     def add(self, identity: str, rater: str, pair: str, left: str, right: str, choice: str) -> None:
         """Stores a vote, once for each identity; an undo takes back the rater's last one of these two pictures.
 
