@@ -15,6 +15,7 @@ from .commands.terminal import complain, standard_streams
 from .errors import UserError
 
 _EXTRA = {"accelerate", "safetensors", "tyro", "rich", "PIL", "matplotlib", "tensorboard", "sklearn"}
+_EXTRA_OF_JUDGE = {"starlette", "uvicorn", "scipy"}
 # Of a write, which does not know its file's name.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -24,6 +25,7 @@ COMMANDS = (
     "evaluate",
     "samplers",
     "schedule",
+    "judge",
     "recipes",
     "info",
     "bench",
@@ -40,6 +42,7 @@ commands:
   evaluate CHECKPOINT measure a trained model: reconstruction and codes, errors by noise level, or bits
   samplers            list the samplers, with their costs and orders
   schedule NAME       show noise schedules, and what their training weighs
+  judge serve SET ... let people choose between the pictures of folders; judge results rates the folders
   recipes             list the recipes
   info                show versions, device and compiled libraries
   bench [FAMILY]      measure the operations (in a checkout of the repository)
@@ -69,9 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         complain(error)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in _EXTRA:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRA | _EXTRA_OF_JUDGE:
             raise
-        complain(f"this needs {error.name}: pip install 'visgen_fast[train]'")
+        extra = "train" if package in _EXTRA else "judge"
+        complain(f"this needs {error.name}: pip install 'visgen_fast[{extra}]'")
     except BrokenPipeError:
         return 128 + signal.SIGPIPE  # as a shell reports of programs that this signal ends
     except OSError as error:

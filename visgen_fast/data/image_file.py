@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,6 +48,25 @@ def decode(path: str | os.PathLike[str], size: int) -> Tensor:
     Raises errors of many types for a damaged file, as Pillow's decoders do, and `UserError` for more than
     `untrusted.MOST_PIXELS` pixels and for what isn't a regular file.
     """
+    with _upright(path) as image:
+        image = ImageOps.fit(image, (size, size), method=Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def as_png(path: str | os.PathLike[str]) -> bytes:
+    """A file's image as the content of a PNG file that has its pixels and nothing else, as `decode` reads them.
+
+    Its size stays. Raises as `decode` does.
+    """
+    with _upright(path) as image:
+        written = io.BytesIO()
+        Image.fromarray(np.array(image)).save(written, "PNG")
+    return written.getvalue()
+
+
+@contextmanager
+def _upright(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """A file's image in RGB, upright and on white, for as long as this lasts."""
     with _unwarned(), _opened(path) as file:
         _scale_transparency(file)
         _load(file)
@@ -59,8 +79,7 @@ def decode(path: str | os.PathLike[str], size: int) -> Tensor:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         if image.mode != "RGB":
             image = image.convert("RGB")
-        image = ImageOps.fit(image, (size, size), method=Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        yield image
 
 
 def complaints(paths: Sequence[Path]) -> dict[Path, str]:

@@ -7,6 +7,8 @@ from .invalid_codes import InvalidCodes, PrefixErrors, expected_errors, invalid_
 from .metrics import pixel_errors, psnr
 from .min_norm import min_norm_weights
 from .noise_levels import LossByLevel, importance_weighted_loss, loss_by_level
+from .ratings import Ratings, Vote, agreement, bradley_terry, cycles
+from .scaling import Isoflop, ScalingLaw, fit_scaling_law, isoflop
 from .tokenizer import TokenizerEvaluation, evaluate_tokenizer
 
 __all__ = [
@@ -14,17 +16,26 @@ __all__ = [
     "FeatureMoments",
     "GradientCosines",
     "InvalidCodes",
+    "Isoflop",
     "LossByLevel",
     "PrefixErrors",
+    "Ratings",
+    "ScalingLaw",
     "TokenizerEvaluation",
     "Transfer",
+    "Vote",
+    "agreement",
+    "bradley_terry",
+    "cycles",
     "evaluate_codes",
     "evaluate_tokenizer",
     "expected_errors",
+    "fit_scaling_law",
     "frechet_distance",
     "gradient_cosines",
     "importance_weighted_loss",
     "invalid_codes",
+    "isoflop",
     "kernel_distance",
     "loss_by_level",
     "min_norm_weights",
