@@ -16,6 +16,7 @@ from ..autoregression.sampling import sample
 from ..data.images import Images, in_chunks, to_range
 from ..data.order import Batch
 from ..diffusion.guidance import drop_labels
+from .classes import check_labels, check_options, guidance_after
 from .diffusion import GenerativeSystem
 
 
@@ -92,9 +93,8 @@ class CodeSystem(GenerativeSystem):
     def sample(
         self, labels: Tensor, seeds: Tensor, *, callback: Callable[..., None] | None = None, **options: Any
     ) -> Tensor:
-        null, settings = self.null_label, self._settings(options)
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < null:
-            raise ValueError(f"labels must lie in [0, {null}), got {int(labels.min())} to {int(labels.max())}")
+        settings = self._settings(options)
+        check_labels(labels, self.null_label)
 
         def show(step: int, codes: Tensor) -> None:
             if callback is not None:
@@ -117,15 +117,7 @@ class CodeSystem(GenerativeSystem):
         steps, count = asked.pop("steps", None), self.model.order.count
         if steps not in (None, count):
             raise ValueError(f"steps must be {count}, those of the order in which the codes are drawn, got {steps}")
-        known = [field.name for field in fields(CodeSampling)]
-        for name in asked.keys() - set(known):
-            raise ValueError(f"{name} is no option of a model of codes, which has {', '.join(known)}")
+        check_options(asked, [field.name for field in fields(CodeSampling)], "a model of codes")
         wanted = replace(self.drawing, **asked)
-        # A network that always saw the label, or never did, has nothing to be guided by.
-        only = {0.0: 1.0, 1.0: 0.0}.get(self.label_drop, wanted.guidance)
-        if "guidance" in asked and wanted.guidance != only:
-            raise ValueError(
-                f"guidance must be {only:g} for a model that was trained with label_drop {self.label_drop:g}, got "
-                f"{wanted.guidance}"
-            )
-        return replace(wanted, guidance=only)
+        guidance = guidance_after(self.label_drop, wanted.guidance, asked="guidance" in asked)
+        return replace(wanted, guidance=guidance)
