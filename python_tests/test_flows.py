@@ -90,7 +90,7 @@ def test_guidance_of_1_is_none_and_more_moves_towards_the_condition():
 
 
 def test_cleaning_finds_the_mean_of_what_was_noised():
-    """An untrained TarFlow knows N(0, 1), which data of N(0, 1 − w²) with noise of width w are: their mean is (1 − w²)·x."""
+    """An untrained TarFlow knows N(0, 1): that of data N(0, 1 − w²) with noise of width w, whose mean is (1 − w²)·x."""
     flow = TarFlow(image_size=4, channels=1, patch_size=2, width=8, depth=1, blocks=2, heads=1).double()
     x = ops.gaussian(torch.arange(3), (1, 4, 4), dtype=torch.float64)
     with torch.no_grad():

@@ -5,7 +5,9 @@ Time runs from data, t = 0, to noise, t = 1. λ = ln(α²/σ²) is the logarithm
 
 from .adaptive_guidance import DynamicThresholding, Projected, ZeroStar
 from .adaptive_times import AdaptiveTimes
+from .bridges import bridge_coefficients, sample_bridge
 from .callbacks import Previews, ProgressBar
+from .couplings import optimal
 from .densities import Cauchy, Density, HyperbolicSecant, Laplace, Normal
 from .derived_schedules import FromDensity, Interpolated, Shifted
 from .graphs import release_graphs
@@ -110,6 +112,7 @@ __all__ = [
     "Weight",
     "ZeroStar",
     "as_prediction",
+    "bridge_coefficients",
     "check_samplable",
     "coefficients",
     "convert",
@@ -119,9 +122,11 @@ __all__ = [
     "ends_of_bound",
     "invert",
     "likelihood",
+    "optimal",
     "plan",
     "release_graphs",
     "sample",
+    "sample_bridge",
     "slerp",
     "to_noise",
     "to_x",

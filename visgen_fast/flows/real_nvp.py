@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ..models.layers.checks import check_sizes
 from ..models.layers.residual import ModulatedResidualBlock, group_norm, zeroed
+from ..nn.conditions import AnyCondition
 from ..nn.state import RefilledBuffers
 from .flow import Flow
 
@@ -59,7 +60,7 @@ class RealNVP(Flow):
             shape = (2 * shape[0], shape[1] // 2, shape[2] // 2)
         self.levels = nn.ModuleList(made)
 
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, condition: AnyCondition = None) -> tuple[Tensor, Tensor]:
         label = self.embed_label(self.labels_for(x, condition))
         rest, total = _to_logits(x)
         parts = []
@@ -69,7 +70,7 @@ class RealNVP(Flow):
             total = total + log_determinant
         return torch.cat(parts, 1).view_as(x), total
 
-    def inverse(self, z: Tensor, condition: Tensor | None = None, *, guidance: float = 1.0) -> Tensor:
+    def inverse(self, z: Tensor, condition: AnyCondition = None, *, guidance: float = 1.0) -> Tensor:
         if guidance != 1:
             raise ValueError(f"guidance must be 1 for Real NVP, which has none, got {guidance}")
         label = self.embed_label(self.labels_for(z, condition, "z"))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..models.layers.checks import check_sizes
 from ..models.layers.code_transformer import Transformer
 from ..models.layers.patches import patchify, unpatchify
+from ..nn.conditions import AnyCondition
 from .flow import Flow
 
 
@@ -53,7 +54,7 @@ class TarFlow(Flow):
             Block(length, features, width, depth, heads, classes, number % 2 == 1) for number in range(blocks)
         )
 
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, condition: AnyCondition = None) -> tuple[Tensor, Tensor]:
         labels = self.labels_for(x, condition)
         patches, total = patchify(x, self.patch_size), x.new_zeros(len(x))
         for block in self.blocks:
@@ -62,7 +63,7 @@ class TarFlow(Flow):
         return unpatchify(patches, self.patch_size, self.image_size), total
 
     @torch.no_grad()
-    def inverse(self, z: Tensor, condition: Tensor | None = None, *, guidance: float = 1.0) -> Tensor:
+    def inverse(self, z: Tensor, condition: AnyCondition = None, *, guidance: float = 1.0) -> Tensor:
         """As of `Flow`, patch by patch, with caches, and without a gradient."""
         labels = self.labels_for(z, condition, "z")
         patches = patchify(z, self.patch_size)

@@ -16,6 +16,7 @@ from ..data.order import Batch
 from ..diffusion.guidance import drop_labels
 from ..flows.dequantization import Dequantization
 from ..flows.flow import Flow, cleaned
+from ..nn.conditions import AnyCondition
 from .classes import check_labels, check_options, guidance_after
 from .diffusion import GenerativeSystem
 
@@ -47,7 +48,7 @@ class FlowSystem(GenerativeSystem):
         labels = drop_labels(batch.labels, batch.seeds, self.label_drop, self.flow.null_label)
         return self._bits(to_range(batch.images), labels, batch.seeds) / math.prod(self.flow.shape)
 
-    def _bits(self, images: Tensor, labels: Tensor, seeds: Tensor) -> Tensor:
+    def _bits(self, images: Tensor, labels: AnyCondition, seeds: Tensor) -> Tensor:
         """The bound of each image in [−1, 1], in bits, [B]."""
         noised = self.dequantization.noised(images, seeds)
         return self.dequantization.bits(noised, images, self.flow.log_likelihood(noised, labels))
