@@ -67,6 +67,7 @@ class EvaluateOptions:
 def measure(options: EvaluateOptions) -> None:
     """Measures what the options of `evaluate` ask for, and writes and prints it."""
     from ..recipes.runs import trained
+    from ..systems.bridge import PathSystem
     from ..systems.diffusion import DiffusionSystem
     from ..systems.flow import FlowSystem
     from ..systems.tokenizer import TokenizerSystem
@@ -83,7 +84,7 @@ def measure(options: EvaluateOptions) -> None:
     elif isinstance(system, DiffusionSystem):
         _refuse(options, ("beam", "features"), saved, "tokenizer")
         text = _diffusion(options, saved, system, recipe, settings, device)
-    elif isinstance(system, FlowSystem):
+    elif isinstance(system, FlowSystem | PathSystem):
         _refuse(options, ("beam", "features", "bins", "transfer_steps"), saved, "tokenizer or diffusion model")
         text = _own_measures(options, saved, system, recipe, settings, device)
     else:

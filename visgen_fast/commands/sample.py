@@ -77,6 +77,8 @@ class SampleOptions:
     """Of a model of codes: draw from so many most probable codes only."""
     top_p: float | None = None
     """Of a model of codes: draw from the most probable codes that together have this probability."""
+    direction: str | None = None
+    """Of a path between two ends: backward to images, or forward from those that it was trained on to the other end."""
     out: Path = Path("samples.png")
     """The PNG file to write."""
     preview_gif: Path | None = None
@@ -93,7 +95,7 @@ class SampleOptions:
 
 _OF_THE_SYSTEM = (
     *("steps", "sampler", "spacing", "shift", "order", "eta", "churn", "variant", "variance"),
-    *("guidance", "interval", "rescale", "temperature", "top_k", "top_p"),
+    *("guidance", "interval", "rescale", "temperature", "top_k", "top_p", "direction"),
 )
 # What a drawn file keeps. Words that follow the last one are no more of its: it takes a single number.
 _KEPT = ("labels", "seeds", *_OF_THE_SYSTEM, "count_per_class")
