@@ -60,7 +60,7 @@ def test_the_inverse_brings_back_the_images(name, dtype, tolerance):
 @pytest.mark.parametrize("name", FLOWS)
 def test_the_density_of_two_pixels_sums_to_1(name, label):
     flow = disturbed(name, (1, 2), 1, 0.15)
-    end, count = (1 / 0.9, 150) if name == "real-nvp" else (8.0, 250)
+    end, count = 9.0, 250
     line = ((torch.arange(count, dtype=torch.float64) + 0.5) / count * 2 - 1) * end
     grid = torch.cartesian_prod(line, line).view(-1, 1, 1, 2)
     with torch.no_grad():
@@ -102,12 +102,14 @@ def test_uniform_bits_are_exact_for_a_density_that_knows_the_levels():
     levels, pixels = Dequantization(levels=4), torch.tensor([[0, 85, 170, 255]], dtype=torch.uint8)
     x = pixels / 127.5 - 1
     assert levels.loses_nothing(x)
-    noised = levels.noised(x, torch.tensor([7]))
-    assert torch.equal(((noised + 1) * 2).ceil() - 1, torch.tensor([[0.0, 1, 2, 3]]))
-    share = torch.tensor([0.5, 0.25, 0.125, 0.125])
-    log_density = (share / 0.5).log().sum()[None]  # a level is 0.5 wide
+    noised = levels.noised(x, torch.tensor([7])).double()
+    filled = (noised.sigmoid() - 0.05) / 0.9 * 4
+    assert torch.equal(filled.ceil() - 1, torch.tensor([[0.0, 1, 2, 3]]).double())
+    share = torch.tensor([0.5, 0.25, 0.125, 0.125]).double()
+    slope = noised.sigmoid() * (1 - noised.sigmoid()) / 0.9  # of the share of the interval by the logit
+    log_density = (share * 4 * slope).log().sum()[None]
     assert levels.bits(noised, x, log_density).item() == pytest.approx(1 + 2 + 3 + 3)
-    assert torch.equal(levels.images(noised), x)
+    assert torch.equal(levels.images(noised.float()), x)
 
 
 def test_normal_bits_are_a_bound_that_narrow_noise_makes_tight():

@@ -40,6 +40,7 @@ from .predictions import (
 from .sampling import sample
 from .schedules import CosineVP, KarrasVE, RectifiedFlow, Schedule, SigmoidVP, VariancePreserving
 from .solvers import SAMPLERS
+from .solvers.langevin import annealed_langevin
 from .spacings import SPACINGS
 from .table_schedules import DiscreteVP, Table
 from .times import (
@@ -111,6 +112,7 @@ __all__ = [
     "VariancePreserving",
     "Weight",
     "ZeroStar",
+    "annealed_langevin",
     "as_prediction",
     "bridge_coefficients",
     "check_samplable",

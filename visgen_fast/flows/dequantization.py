@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .. import ops
+
+# Shares of the interval are moved off the ends of (0, 1), of which the logit is taken.
+_MARGIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -16,8 +20,8 @@ class Dequantization:
     """Pixels with noise added, so that they have a density.
 
     levels: how many values a pixel keeps, evenly spaced in [−1, 1], at most 256; digits have 17. width: standard
-    deviation of normal noise; 0 is uniform noise, as wide as the step from level to level (Theis, van den Oord and
-    Bethge, "A note on the evaluation of generative models", 2016).
+    deviation of normal noise; 0 is uniform noise, as wide as a level, which fills an interval: its logit is taken, for
+    a density of all numbers (Dinh, Sohl-Dickstein and Bengio, "Density estimation using Real NVP", 2017, section 4.1).
 
     ValueError for levels outside [2, 256] or a width below 0.
     """
@@ -32,11 +36,11 @@ class Dequantization:
             raise ValueError(f"width must be at least 0 and finite, got {self.width}")
 
     def noised(self, images: Tensor, seeds: Tensor) -> Tensor:
-        """Images [B, …] in [−1, 1] as levels with noise of the seeds, int64 [B]: float32."""
+        """Images [B, …] in [−1, 1] as values with noise of the seeds, int64 [B]: float32."""
         level = self._level(images)
         if self.width == 0:
             uniform = ops.uniform(seeds, images.shape[1:], stream=ops.Purpose.NOISE.stream())
-            return (level + uniform) * (2 / self.levels) - 1
+            return (_MARGIN + (1 - 2 * _MARGIN) * (level + uniform) / self.levels).logit()
         normal = ops.gaussian(seeds, images.shape[1:], stream=ops.Purpose.NOISE.stream())
         return self._value(level) + self.width * normal
 
@@ -45,12 +49,15 @@ class Dequantization:
 
         noised: as `noised` made them of images [B, …]. log_density: ln p(noised), [B], nats.
 
-        With uniform noise q(x | level) it is −ln p(x) + ln q(x | level); with normal noise, which says for certain of
-        no x which level it came from, also −ln P(level | x), P being Bayes' of all levels alike.
+        It is −ln p(x) + ln q(x | level), and with normal noise, of which no x says for certain which level it came
+        from, also −ln P(level | x), P being Bayes' of all levels alike.
         """
         dimensions = images[0].numel()
         if self.width == 0:
-            return (-log_density + dimensions * math.log(self.levels / 2)) / math.log(2)
+            # q is uniform in the share of the interval, whose logit was taken.
+            slope = F.logsigmoid(noised) + F.logsigmoid(-noised) - math.log(1 - 2 * _MARGIN)
+            bits = dimensions * math.log(self.levels) + slope.flatten(1).sum(1)
+            return (bits - log_density) / math.log(2)
         values = torch.linspace(-1, 1, self.levels, device=noised.device)
         every = -0.5 * ((noised[..., None] - values) / self.width).square()
         # What is the own level's stands in ln q and in ln P, and cancels.
@@ -59,8 +66,10 @@ class Dequantization:
 
     def images(self, x: Tensor) -> Tensor:
         """Values [B, …] as images in [−1, 1]: of each the level that it belongs to, as `noised` adds noise to it."""
-        share = (x + 1) / 2
-        level = (share * self.levels).floor() if self.width == 0 else (share * (self.levels - 1)).round()
+        if self.width == 0:
+            level = ((x.sigmoid() - _MARGIN) / (1 - 2 * _MARGIN) * self.levels).floor()
+        else:
+            level = ((x + 1) / 2 * (self.levels - 1)).round()
         return self._pixel(level.clamp(0, self.levels - 1))
 
     def loses_nothing(self, images: Tensor) -> bool:

@@ -18,12 +18,9 @@ from ..nn.conditions import AnyCondition
 from ..nn.state import RefilledBuffers
 from .flow import Flow
 
-# Pixels in [−1, 1] are moved off the ends of (0, 1), of which the logit is taken.
-_MARGIN = 0.05
-
 
 class RealNVP(Flow):
-    """A multi-scale flow of affine couplings, for images with values in [−1, 1].
+    """A multi-scale flow of affine couplings.
 
     image_size: pixels, one number or (height, width). levels: resolutions, each half of the one before, where half of
     the values leave. couplings: of a level, as many with a checkerboard's mask as with one of channels; the last level
@@ -62,8 +59,7 @@ class RealNVP(Flow):
 
     def forward(self, x: Tensor, condition: AnyCondition = None) -> tuple[Tensor, Tensor]:
         label = self.embed_label(self.labels_for(x, condition))
-        rest, total = _to_logits(x)
-        parts = []
+        rest, total, parts = x, x.new_zeros(len(x)), []
         for level in self.levels:
             rest, left, log_determinant = level(rest, label)
             parts.append(left.flatten(1))
@@ -80,7 +76,7 @@ class RealNVP(Flow):
         for level, left, shape in reversed(list(zip(self.levels, parts, shapes, strict=True))):
             rest = cast(Level, level).inverse(rest, left.unflatten(1, shape), label)
         assert rest is not None  # there is a level
-        return _from_logits(rest)
+        return rest
 
 
 class Level(nn.Module):
@@ -163,14 +159,3 @@ class Coupling(RefilledBuffers):
         log_scale, shift = self.leave(features).to(x.dtype).chunk(2, 1)
         free = 1 - self.mask
         return free * self.scale * log_scale.tanh(), free * shift
-
-
-def _to_logits(x: Tensor) -> tuple[Tensor, Tensor]:
-    """ln(p/(1 − p)) of p in [0.05, 0.95] for x in [−1, 1], with the logarithm of its determinant [B]."""
-    p = 0.5 + (0.5 - _MARGIN) * x
-    log_slope = (0.5 - _MARGIN) / (p * (1 - p))
-    return p.logit(), log_slope.log().flatten(1).sum(1)
-
-
-def _from_logits(y: Tensor) -> Tensor:
-    return (y.sigmoid() - 0.5) / (0.5 - _MARGIN)

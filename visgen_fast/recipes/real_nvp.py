@@ -41,5 +41,6 @@ def system(settings: Settings, images: ImageFormat) -> FlowSystem:
     return flow_system(settings, flow)
 
 
-PRESETS = {**FLOW_PRESETS, "digits": {**FLOW_PRESETS["digits"], "resolutions": 2, "width": 32, "depth": 1}}
+_DIGITS = {**FLOW_PRESETS["digits"], "resolutions": 2, "width": 32, "depth": 1, "learning_rate": 2e-3}
+PRESETS = {**FLOW_PRESETS, "digits": _DIGITS}
 RECIPE = Recipe(Settings, training_images, system, held_out_images, PRESETS)

@@ -52,4 +52,5 @@ def system(settings: Settings, images: ImageFormat) -> FlowSystem:
     return flow_system(settings, flow, **chosen)
 
 
-RECIPE = Recipe(Settings, training_images, system, held_out_images, FLOW_PRESETS)
+PRESETS = {**FLOW_PRESETS, "digits": {**FLOW_PRESETS["digits"], "depth": 1, "blocks": 8, "learning_rate": 3e-3}}
+RECIPE = Recipe(Settings, training_images, system, held_out_images, PRESETS)

@@ -86,7 +86,7 @@ class PathSystem(GenerativeSystem):
         x, labels = (torch.cat(kind) for kind in zip(*parts, strict=True))
         seeds = ops.derive_seeds(0, torch.arange(len(x), device=device), purpose=ops.Purpose.LIKELIHOOD)
         ends = self.end.draw(seeds)
-        options = {"sigma": self.sigma, "steps": self.drawing.steps, "final_noise": False}
+        options: dict[str, Any] = {"sigma": self.sigma, "steps": self.drawing.steps, "final_noise": False}
         meter = Meter(self.network("backward"))
         made = sample_bridge(meter, ends, seeds, labels, direction="backward", **options)
         found = {
