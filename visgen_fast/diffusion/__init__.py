@@ -39,6 +39,7 @@ from .predictions import (
 )
 from .sampling import sample
 from .schedules import CosineVP, KarrasVE, RectifiedFlow, Schedule, SigmoidVP, VariancePreserving
+from .schrodinger import drift_to, reversed_target
 from .solvers import SAMPLERS
 from .solvers.langevin import annealed_langevin
 from .spacings import SPACINGS
@@ -118,6 +119,7 @@ __all__ = [
     "check_samplable",
     "coefficients",
     "convert",
+    "drift_to",
     "drop_labels",
     "edm",
     "elbo",
@@ -127,6 +129,7 @@ __all__ = [
     "optimal",
     "plan",
     "release_graphs",
+    "reversed_target",
     "sample",
     "sample_bridge",
     "slerp",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+
+from .energy import EnergyModel
 
 
 class Composition(nn.Module):
@@ -32,7 +35,7 @@ class Composition(nn.Module):
 
     def energy(self, x_t: Tensor, t: Tensor, labels: object = None) -> Tensor:
         """[B], in nats, up to a constant; arguments as of `EnergyModel.energy`."""
-        return self._sum(self.model.energy, x_t, t)
+        return self._sum(cast(EnergyModel, self.model).energy, x_t, t)
 
     def forward(self, x_t: Tensor, t: Tensor, labels: object = None) -> Tensor:
         return self._sum(self.model, x_t, t)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from ..data.images import ImageFormat, Images, class_part
+from ..diffusion.guiding import check_interval
 from ..errors import UserError
 from ..systems.bridge import BridgeSampling
 from ..systems.ends import End, ImageEnd, NoiseEnd
-from ..training.bounds import Between
-from ._diffusion import DiTSettings
+from ..training.bounds import AtLeast, Between
+from ..untrusted import MOST_SAMPLING_STEPS
+from ._diffusion import DiTSettings, dit
 from ._images import ImageSettings, held_out_images, training_images
 
 NOISE = "noise"
@@ -43,6 +45,22 @@ class PathSettings(DiTSettings):
     def _other(self) -> ImageSettings:
         """The images of the other end, as settings."""
         return ImageSettings(dataset=self.endpoint, size=self.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchroedingerSettings(PathSettings):
+    """A Schrödinger bridge, whose two networks learn in turns."""
+
+    sigma: Annotated[float, Between(0, 1000, "()")] = 1.0
+    turn_steps: Annotated[int, AtLeast(1)] = 250
+    """Optimizer steps in which one network learns while the other one rests."""
+    refresh: Annotated[int, AtLeast(1)] = 125
+    """Steps after which the trajectories to learn from are drawn anew; it divides the steps of a turn."""
+    cache: Annotated[int, AtLeast(2)] = 512
+    """Trajectories that are drawn at once."""
+    sampling_steps: Annotated[int, AtLeast(1), Between(1, MOST_SAMPLING_STEPS)] = 20
+    """Steps from one end to the other, in training too."""
+    guidance: Annotated[float, Between(-1000, 1000)] = 1.0
 
 
 def start_images(settings: PathSettings) -> Images:
@@ -97,3 +115,22 @@ def _one_class(settings: PathSettings, images: Images, which: int) -> Images:
     if len(found) < 2:
         raise UserError(f"--classes: there must be at least 2 images of class {name}, got {len(found)}")
     return found
+
+
+def in_turns(settings: SchroedingerSettings, images: ImageFormat) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a `SchroedingerSystem` for images of this format is made of; ValueError where the two don't fit."""
+    check_interval(settings.guidance_interval)
+    start, end = ends(settings, images)
+    backward, forward = dit(settings, images), dit(settings, images)
+    positional = (
+        backward,
+        forward,
+        images.shape,
+        start,
+        end,
+        following(settings),
+        settings.sigma,
+        len(images.class_names),
+    )
+    names = ("turn_steps", "refresh", "cache", "label_drop", "seed")
+    return positional, {name: getattr(settings, name) for name in names}

@@ -50,18 +50,27 @@ class ImageEnd:
         return order, labels
 
     def draw(self, seeds: Tensor, labels: Tensor | None = None) -> Tensor:
-        share = ops.uniform(seeds.cpu(), (1,), stream=_STREAM, dtype=torch.float64).squeeze(1)
         if labels is None:
-            chosen = _at(share, torch.zeros(1), torch.tensor([len(self.images)]))
-        else:
-            order, there = self._places
-            wanted = labels.cpu()
-            first, last = (torch.searchsorted(there, wanted, right=right) for right in (False, True))
-            if bool((first == last).any()):
-                missing = int(wanted[first == last][0])
-                raise ValueError(f"there is no image of class {self.images.format.class_names[missing]} to begin with")
-            chosen = order[_at(share, first, last)]
-        return to_range(self.images.read(chosen.tolist())[0]).to(seeds.device)
+            return self.pick(seeds)[0]
+        order, there = self._places
+        wanted = labels.cpu()
+        first, last = (torch.searchsorted(there, wanted, right=right) for right in (False, True))
+        if bool((first == last).any()):
+            missing = int(wanted[first == last][0])
+            raise ValueError(f"there is no image of class {self.images.format.class_names[missing]} to begin with")
+        return self._read(order[_at(_shares(seeds), first, last)], seeds.device)[0]
+
+    def pick(self, seeds: Tensor) -> tuple[Tensor, Tensor]:
+        """An image for each seed and its label, int64 [B]."""
+        return self._read(_at(_shares(seeds), torch.zeros(1), torch.tensor([len(self.images)])), seeds.device)
+
+    def _read(self, chosen: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        pixels, labels, _ = self.images.read(chosen.tolist())
+        return to_range(pixels).to(device), labels.long().to(device)
+
+
+def _shares(seeds: Tensor) -> Tensor:
+    return ops.uniform(seeds.cpu(), (1,), stream=_STREAM, dtype=torch.float64).squeeze(1)
 
 
 def _at(share: Tensor, first: Tensor, last: Tensor) -> Tensor:
