@@ -1,7 +1,8 @@
-"""`visgen-fast evaluate`: measures a trained tokenizer, diffusion model or model of codes."""
+"""`visgen-fast evaluate`: measures a trained tokenizer, diffusion model, model of codes or normalizing flow."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ..systems.tokenizer import TokenizerSystem
     from ..training.checkpoint import Checkpoint
     from ..training.settings import TrainingSettings
+    from ..training.system import System
 
 _MOST_BINS = 16
 
@@ -36,7 +38,8 @@ class EvaluateOptions:
     """Measure a trained model on images that were held out; writes evaluation.json, and figures.
 
     A tokenizer: reconstruction, codes, and which of them add nothing. A diffusion model: errors by noise level λ, and
-    whether the levels are in each other's way. A model of codes: bits, by place, by depth and by step.
+    whether the levels are in each other's way. A model of codes: bits, by place, by depth and by step. A normalizing
+    flow: bits per dimension.
     """
 
     checkpoint: tyro.conf.Positional[Path]
@@ -66,7 +69,9 @@ class EvaluateOptions:
 def measure(options: EvaluateOptions) -> None:
     """Measures what the options of `evaluate` ask for, and writes and prints it."""
     from ..recipes.runs import trained
+    from ..systems.bridge import PathSystem
     from ..systems.diffusion import DiffusionSystem
+    from ..systems.flow import FlowSystem
     from ..systems.prior import CodeSystem
     from ..systems.tokenizer import TokenizerSystem
     from ..training import checkpoint
@@ -89,10 +94,13 @@ def measure(options: EvaluateOptions) -> None:
         _refuse(options, ("beam",), saved, "tokenizer")
         _refuse(options, ("bins", "transfer_steps"), saved, "diffusion model")
         text = _codes(options, saved, system, recipe, settings, device)
+    elif isinstance(system, FlowSystem | PathSystem):
+        _refuse(options, ("beam", "features", "bins", "transfer_steps"), saved, "tokenizer or diffusion model")
+        text = _own_measures(options, saved, system, recipe, settings, device)
     else:
         raise UserError(
             f"the recipe {saved.state['recipe']} trains no tokenizer with held-out images to measure it on, no "
-            "diffusion model, and no model of codes"
+            "diffusion model, no model of codes and no normalizing flow"
         )
     print(f"{text}\nwritten to {_out(options)}")
 
@@ -192,9 +200,37 @@ def _diffusion(
     measures = system.evaluate(some, device=device)
     with writing(_out(options)):
         write(found, _out(options), {**_head(saved), "held_out": held_out, "measures": measures})
-    own = [f"{name.replace('_', ' ')}: {value:.4g}" for name, value in measures.items()]
     seen = "held out" if held_out else "that the model was trained on"
-    return "\n".join([as_text(found), *own, f"images: {found.images} {seen}"])
+    return "\n".join([as_text(found), *_as_lines(measures), f"images: {found.images} {seen}"])
+
+
+def _own_measures(
+    options: EvaluateOptions,
+    saved: Checkpoint,
+    system: System,
+    recipe: Recipe[Any],
+    settings: TrainingSettings,
+    device: torch.device,
+) -> str:
+    """What the system's own `evaluate` says of the images."""
+    from ..data.images import Part, evenly
+    from ..recipes.runs import images_to_measure
+
+    images, held_out = images_to_measure(recipe, settings)
+    _require_shape(saved, images, "model", "those to measure it on")
+    some = Part(images, evenly(len(images), options.pictures or 512))
+    measures = system.to(device).evaluate(some, device=device)
+    out = _out(options)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        found = {**_head(saved), "held_out": held_out, "images": len(some), "measures": measures}
+        (out / "evaluation.json").write_text(json.dumps(found, indent=1) + "\n")
+    seen = "held out" if held_out else "that the model was trained on"
+    return "\n".join([*_as_lines(measures), f"images: {len(some)} {seen}"])
+
+
+def _as_lines(measures: dict[str, float]) -> list[str]:
+    return [f"{name.replace('_', ' ')}: {value:.4g}" for name, value in measures.items()]
 
 
 def _codes(

@@ -85,6 +85,8 @@ class SampleOptions:
     """Of a model with styles: how far they are from their mean, 1 for as they are, 0 for the mean itself."""
     interpolate: int | None = None
     """Of a model of latent vectors: show so many images on the way from the first of a row to its second."""
+    direction: str | None = None
+    """Of a path between two ends: backward to images, or forward from those that it was trained on to the other end."""
     out: Path = Path("samples.png")
     """The PNG file to write."""
     preview_gif: Path | None = None
@@ -101,7 +103,7 @@ class SampleOptions:
 
 _OF_THE_SYSTEM = (
     *("steps", "sampler", "spacing", "shift", "order", "eta", "churn", "variant", "variance"),
-    *("guidance", "interval", "rescale", "temperature", "top_k", "top_p", "truncation"),
+    *("guidance", "interval", "rescale", "temperature", "top_k", "top_p", "truncation", "direction"),
 )
 # What a drawn file keeps. Words that follow the last one are no more of its: it takes a single number.
 _KEPT = ("labels", "seeds", *_OF_THE_SYSTEM, "complete", "interpolate", "count_per_class")

@@ -117,6 +117,12 @@ def in_chunks(images: Images, device: torch.device, *, most: int | None = None) 
         yield to_range(pixels.to(device)), labels.to(device)
 
 
+def labels_of(images: Images) -> Tensor:
+    """The labels of all images, int64 [N]."""
+    indices = torch.arange(len(images)).split(AT_A_TIME)
+    return torch.cat([images.read(some.tolist())[1] for some in indices]).long()
+
+
 class ImagesInMemory:
     """Pixels uint8 [N, C, H, W], or [N, C, T, H, W] for clips, with labels int64 [N] of named classes or captions."""
 
@@ -171,6 +177,11 @@ class Part:
 
     def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, tuple[str, ...]]:
         return self.images.read([self.indices[index] for index in indices])
+
+
+def class_part(images: Images, label: int) -> Part:
+    """Those of one class."""
+    return Part(images, (labels_of(images) == label).nonzero().squeeze(1).tolist())
 
 
 def training_part(images: Images) -> Part:

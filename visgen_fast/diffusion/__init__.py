@@ -5,7 +5,9 @@ Time runs from data, t = 0, to noise, t = 1. λ = ln(α²/σ²) is the logarithm
 
 from .adaptive_guidance import DynamicThresholding, Projected, ZeroStar
 from .adaptive_times import AdaptiveTimes
+from .bridges import bridge_coefficients, sample_bridge
 from .callbacks import Previews, ProgressBar
+from .couplings import optimal
 from .densities import Cauchy, Density, HyperbolicSecant, Laplace, Normal
 from .derived_schedules import FromDensity, Interpolated, Shifted
 from .graphs import release_graphs
@@ -37,7 +39,9 @@ from .predictions import (
 )
 from .sampling import sample
 from .schedules import CosineVP, KarrasVE, RectifiedFlow, Schedule, SigmoidVP, VariancePreserving
+from .schrodinger import drift_to, reversed_target
 from .solvers import SAMPLERS
+from .solvers.langevin import annealed_langevin
 from .spacings import SPACINGS
 from .table_schedules import DiscreteVP, Table
 from .times import (
@@ -109,19 +113,25 @@ __all__ = [
     "VariancePreserving",
     "Weight",
     "ZeroStar",
+    "annealed_langevin",
     "as_prediction",
+    "bridge_coefficients",
     "check_samplable",
     "coefficients",
     "convert",
+    "drift_to",
     "drop_labels",
     "edm",
     "elbo",
     "ends_of_bound",
     "invert",
     "likelihood",
+    "optimal",
     "plan",
     "release_graphs",
+    "reversed_target",
     "sample",
+    "sample_bridge",
     "slerp",
     "to_noise",
     "to_x",

@@ -42,6 +42,7 @@ class Purpose(IntEnum):
     SAMPLER = 9
     LIKELIHOOD = 10
     CODE = 11
+    COUPLING = 12
 
     def stream(self, step: int = 0) -> int:
         """The stream of this purpose at `step` (0 to 2³² − 1)."""

@@ -21,6 +21,7 @@ from ..diffusion.plan import Plan, plan
 from ..diffusion.sampling import Callback, sample
 from ..tokenizers.first_stage import FirstStage
 from ..training.system import System
+from .classes import check_labels, check_options
 
 logger = logging.getLogger(__name__)
 
@@ -160,8 +161,8 @@ class DiffusionSystem(GenerativeSystem):
     @torch.no_grad()
     def sample(self, labels: Tensor, seeds: Tensor, *, callback: Callback | None = None, **options: Any) -> Tensor:
         null = self.objective.null_label
-        if isinstance(null, int) and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < null:
-            raise ValueError(f"labels must lie in [0, {null}), got {int(labels.min())} to {int(labels.max())}")
+        if isinstance(null, int):
+            check_labels(labels, null)
         settings = self._settings(options)
         guidance = ClassifierFree(settings.guidance, null, interval=settings.interval, rescale=settings.rescale)
         plan, network = self._plan(settings), self.objective.network(self.model)
@@ -182,9 +183,7 @@ class DiffusionSystem(GenerativeSystem):
         return {name: value for name, value in asdict(settings).items() if value is not None}
 
     def _settings(self, asked: dict[str, Any]) -> SamplerSettings:
-        known = [field.name for field in fields(SamplerSettings)]
-        for name in asked.keys() - set(known):
-            raise ValueError(f"{name} is no option of a diffusion system, which has {', '.join(known)}")
+        check_options(asked, [field.name for field in fields(SamplerSettings)], "a diffusion system")
         settings = replace(self.sampler, **{name: value for name, value in asked.items() if value is not None})
         settings = replace(settings, guidance=self._guidance(asked.get("guidance")))
         for name in ("interval", "rescale"):

@@ -21,6 +21,7 @@ from ..evaluation.codes import Codec, CodeEvaluation, evaluate_codes
 from ..evaluation.fid import distances
 from ..tokenizers.pixels import PixelCodes, fit_palette
 from ..tokenizers.places import above, grids_of
+from .classes import check_labels, check_options, guidance_after
 from .diffusion import GenerativeSystem
 
 _PALETTE_PIXELS = 2**16  # that a palette is found among
@@ -146,9 +147,8 @@ class CodeSystem(GenerativeSystem):
         **options: Any,
     ) -> Tensor:
         """See `GenerativeSystem.sample`. known: codes that stay, as of `autoregression.sample`."""
-        null, settings = self.null_label, self._settings(options)
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < null:
-            raise ValueError(f"labels must lie in [0, {null}), got {int(labels.min())} to {int(labels.max())}")
+        settings = self._settings(options)
+        check_labels(labels, self.null_label)
 
         def show(step: int, codes: Tensor) -> None:
             if callback is not None:
@@ -172,15 +172,7 @@ class CodeSystem(GenerativeSystem):
         steps, count = asked.pop("steps", None), self.model.order.count
         if steps not in (None, count):
             raise ValueError(f"steps must be {count}, those of the order in which the codes are drawn, got {steps}")
-        known = [field.name for field in fields(CodeSampling)]
-        for name in asked.keys() - set(known):
-            raise ValueError(f"{name} is no option of a model of codes, which has {', '.join(known)}")
+        check_options(asked, [field.name for field in fields(CodeSampling)], "a model of codes")
         wanted = replace(self.drawing, **asked)
-        # A network that always saw the label, or never did, has nothing to be guided by.
-        only = {0.0: 1.0, 1.0: 0.0}.get(self.label_drop, wanted.guidance)
-        if "guidance" in asked and wanted.guidance != only:
-            raise ValueError(
-                f"guidance must be {only:g} for a model that was trained with label_drop {self.label_drop:g}, got "
-                f"{wanted.guidance}"
-            )
-        return replace(wanted, guidance=only)
+        guidance = guidance_after(self.label_drop, wanted.guidance, asked="guidance" in asked)
+        return replace(wanted, guidance=guidance)

@@ -24,8 +24,8 @@ class Player:
     player sees what the earlier ones learned in the same step.
 
     loss: batch → the loss of every image, [B]; lr_scale: its learning rate over the run's; beta1: AdamW's decay of its
-    mean gradient. It acts from optimizer step `start` on, in every step that `every` divides. At rest it neither steps
-    nor decays.
+    mean gradient. It acts from optimizer step `start` on: a turn has `turn_steps` steps, and of every `every` turns it
+    has the one numbered `place`. At rest it neither steps nor decays.
     """
 
     name: str
@@ -35,10 +35,12 @@ class Player:
     beta1: float = 0.9
     every: int = 1
     start: int = 0
+    turn_steps: int = 1
+    place: int = 0
 
     def acts(self, step: int) -> bool:
         """Whether it has a turn in optimizer step `step` (0 is the first)."""
-        return step >= self.start and step % self.every == 0
+        return step >= self.start and step // self.turn_steps % self.every == self.place
 
 
 class System(nn.Module, ABC):
@@ -135,14 +137,17 @@ def players_of(system: System) -> Sequence[Player]:
     names = [player.name for player in players]
     if len(set(names)) != len(names):
         raise ValueError(f"players must have names of their own, got {', '.join(names)}")
-    if not any(player.every == 1 and player.start == 0 for player in players):
-        raise ValueError("one player must act in every step: with every = 1 and start = 0")
+    if not _always_one(players):
+        raise ValueError("one player must act in every step: with every = 1 and start = 0, or several in turns")
     owners: dict[nn.Parameter, str] = {}
     within = {parameter for _, child in system.named_children() for parameter in child.parameters()}
     for player in players:
         if player.every < 1 or player.start < 0:
             got = f"{player.every} and {player.start} for {player.name}"
             raise ValueError(f"every must be at least 1 and start at least 0, got {got}")
+        if player.turn_steps < 1 or not 0 <= player.place < player.every:
+            got = f"{player.turn_steps} and {player.place} for {player.name}"
+            raise ValueError(f"turn_steps must be at least 1 and place in [0, every), got {got}")
         if not player.parameters:
             raise ValueError(f"the player {player.name} has no weights to train")
         for parameter in player.parameters:
@@ -156,6 +161,15 @@ def players_of(system: System) -> Sequence[Player]:
         if parameter.requires_grad and parameter not in owners:
             raise ValueError(f"{name} requires a gradient and belongs to no player: give it to one or freeze it")
     return players
+
+
+def _always_one(players: Sequence[Player]) -> bool:
+    """Whether some of them share all turns of one length among them, from the first step on."""
+    places: dict[tuple[int, int], set[int]] = {}
+    for player in players:
+        if player.start == 0:
+            places.setdefault((player.every, player.turn_steps), set()).add(player.place)
+    return any(len(there) == every for (every, _), there in places.items())
 
 
 def _trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:

@@ -1,0 +1,36 @@
+"""Energy: an energy-based model by denoising score matching, whose gradient is what a diffusion model predicts.
+
+Salimans and Ho, "Should EBMs model the energy or the score?", 2021; Du et al., "Reduce, reuse, recycle", 2023.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..data.images import ImageFormat
+from ..diffusion.objective import DiffusionObjective
+from ..diffusion.schedules import CosineVP
+from ..diffusion.times import UniformTimes
+from ..energies.energy import EnergyModel
+from ..systems.diffusion import DiffusionSystem
+from ._diffusion import DIT_PRESETS, DiTSettings, dit, drawing
+from ._images import all_images
+from .recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(DiTSettings):
+    """A class-conditional energy."""
+
+    dataset: str = "digits"
+
+
+def system(settings: Settings, images: ImageFormat) -> DiffusionSystem:
+    """The system these settings describe, for images of this format. ValueError where the two don't fit."""
+    schedule = CosineVP()
+    model = EnergyModel(dit(settings, images), schedule.sigma)
+    objective = DiffusionObjective(schedule, "epsilon", UniformTimes(), settings.label_drop, model.null_label)
+    return DiffusionSystem(model, objective, images.shape, drawing(settings, "ddpm"))
+
+
+RECIPE = Recipe(Settings, all_images, system, presets=DIT_PRESETS)

@@ -1,0 +1,35 @@
+"""What all systems that draw images of classes ask of labels and of guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    """ValueError unless all are classes, in [0, classes)."""
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(f"labels must lie in [0, {classes}), got {int(labels.min())} to {int(labels.max())}")
+
+
+def check_options(asked: dict[str, Any], known: Iterable[str], kind: str) -> None:
+    """ValueError where one of the options asked for is none of those known; `kind` says what has these."""
+    names = tuple(known)
+    for name in asked.keys() - set(names):
+        raise ValueError(f"{name} is no option of {kind}, which has {', '.join(names)}")
+
+
+def guidance_after(label_drop: float, wanted: float, *, asked: bool) -> float:
+    """The weight of guidance to draw with, `wanted` where training leaves a choice.
+
+    A network that always saw the label, or never did, has nothing to be guided by: 1 and 0 are all it has. ValueError
+    where another was `asked` for.
+    """
+    only = {0.0: 1.0, 1.0: 0.0}.get(label_drop, wanted)
+    if asked and wanted != only:
+        raise ValueError(
+            f"guidance must be {only:g} for a model that was trained with label_drop {label_drop:g}, got {wanted}"
+        )
+    return only
