@@ -33,7 +33,15 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 MINUTES = 8
 # By name, as importing benchmarks.families needs the library that this report has yet to build.
 _FAMILIES = sorted(page.stem for page in (Path(__file__).parent / "families").glob("[a-z]*.py"))
-_CHECKED = {"diffuse", "dit_step", "modulate", "multiscale", "quantize", "solve"}  # families with a promise of a GPU
+_CHECKED = {
+    "diffuse",
+    "dit_step",
+    "modulate",
+    "multiscale",
+    "optimize",
+    "quantize",
+    "solve",
+}  # families with a promise of a GPU
 _NEEDED = ("layouts on the GPU", "tests", *(f"benchmark {family}" for family in _FAMILIES))
 _CUDA_TESTS = "cuda and not host and not test_build and not test_benchmarks"
 _CEILINGS = """

@@ -106,6 +106,13 @@ VISGEN_SCHEMAS(m) {
       "denoised_quantile(Tensor x, Tensor output, Tensor? output_1, Tensor? output_2, Tensor table, Tensor? steps, "
       "SymInt step, Tensor? weights, float q) -> Tensor");
   m.def("output_products(Tensor? x, Tensor output, Tensor? output_1, Tensor? output_2) -> Tensor");
+
+  // optimize: numbers, or changing in their place (float64, on the device), are learning_rate, beta1, beta2, eps,
+  // weight_decay, step, average_decay, gradient_scale; averages may be empty
+  m.def(
+      "adamw_(Tensor(a!)[] parameters, Tensor[] gradients, Tensor(b!)[] means, Tensor(c!)[] squares, "
+      "Tensor(d!)[] averages, float[] numbers, Tensor? changing) -> ()");
+  m.def("gradient_norm(Tensor[] gradients) -> Tensor");
 }
 
 // The CUDA version that the CUDA library beside this one was built with, as 1000·major + 10·minor; 0 where there is

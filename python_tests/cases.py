@@ -13,6 +13,7 @@ import torch
 from case import Arguments, Case, lay_out, random
 from case_modulate import MODULATE
 from case_multiscale import MULTISCALE
+from case_optimize import OPTIMIZE
 from case_select import SELECT
 from case_solve import SOLVE
 from torch import Tensor
@@ -308,4 +309,16 @@ BINARY_QUANTIZE = [
     *decode_cases("binary_decode", 2**7, bits=7, scale=0.3),
 ]
 
-CASES = NOISE + DIFFUSE + QUANTIZE + FINITE_SCALAR + BINARY_QUANTIZE + MULTISCALE + SOLVE + SELECT + MODULATE
+CASES = (
+    NOISE
+    + DIFFUSE
+    + QUANTIZE
+    + FINITE_SCALAR
+    + BINARY_QUANTIZE
+    + MULTISCALE
+    + OPTIMIZE
+    + OPTIMIZE
+    + SOLVE
+    + SELECT
+    + MODULATE
+)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from backends import BACKENDS, OPERATIONS, running_on
+from case_optimize import IN_PLACE
 from cases import CASES, Case
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -50,7 +51,7 @@ class _Recorder(TorchDispatchMode):
 def recorded_calls() -> list[Call]:
     """The raw calls of the small cases, forward and backward."""
     calls: list[Call] = []
-    for case in CASES:
+    for case in CASES + IN_PLACE:
         for dtype in (torch.float32, torch.float64, torch.bfloat16):
             calls += _calls_of(case, dtype)
     return calls

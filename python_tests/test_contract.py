@@ -27,6 +27,7 @@ FIRST_OF_EACH = list({case.operation: case for case in reversed(CASES)}.values()
 WITHOUT_CASES = {
     "Purpose": "an enumeration",
     "draw_seeds": "draws from torch's random state, so that two calls differ; see test_noise.py",
+    "adamw_": "overwrites its arguments; see test_optimize.py",
     "solver_step_": "overwrites its arguments; test_solve.py holds it to solver_step, which has cases",
 }
 # Plain PyTorch: confident_mask has few codes to sort; the others have no kernels yet.

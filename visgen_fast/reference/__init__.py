@@ -7,6 +7,7 @@ from .finite_scalar import *
 from .modulate import *
 from .multiscale import *
 from .noise import *
+from .optimize import *
 from .quantize import *
 from .select import *
 from .solve import *

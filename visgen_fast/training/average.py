@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -18,7 +18,8 @@ class MovingAverage(Generic[S]):
     """Copies of a system's `averaged` sub-modules, which follow the trained: average ← d·average + (1 − d)·trained.
 
     d is `decay`, but at most (1 + n)/(10 + n) at update n, so that the first steps are forgotten soon. Buffers are
-    copied. `weights` holds the copies alone. `module` is the system with the copies in place and in evaluation mode;
+    copied. What a system changes in a parameter after the step is followed from the next step on. `weights` holds the
+    copies alone. `module` is the system with the copies in place and in evaluation mode;
     the rest of it, what is frozen and what draws nothing, is the trained system's own.
     """
 
@@ -37,12 +38,25 @@ class MovingAverage(Generic[S]):
         self.module._modules = {**system._modules, **copies}
         self.module.training = False
 
-    @torch.no_grad()
-    def update(self, count: int) -> None:
-        """Moves the average towards the trained weights after optimizer step `count` (1 is the first)."""
-        decay = min(self.decay, (1 + count) / (10 + count))
+    @property
+    def of(self) -> dict[Tensor, Tensor]:
+        """The average of each trained parameter that has one."""
         averages, trained = _pairs(self.weights.parameters(), self._trained.parameters())
-        torch._foreach_lerp_(averages, trained, 1 - decay)
+        return dict(zip(trained, averages, strict=True))
+
+    def decay_at(self, count: int) -> float:
+        """d at optimizer step `count`; 1 is the first."""
+        return min(self.decay, (1 + count) / (10 + count))
+
+    @torch.no_grad()
+    def update(self, count: int, moved: Collection[Tensor] = ()) -> None:
+        """Moves the average towards the trained weights after step `count`, but for the parameters of `moved`.
+
+        Those moved with the optimizer.
+        """
+        rest = {trained: average for trained, average in self.of.items() if trained not in moved}
+        if rest:
+            torch._foreach_lerp_([*rest.values()], [*rest], 1 - self.decay_at(count))
         for average, buffer in zip(*_pairs(self.weights.buffers(), self._trained.buffers()), strict=True):
             average.copy_(buffer)
 

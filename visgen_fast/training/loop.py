@@ -85,10 +85,10 @@ class Trainer:
 
     def _prepare_turns(self) -> list[Turn]:
         players = players_of(self.system)
-        turns = []
+        turns, averages = [], self.average.of
         for place, player in enumerate(players):
             others = [parameter for other in players if other is not player for parameter in other.parameters]
-            turns.append(Turn(self.system, player, place, others, self.settings, self.accelerator))
+            turns.append(Turn(self.system, player, place, others, averages, self.settings, self.accelerator))
         return turns
 
     def _load_batches(self) -> Iterator[Batch]:
@@ -133,15 +133,17 @@ class Trainer:
         rate = learning_rate(self.settings, self.step)
         self.system.before_step(self.step)
         batches = [self._next_batch() for _ in range(self.settings.accumulation)]
-        losses, norms, reached = {}, [], []
+        losses, norms, reached, moved = {}, [], [], set()
+        decay = self.average.decay_at(self.step + 1)
         for turn in self.turns:
             if turn.player.acts(self.step):
-                losses[turn.player.name], norm = turn.take(batches, rate)
+                losses[turn.player.name], norm = turn.take(batches, rate, decay)
                 norms.append(norm)
+                moved |= turn.moved
                 reached.append(torch.zeros_like(norm) if turn.optimizer.step_was_skipped else norm)
         self.system.after_step()
         self.step += 1
-        self.average.update(self.step)
+        self.average.update(self.step, moved)
         gradient_norm, reached_norm = (torch.linalg.vector_norm(torch.stack(parts)) for parts in (norms, reached))
         return Step(next(iter(losses.values())), gradient_norm, reached_norm, losses)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from .. import ops
 from ..data.order import Batch
+from .adamw import AdamW, gradients_of
 from .settings import TrainingSettings
 from .system import Player, System
 
@@ -17,7 +19,7 @@ from .system import Player, System
 class Turn:
     """A player with its AdamW, and with a module of its own to wrap for data-parallel training.
 
-    `place` is its place among the players; their parameters but its own are `others`.
+    `place` is its place among the players; their parameters but its own are `others`. `averages` follow the parameters.
     """
 
     def __init__(
@@ -26,24 +28,25 @@ class Turn:
         player: Player,
         place: int,
         others: Sequence[nn.Parameter],
+        averages: Mapping[Tensor, Tensor],
         settings: TrainingSettings,
         accelerator: Accelerator,
     ) -> None:
         self.player, self.place, self.others = player, place, others
         self.settings, self.accelerator = settings, accelerator
-        optimizer = torch.optim.AdamW(
+        self.adamw = AdamW(
             player.parameters,
+            averages,
             lr=settings.learning_rate,
             betas=(player.beta1, settings.beta2),
             weight_decay=settings.weight_decay,
-            # Many times faster on the CPU. Under a loss scaler it would not say that it left a step out.
-            fused=settings.mixed_precision != "fp16",
         )
+        self.moved: set[Tensor] = set()  # parameters that the last turn moved, their averages with them
         # The wrapper waits for the gradients of what requires them now.
         with self._alone():
-            self.model, self.optimizer = accelerator.prepare(_PlayersLoss(system, player), optimizer)
+            self.model, self.optimizer = accelerator.prepare(_PlayersLoss(system, player), self.adamw)
 
-    def take(self, batches: Sequence[Batch], rate: float) -> tuple[Tensor, Tensor]:
+    def take(self, batches: Sequence[Batch], rate: float, average_decay: float) -> tuple[Tensor, Tensor]:
         """Learns from the step's micro-batches at the run's learning rate `rate`.
 
         Returns the mean loss of this rank's images, and the norm of the gradient before it is clipped.
@@ -61,8 +64,13 @@ class Turn:
                     self.accelerator.backward(share)
                 loss += share.detach()
         self.accelerator.unscale_gradients(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.player.parameters, self.settings.gradient_clip)
+        gradients = gradients_of(self.player.parameters)
+        norm = ops.gradient_norm(gradients) if gradients else torch.zeros_like(loss)
+        self.adamw.gradient_scale = (self.settings.gradient_clip / (norm + 1e-6)).clamp(max=1)
+        self.adamw.average_decay = average_decay
         self.optimizer.step()
+        moved = () if self.optimizer.step_was_skipped else self.player.parameters
+        self.moved = {parameter for parameter in moved if parameter.grad is not None}
         self.optimizer.zero_grad()
         return loss, norm
 
