@@ -10,6 +10,7 @@ from games import Game, few_digits
 from test_tokenizers_training import tiny_system
 from torch import nn
 
+from visgen_fast import ops
 from visgen_fast.data.images import digits
 from visgen_fast.data.order import ImagesByPosition, MicroBatches
 from visgen_fast.models.classifier import Classifier
@@ -41,6 +42,60 @@ def tokenizer(settings):
     return tiny_system(ReconstructionLoss("l1", perceptual=1.0), features=classifier)
 
 
+def steps_of_ops(parameters, averages, settings):
+    """Clipping, AdamW and the moving average by our operations."""
+    means, squares = ([torch.zeros_like(parameter) for parameter in parameters] for _ in range(2))
+
+    def take(count: int, decay: float) -> None:
+        gradients = [parameter.grad for parameter in parameters]
+        scale = (settings.gradient_clip / (ops.gradient_norm(gradients) + 1e-6)).clamp(max=1)
+        ops.adamw_(
+            *(parameters, gradients, means, squares), averages=averages, average_decay=decay, gradient_scale=scale,
+            learning_rate=learning_rate(settings, count - 1), betas=(0.9, settings.beta2), step=count,
+            weight_decay=settings.weight_decay,
+        )  # fmt: skip
+
+    return take
+
+
+def steps_of_pytorch(parameters, averages, settings):
+    optimizer = torch.optim.AdamW(parameters, betas=(0.9, settings.beta2), weight_decay=settings.weight_decay)
+
+    def take(count: int, decay: float) -> None:
+        optimizer.param_groups[0]["lr"] = learning_rate(settings, count - 1)
+        nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
+        optimizer.step()
+        torch._foreach_lerp_(averages, [parameter.detach() for parameter in parameters], 1 - decay)
+
+    return take
+
+
+def plain_loop(system, settings, steps):
+    """Four steps of a system of one player: the losses, and the average of the system."""
+    average = copy.deepcopy(system)
+    parameters = [parameter for parameter in system.parameters() if parameter.requires_grad]
+    take = steps(
+        parameters, [average.get_parameter(name) for name, p in system.named_parameters() if p.requires_grad], settings
+    )
+    data = ImagesByPosition(digits(), settings.seed, horizontal_flip=True)
+    positions = iter(MicroBatches(0, settings.batch_size, accumulation=settings.accumulation))
+    losses = []
+    average.requires_grad_(False)
+    for step in range(4):
+        system.before_step(step)
+        losses.append(0.0)
+        for _ in range(settings.accumulation):
+            batch = data.__getitems__(next(positions))
+            torch.manual_seed(batch.module_seed)
+            share = system(batch).mean() / settings.accumulation
+            share.backward()
+            losses[step] += float(share.detach())
+        take(step + 1, min(settings.ema_decay, (2 + step) / (11 + step)))
+        system.zero_grad()
+        system.after_step()
+    return losses, average
+
+
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("make", [diffusion, tokenizer])
 def test_a_system_of_one_player_trains_bit_for_bit_as_a_plain_loop(make, accumulation, tmp_path):
@@ -49,38 +104,18 @@ def test_a_system_of_one_player_trains_bit_for_bit_as_a_plain_loop(make, accumul
         **{"gradient_clip": 0.5, "horizontal_flip": True, "accumulation": accumulation, "steps": 4},
     )  # fmt: skip
     trainer = Trainer(make(settings), digits(), Run(tmp_path, settings, identity={}))
-    losses = [float(trainer.optimize().loss) for _ in range(4)]
-
-    system = make(settings)
-    average = copy.deepcopy(system)
-    parameters = [parameter for parameter in system.parameters() if parameter.requires_grad]
-    betas = (0.9, settings.beta2)
-    optimizer = torch.optim.AdamW(parameters, betas=betas, weight_decay=settings.weight_decay, fused=True)
-    data = ImagesByPosition(digits(), settings.seed, horizontal_flip=True)
-    positions = iter(MicroBatches(0, settings.batch_size, accumulation=accumulation))
-    for step in range(4):
-        optimizer.param_groups[0]["lr"] = learning_rate(settings, step)
-        system.before_step(step)
-        loss = 0.0
-        for _ in range(accumulation):
-            batch = data.__getitems__(next(positions))
-            torch.manual_seed(batch.module_seed)
-            share = system(batch).mean() / accumulation
-            share.backward()
-            loss += float(share.detach())
-        nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        system.after_step()
-        decay = min(settings.ema_decay, (2 + step) / (11 + step))
-        with torch.no_grad():
-            for followed, trained in zip(average.parameters(), system.parameters(), strict=True):
-                followed.lerp_(trained, 1 - decay)
-        assert losses[step] == pytest.approx(loss, rel=1e-6)
-    for name, tensor in system.state_dict().items():
-        assert torch.equal(trainer.system.state_dict()[name], tensor), name
-    for name, tensor in average.named_parameters():
-        assert torch.equal(trainer.average.module.get_parameter(name), tensor), name
+    found = [float(trainer.optimize().loss) for _ in range(4)]
+    for steps, bits_are_equal in ((steps_of_ops, True), (steps_of_pytorch, False)):
+        system = make(settings)
+        losses, average = plain_loop(system, settings, steps)
+        assert found == pytest.approx(losses, rel=1e-6 if bits_are_equal else 1e-4)
+        tensors = [(name, trainer.system.state_dict()[name], tensor) for name, tensor in system.state_dict().items()]
+        followed = [(name, trainer.average.module.get_parameter(name), p) for name, p in average.named_parameters()]
+        for name, ours, tensor in tensors + followed:
+            if bits_are_equal:
+                assert torch.equal(ours, tensor), name
+            elif make is diffusion:  # some of the tokenizer's gradients are 0 but for rounding, which AdamW magnifies
+                torch.testing.assert_close(ours, tensor, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_only_the_player_s_own_weights_learn_in_its_turn(tmp_path):
@@ -159,7 +194,9 @@ def test_each_player_s_gradient_is_clipped_on_its_own(tmp_path):
     for turn in trainer.turns:
         turn.optimizer.optimizer.register_step_pre_hook(
             lambda optimizer, *_: norms.append(
-                float(torch.stack([w.grad.norm() for w in optimizer.param_groups[0]["params"]]).norm())
+                float(
+                    ops.gradient_norm([w.grad for w in optimizer.param_groups[0]["params"]]) * optimizer.gradient_scale
+                )
             )
         )
     step = trainer.optimize()
