@@ -226,7 +226,7 @@ class TileLoss {
   void store(const Region& at, Make make) {
     if (!p_.gradient.data) return;
     for_each_piece(p_, at, [&](int64_t begin, int64_t y, int64_t x, int64_t rows, int64_t columns) {
-      Output<Real> out(p_.gradient, p_.shape, at.sample, begin, buffers_.out);
+      Output<Real> out(p_.gradient, p_.shape, p_.pred, at.sample, begin, buffers_.out);
       for (int64_t i = 0; i < rows; ++i) make(y + i, x, columns, out.data + i * columns);
       out.store(rows * columns);
       next_.bring(rows * columns / 2);
@@ -273,7 +273,7 @@ template <class Real>
 void scale_into(const ScaledGradientParameters& p, const Operand& out, Real factor, int64_t sample, int64_t begin,
                 int64_t count, const Real* gradient, Real* buffer) {
   if (!out.data) return;
-  const Output<Real> tile(out, p.shape, sample, begin, buffer);
+  const Output<Real> tile(out, p.shape, p.gradient, sample, begin, buffer);
   scale_row(gradient, count, factor, tile.data);
   tile.store(count);
 }

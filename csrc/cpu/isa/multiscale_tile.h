@@ -90,9 +90,9 @@ class NextTile {
  public:
   explicit NextTile(const MultiscaleParameters& p) : p_(p), planes_(p.tiles.planes_first ? p.planes : 1) {
     const int last = p.shape.dimensions - 1;
-    if (!is_beyond_cache<Real>(p.shape) || last != (planes_ > 1)) return;
+    if (!is_beyond_cache(p.shape, kArithmetic<Real>) || last != (planes_ > 1)) return;
     for (const Operand* operand : {&p.pred, &p.target, &p.x, &p.gradient}) {
-      if (operand == &p.gradient && is_streamed<Real>(p.gradient, p.shape)) continue;
+      if (operand == &p.gradient && is_streamed<Real>(p.gradient, p.shape, p.pred)) continue;
       if (operand->data && operand->strides[last] == planes_) operands_[count_++] = operand;
     }
   }

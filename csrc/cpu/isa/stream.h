@@ -6,11 +6,10 @@
 
 namespace visgen::VISGEN_ISA {
 
-// Whether a batch, in the arithmetic's type, is more than a core's share of the last-level cache.
-template <class Real>
-bool is_beyond_cache(const SampleShape& shape) {
+// Whether a batch of this type is more than a core's share of the last-level cache.
+inline bool is_beyond_cache(const SampleShape& shape, DType dtype) {
   constexpr int64_t kShare = int64_t{8} << 20;
-  return shape.samples * shape.elements * static_cast<int64_t>(sizeof(Real)) >= kShare;
+  return shape.samples * shape.elements * size_of(dtype) >= kShare;
 }
 
 #if defined(__x86_64__)
@@ -19,9 +18,10 @@ constexpr bool kHasStreams = true;
 constexpr bool kHasStreams = false;
 #endif
 
+// `input` is what is read for it: where that is narrower, the cache keeps more of the output.
 template <class Real>
-bool is_streamed(const Operand& output, const SampleShape& shape) {
-  return kHasStreams && usable_in_place<Real>(output, shape) && is_beyond_cache<Real>(shape);
+bool is_streamed(const Operand& output, const SampleShape& shape, const Operand& input) {
+  return kHasStreams && usable_in_place<Real>(output, shape) && is_beyond_cache(shape, input.dtype);
 }
 
 // Copies numbers past the cache, but for lines that are not whole.
@@ -56,14 +56,19 @@ inline void end_streams() {
 template <class Real>
 class Output {
  public:
-  Output(const Operand& operand, const SampleShape& shape, int64_t sample, int64_t begin, Real* buffer)
-      : operand_(operand), shape_(shape), sample_(sample), begin_(begin) {
-    data = is_streamed<Real>(operand, shape) ? buffer : tile_for_output(operand, shape, sample, begin, buffer);
+  Output(const Operand& operand, const SampleShape& shape, const Operand& input, int64_t sample, int64_t begin,
+         Real* buffer)
+      : data(tile_for_output(operand, shape, sample, begin, buffer)),
+        operand_(operand),
+        shape_(shape),
+        sample_(sample),
+        begin_(begin) {
+    if (is_streamed<Real>(operand, shape, input)) streamed_ = data, data = buffer;
   }
 
   void store(int64_t count) const {
-    if (!is_streamed<Real>(operand_, shape_)) return store_tile(operand_, shape_, sample_, begin_, count, data);
-    stream(data, count, tile_for_output<Real>(operand_, shape_, sample_, begin_, nullptr));
+    if (streamed_) return stream(data, count, streamed_);
+    store_tile(operand_, shape_, sample_, begin_, count, data);
   }
 
   Real* data;
@@ -72,6 +77,7 @@ class Output {
   const Operand& operand_;
   const SampleShape& shape_;
   int64_t sample_, begin_;
+  Real* streamed_ = nullptr;  // to there
 };
 
 constexpr int64_t kLine = 64;  // bytes that come to the cache together
