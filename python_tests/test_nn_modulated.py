@@ -91,7 +91,7 @@ def test_a_feed_forward_is_its_three_modules_in_a_row(kind, bias):
     ours = FeedForward(12, 20, kind, bias=bias)
     theirs = nn.Sequential(nn.Linear(12, 20, bias), PLAIN[kind], nn.Linear(20, 12, bias))
     theirs.load_state_dict(learned(ours).state_dict())
-    x = normal(2, 5, 12).requires_grad_()
+    ours, theirs, x = ours.double(), theirs.double(), normal(2, 5, 12, dtype=torch.float64).requires_grad_()
     torch.testing.assert_close(ours(x), theirs(x))
     for one, other in zip(
         *(torch.autograd.grad(made(x).sin().sum(), [x, *made.parameters()]) for made in (ours, theirs)), strict=True
