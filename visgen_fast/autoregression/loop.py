@@ -34,7 +34,7 @@ def loop(
     given: Tensor | None,
     watch: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
-    """The codes int64 [B, length] in the order of the draws; −1 where logits were not finite, and from there on what.
+    """The codes int64 [B, length] in the order of the draws; −1 where logits were not finite, no meaning after that.
 
     condition: for guidance, that of B samples and then their null. given: codes [B, length] that stay, −1 for others.
     watch: called with the step and the codes so far, −1 for those to come.
