@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+import visgen_fast
 from visgen_fast import cli
 from visgen_fast.data.images import ImageFormat
 from visgen_fast.recipes.registry import load_recipe
@@ -137,3 +141,22 @@ def test_every_preset_fits_the_images_that_it_is_for(name, dataset):
 def test_images_of_a_size_that_cannot_be_halved_are_refused(capsys, tmp_path):
     said = mistake(capsys, "train", "dcgan", *TINY, "--size=9", f"--out={tmp_path}")
     assert "the images' sides must be divisible by 2, and at least 8, got 9×9" in said
+
+
+def test_two_ranks_play_the_game_of_one(tmp_path):
+    """With both penalties, whose gradient of a gradient lies inside what each rank's wrapper calls."""
+    game = ["--kind=relativistic", "--r1=1", "--r2=1", "--penalty-every=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(visgen_fast.__file__).parents[1])}
+    losses = {}
+    for ranks in (1, 2):
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if ranks > 1 else []
+        command = [sys.executable, *launcher, "-m", "visgen_fast", "train", "dcgan", *TINY, *game]
+        out = tmp_path / str(ranks)
+        finished = subprocess.run(
+            [*command, f"--out={out}"], env=environment, capture_output=True, text=True, timeout=600
+        )
+        assert finished.returncode == 0, finished.stderr
+        with (out / "losses.csv").open() as file:
+            names = ("loss", "gradient_norm", "generator_loss", "penalty")
+            losses[ranks] = [float(row[name]) for row in csv.DictReader(file) for name in names]
+    assert losses[2] == pytest.approx(losses[1], rel=1e-4)

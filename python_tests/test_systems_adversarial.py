@@ -43,7 +43,7 @@ def test_a_turn_leaves_every_bit_of_the_other_network_as_it_is(name, kind, tmp_p
     batches = [batch_of(8), batch_of(8, at=8)]
     for turn, other in zip(trainer.turns, ("generator", "discriminator"), strict=True):
         before = copy.deepcopy(system.state_dict())
-        turn.take(batches, 0.01)
+        turn.take(batches, 0.01, 0.9)
         after = system.state_dict()
         assert same(before, after, other) and not same(before, after, turn.player.name)
 

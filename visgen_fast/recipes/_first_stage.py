@@ -1,4 +1,4 @@
-"""What models of a tokenizer's codes share: the tokenizer of another run, kept as it is."""
+"""What models of codes and of latents share: the tokenizer or autoencoder of another run, kept as it is."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any, ClassVar, NamedTuple
 from ..data.images import ImageFormat
 from ..errors import UserError
 from ..systems.tokenizer import TokenizerSystem
-from ..tokenizers import Tokenizer
+from ..tokenizers import Reconstructor, Tokenizer
 from ..tokenizers.places import code_shape
 from ..training import checkpoint
 from ..training.checkpoint import Checkpoint
 from ..training.settings import TrainingSettings, settings_from
 from ..untrusted import escaped
 from ._codes import CodeSettings, require_few
+from ._images import ImageSettings
 from ._tokenizer import LossSettings
 from .budget import require_fit
 from .registry import load_recipe
@@ -26,19 +27,31 @@ _MOST_VALUES = 2**18  # a softmax is over all of them
 
 
 @dataclass(frozen=True, kw_only=True)
-class FirstStageSettings(CodeSettings):
-    """A model of the codes of a tokenizer."""
+class RunBelow(ImageSettings):
+    """A model of what another run makes of images."""
 
     OTHER_RUNS: ClassVar[tuple[str, ...]] = ("first_stage",)
 
     first_stage: str = ""
-    """The run of the tokenizer, on images of the same size; checkpoints keep its weights."""
+    """The run of the first stage, on images of the same size; checkpoints keep its weights."""
 
     def __post_init__(self) -> None:
         # As for the data: a run means the same from every working directory.
         if isinstance(self.first_stage, str) and self.first_stage:
             object.__setattr__(self, "first_stage", str(Path(self.first_stage).absolute()))
         super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstStageSettings(RunBelow, CodeSettings):
+    """A model of the codes of a tokenizer."""
+
+
+class Below(NamedTuple):
+    """What a run trained, in evaluation mode, and how to build it again."""
+
+    reconstructor: Reconstructor
+    origin: dict[str, Any]
 
 
 class FirstStage(NamedTuple):
@@ -50,10 +63,23 @@ class FirstStage(NamedTuple):
 
 
 def first_stage(settings: FirstStageSettings, images: ImageFormat, kinds: Sequence[str] = KINDS) -> FirstStage:
-    """The tokenizer of the run that the settings name, for images of this format.
+    """The tokenizer of the run that the settings name, for models of its codes. What it raises is as of `run_below`."""
+    tokenizer, origin = run_below(settings, images, kinds)
+    assert isinstance(tokenizer, Tokenizer)  # all of KINDS are
+    shape, values = code_shape(tokenizer, images.height, images.width), tokenizer.quantizer.size
+    require_few(shape)
+    if values > _MOST_VALUES:
+        raise UserError(
+            f"--first-stage must have codes of at most {_MOST_VALUES} values, but {settings.first_stage} has {values}"
+        )
+    return FirstStage(tokenizer, shape, origin)
 
-    The run is one of the recipes `kinds`; or one of a model of its codes, whose checkpoints keep it. `UserError` for
-    another, and for a tokenizer of other images.
+
+def run_below(settings: RunBelow, images: ImageFormat, kinds: Sequence[str]) -> Below:
+    """What the run that the settings name has trained, for images of this format.
+
+    The run is one of the recipes `kinds`; or one of a model above it, whose checkpoints keep it. `UserError` for
+    another, and for one of other images.
     """
     wanted = f"--first-stage must be a run of {', '.join(kinds[:-1]) + ' or ' if kinds[:-1] else ''}{kinds[-1]}"
     if not settings.first_stage:
@@ -70,20 +96,16 @@ def first_stage(settings: FirstStageSettings, images: ImageFormat, kinds: Sequen
         raise UserError(
             f"--first-stage must be of images of shape {images.shape}, but {path} is of {saved.images.shape}"
         )
-    recipe, weights = load_recipe(origin["recipe"]), saved.module("tokenizer")
+    recipe, weights = load_recipe(origin["recipe"]), saved.module("tokenizer", "first_stage.reconstructor")
     own = _alone(settings_from(recipe.settings, origin["settings"]))
     require_fit(lambda: recipe.system(own, images), weights)
     system = recipe.system(own, images)
-    assert isinstance(system, TokenizerSystem) and isinstance(system.tokenizer, Tokenizer)  # all of KINDS are
+    assert isinstance(system, TokenizerSystem)
     try:
         system.tokenizer.load_state_dict(weights)
     except RuntimeError as error:
         raise saved.damaged("it holds another tokenizer than its settings say") from error
-    shape, values = code_shape(system.tokenizer, images.height, images.width), system.tokenizer.quantizer.size
-    require_few(shape)
-    if values > _MOST_VALUES:
-        raise UserError(f"--first-stage must have codes of at most {_MOST_VALUES} values, but {path} has {values}")
-    return FirstStage(system.tokenizer.eval(), shape, origin)
+    return Below(system.tokenizer.eval(), origin)
 
 
 def _origin(saved: Checkpoint) -> dict[str, Any]:
