@@ -215,6 +215,15 @@ def own_weight(game: Game) -> nn.Parameter:
         (lambda g: [Player("a", list(g.generator.parameters()), g)] * 2, "names of their own, got a, a"),
         (lambda g: [Player("a", list(g.generator.parameters()), g, every=2)], "one player must act in every step"),
         (lambda g: [Player("a", [], g)], "the player a has no weights"),
+        (
+            lambda g: [Player("a", list(g.generator.parameters()), g, every=2, place=1)],
+            "one player must act in every step",
+        ),
+        (lambda g: [*g.players(), Player("a", [], g, every=2, place=2)], r"place in \[0, every\), got 1 and 2 for a"),
+        (
+            lambda g: [*g.players(), Player("a", [], g, turn_steps=0)],
+            "turn_steps must be at least 1 .* got 0 and 0 for a",
+        ),
         (lambda g: [*g.players(), Player("a", [], g, every=0)], "every must be at least 1 .* got 0 and 0 for a"),
         (lambda g: [*g.players(), Player("a", [], g, start=-1)], "start at least 0, got 1 and -1 for a"),
         (lambda g: [Player(n, list(g.critic.parameters()), g) for n in "ab"], "player b also belong to a"),
