@@ -19,8 +19,8 @@ class Forward {
       : p_(p),
         buffers_(Modulator::kBuffers + 3, p.columns),
         modulators_(p, buffers_),
-        streams_residual_(streams_rows<Stored>(p.residual, p)),
-        streams_y_(streams_rows<Stored>(p.y, p)) {
+        streams_residual_(streams_rows<Stored>(p.residual, p.shape)),
+        streams_y_(streams_rows<Stored>(p.y, p.shape)) {
     for (Real*& buffer : buffer_) buffer = buffers_.next();
   }
 
@@ -83,15 +83,15 @@ class Backward {
       : p_(p),
         buffers_(Modulator::kBuffers + 6 + 2 * kSlots, p.columns),
         modulators_(p, buffers_),
-        streams_x_(streams_rows<Stored>(p.grad_x, p)),
-        streams_branch_(streams_rows<Stored>(p.grad_branch, p)) {
+        streams_x_(streams_rows<Stored>(p.grad_x, p.shape)),
+        streams_branch_(streams_rows<Stored>(p.grad_branch, p.shape)) {
     for (Real*& buffer : buffer_) buffer = buffers_.next();
     for (int slot = 0; slot < kSlots; ++slot) {
       own_memory_[slot] = buffers_.next();
       Real* sums = buffers_.next(Real(0), p.columns);
       sums_[slot] = p.sum_of[slot] >= 0 ? sums : nullptr;
       for (int term = 0; term < kTerms; ++term) {
-        streams_[slot][term] = streams_rows<Real>(p.gradient[slot][term], p);
+        streams_[slot][term] = streams_rows<Real>(p.gradient[slot][term], p.shape);
       }
     }
   }
@@ -226,11 +226,6 @@ class Backward {
   double numbers_[kSlots] = {};  // where all is uniform: the row's gradients
 };
 
-template <class Stored, class... Operands>
-bool all_lie_ready(const SampleShape& shape, const Operands&... rows) {
-  return ((!rows.data || lies_ready<Stored>(rows, shape)) && ...);
-}
-
 template <class Rows, class Parameters>
 void run_units(const Parameters& p, int64_t first_unit, int64_t last_unit) {
   Rows rows(p);
@@ -262,31 +257,9 @@ void backward(const ModulateBackwardParameters& p, int64_t first_unit, int64_t l
                            p.grad_branch);
 }
 
-template <class Real>
-void add_up(const ModulationSum& p, int64_t first_group, int64_t last_group) {
-  const Scratch memory(p.columns * sizeof(double));
-  double* sums = memory.as<double>();
-  const int64_t stride = column_stride(p.gradient, p.shape);
-  for (int64_t group = first_group; group < last_group; ++group) {
-    for (int64_t i = 0; i < p.columns; ++i) sums[i] = 0;
-    for (int64_t member = 0; member < p.members; ++member) {
-      const double* part = p.partial_sums + member_at(p, group, member).run * p.units_per_run * p.unit_stride;
-      for (int64_t unit = 0; unit < p.units_per_run; ++unit, part += p.unit_stride) add_row(part, p.columns, sums);
-    }
-    visit_floating(p.gradient.dtype, [&]<class Stored, DType dtype>() {
-      Stored* out = static_cast<Stored*>(p.gradient.data) + member_at(p, group, 0).offset;
-      if (stride) {
-        for (int64_t i = 0; i < p.columns; ++i) encode(static_cast<Real>(sums[i]), out[i * stride], dtype);
-      } else {
-        encode(static_cast<Real>(sum_of_row(sums, p.columns)), *out, dtype);
-      }
-    });
-  }
-}
-
 }  // namespace
 
-const Loops<ModulateParameters, ModulateBackwardParameters, ModulationSum> modulate_kernels = {
-    {forward<float>, forward<double>}, {backward<float>, backward<double>}, {add_up<float>, add_up<double>}};
+const Loops<ModulateParameters, ModulateBackwardParameters> modulate_kernels = {{forward<float>, forward<double>},
+                                                                                {backward<float>, backward<double>}};
 
 }  // namespace visgen::VISGEN_ISA
