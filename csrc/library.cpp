@@ -63,6 +63,15 @@ VISGEN_SCHEMAS(m) {
       "Tensor? bias, Tensor residual, Tensor mean, Tensor inverse_deviation, int norm, float eps, bool[] needs) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
+  // activate: kind is 0 for gelu_tanh, 1 for gelu, 2 for silu; bias has a number for each column of x. One half of the
+  // columns of what is gated is the gate, the first or the second. needs: whether x and bias want a gradient
+  m.def("activate(Tensor x, Tensor? bias, int kind) -> Tensor y");
+  m.def("activate_backward(Tensor grad_y, Tensor x, Tensor? bias, int kind, bool[] needs) -> (Tensor, Tensor)");
+  m.def("gated_activate(Tensor x, Tensor? bias, int kind, bool gate_first) -> Tensor y");
+  m.def(
+      "gated_activate_backward(Tensor grad_y, Tensor x, Tensor? bias, int kind, bool gate_first, bool[] needs) "
+      "-> (Tensor, Tensor)");
+
   // quantize: x is [rows, dimensions], codebooks [depth or 1, codes, dimensions]; metric and gradient as in
   // ops/quantize.h
   m.def("nearest_code(Tensor x, Tensor codebook, int metric) -> Tensor");

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from case import Arguments, Case, lay_out, random
+from case_activate import ACTIVATE
 from case_modulate import MODULATE
 from case_multiscale import MULTISCALE
 from case_optimize import OPTIMIZE
@@ -321,4 +322,5 @@ CASES = (
     + SOLVE
     + SELECT
     + MODULATE
+    + ACTIVATE
 )

@@ -86,6 +86,8 @@ WRONG = {
         "branch must be a tensor, got NoneType",
     ),
     "modulated_norm eps='x'": (lambda: ops.modulated_norm(X, None, eps="x"), "eps must be a number, got str"),
+    "activate bias=0": (lambda: ops.activate(X, "silu", 0), "bias must be a tensor, got int"),
+    "gated_activate x=3": (lambda: ops.gated_activate(3), "x must be a tensor, got int"),
     "diffuse seeds=3": (lambda: ops.diffuse(X, C, 3), "seeds must be a tensor, got int"),
 }
 
@@ -145,5 +147,6 @@ def test_views_that_negate_are_filled_and_read():
         lambda x: ops.binary_spherical_quantize(x)[2],
         lambda x: ops.codebook_statistics(x, CODES, BOOKS)[1],
         lambda x: ops.modulated_norm(x, x, x),
+        lambda x: ops.activate(x, "gelu", x[0]),
     ):
         assert torch.equal(call(negated), call(plain))

@@ -20,19 +20,21 @@ struct Loop {
 template <class... Parameters>
 struct Loops : Loop<Parameters>... {};
 
-#define VISGEN_FAMILIES(FAMILY)                                                                               \
-  FAMILY(noise, Loops<struct NoiseParameters>)                                                                \
-  FAMILY(diffuse, Loops<struct DiffuseParameters, struct DiffuseBackwardParameters>)                          \
-  FAMILY(multiscale, Loops<struct MultiscaleParameters, struct ScaledGradientParameters>)                     \
-  FAMILY(modulate, Loops<struct ModulateParameters, struct ModulateBackwardParameters, struct ModulationSum>) \
-  FAMILY(search, SearchKernels)                                                                               \
-  FAMILY(quantize, Loops<struct Embedding, struct QuantizeBackwardParameters>)                                \
-  FAMILY(codebook, Loops<struct RealRows, struct ChunkSums, struct EdgeSums>)                                 \
-  FAMILY(finite_scalar, Loops<struct FiniteScalarParameters, struct FiniteScalarBackwardParameters,           \
-                              struct FiniteScalarDecodeParameters>)                                           \
-  FAMILY(binary_quantize,                                                                                     \
-         Loops<struct BinaryParameters, struct BinaryBackwardParameters, struct BinaryDecodeParameters>)      \
-  FAMILY(solve, Loops<struct StepParameters, struct ProductsParameters, struct QuantileParameters>)           \
+#define VISGEN_FAMILIES(FAMILY)                                                                          \
+  FAMILY(noise, Loops<struct NoiseParameters>)                                                           \
+  FAMILY(diffuse, Loops<struct DiffuseParameters, struct DiffuseBackwardParameters>)                     \
+  FAMILY(multiscale, Loops<struct MultiscaleParameters, struct ScaledGradientParameters>)                \
+  FAMILY(modulate, Loops<struct ModulateParameters, struct ModulateBackwardParameters>)                  \
+  FAMILY(activate, Loops<struct ActivateParameters, struct ActivateBackwardParameters>)                  \
+  FAMILY(operand_rows, Loops<struct SharedGradient>)                                                     \
+  FAMILY(search, SearchKernels)                                                                          \
+  FAMILY(quantize, Loops<struct Embedding, struct QuantizeBackwardParameters>)                           \
+  FAMILY(codebook, Loops<struct RealRows, struct ChunkSums, struct EdgeSums>)                            \
+  FAMILY(finite_scalar, Loops<struct FiniteScalarParameters, struct FiniteScalarBackwardParameters,      \
+                              struct FiniteScalarDecodeParameters>)                                      \
+  FAMILY(binary_quantize,                                                                                \
+         Loops<struct BinaryParameters, struct BinaryBackwardParameters, struct BinaryDecodeParameters>) \
+  FAMILY(solve, Loops<struct StepParameters, struct ProductsParameters, struct QuantileParameters>)      \
   FAMILY(optimize, Loops<struct AdamWParameters, struct GradientNormParameters>)
 
 struct FilterKernels {  // of one filter and arithmetic type; null where the instruction set has no such filter

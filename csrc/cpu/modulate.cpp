@@ -23,7 +23,7 @@ struct Modulate {
     set_units(p, rows_of_run(p), kUnit, kLeastRows);
     const OptionalTensor sums = add_partial_sums(p, like);
     run_rows(p);
-    for_each_sum(p, [](const ModulationSum& sum) {
+    for_each_sum(p, [](const SharedGradient& sum) {
       run_loop(sum, sum.groups, units_of_share(sum.members * sum.units_per_run * sum.columns));
     });
   }

@@ -1,8 +1,7 @@
 // The family `modulate`: what its kernels are told.
 #pragma once
 
-#include "../common/layout.h"
-#include "../common/partition.h"
+#include "operand_rows.h"
 
 namespace visgen {
 
@@ -41,52 +40,5 @@ struct ModulateBackwardParameters : Modulation {
   int outer = 0;                   // of the dimensions of rows: within those behind them rows share all sums
   double* partial_sums = nullptr;  // [units, sums, columns]
 };
-
-// One gradient as the sum over its units.
-struct ModulationSum {
-  SampleShape shape;
-  int outer = 0;
-  bool in_double = false;
-  int64_t columns = 1;
-  int64_t groups = 1, members = 1;  // sums, and runs of rows in each of them
-  int64_t units_per_run = 1, unit_stride = 0;
-  const double* partial_sums = nullptr;
-  Operand gradient;
-};
-
-// A member of a group: the number of its run of rows, and where the group's gradient is.
-struct Member {
-  int64_t run, offset;
-};
-
-VISGEN_HOST_DEVICE Member member_at(const ModulationSum& p, int64_t group, int64_t member) {
-  Member at{0, 0};
-  int64_t place = 1;
-  for (int d = p.outer - 1; d >= 0; --d) {
-    const int64_t size = p.shape.sizes[d];
-    int64_t& rest = p.gradient.strides[d] ? group : member;
-    const int64_t outer = divide(rest, size), index = rest - outer * size;
-    rest = outer;
-    at.run += index * place;
-    at.offset += index * p.gradient.strides[d];
-    place *= size;
-  }
-  return at;
-}
-
-// The first element of a row.
-VISGEN_HOST_DEVICE int64_t row_offset(const Operand& operand, const SampleShape& shape, int64_t row) {
-  int64_t offset = 0;
-  for (int d = shape.dimensions - 2; d > 0; --d) {
-    const int64_t outer = divide(row, shape.sizes[d]);
-    offset += (row - outer * shape.sizes[d]) * operand.strides[d];
-    row = outer;
-  }
-  return shape.dimensions > 1 ? offset + row * operand.strides[0] : 0;
-}
-
-VISGEN_HOST_DEVICE int64_t column_stride(const Operand& operand, const SampleShape& shape) {
-  return operand.strides[shape.dimensions - 1];
-}
 
 }  // namespace visgen

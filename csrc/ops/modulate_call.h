@@ -42,7 +42,7 @@ void for_each_sum(const ModulateBackwardParameters& p, Body body) {
   for (int slot = 0; slot < kSlots; ++slot) {
     for (int term = 0; term < kTerms; ++term) {
       if (!p.is_shared[slot][term]) continue;
-      ModulationSum sum;
+      SharedGradient sum;
       sum.shape = p.shape, sum.outer = p.outer, sum.in_double = p.in_double, sum.columns = p.columns;
       sum.gradient = p.gradient[slot][term];
       for (int d = 0; d < p.outer; ++d) (sum.gradient.strides[d] ? sum.groups : sum.members) *= p.shape.sizes[d];

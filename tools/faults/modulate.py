@@ -6,14 +6,14 @@ TESTS = ["python_tests/test_modulate.py", "-k", "cuda-on-host"]
 MUTATIONS = [
     Mutation(
         "rows of modulation found by the strides of the row's neighbours",
-        "csrc/ops/modulate.h",
+        "csrc/ops/operand_rows.h",
         "offset += (row - outer * shape.sizes[d]) * operand.strides[d];",
         "offset += (row - outer * shape.sizes[d]) * operand.strides[d - 1];",
         TESTS,
     ),
     Mutation(
         "wide accesses to rows that are not aligned",
-        "csrc/cuda/modulate.cuh",
+        "csrc/cuda/operand_rows.cuh",
         "wide = wide && operand.strides[d] * bytes % alignment == 0;",
         "wide = wide && operand.strides[d] >= 0;",
     ),
@@ -45,7 +45,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the sums of a run's last unit are lost",
-        "csrc/cuda/modulate.cu",
+        "csrc/cuda/shared_gradient.cu",
         "for (int64_t at = warp_index(); at < units; at += kWarps) {",
         "for (int64_t at = warp_index(); at < units - (p.units_per_run > 1); at += kWarps) {",
         TESTS,

@@ -8,6 +8,7 @@ and devices without kernels run the definition, `visgen_fast.reference`. Importi
 from types import ModuleType as _Module
 
 from .. import _library  # loads the compiled libraries before the families register with them
+from .activate import *
 from .binary_quantize import *
 from .codebook import *
 from .diffuse import *

@@ -1,5 +1,6 @@
 """Every operation, defined in plain PyTorch: names and signatures of `visgen_fast.ops`, readable next to the paper."""
 
+from .activate import *
 from .binary_quantize import *
 from .codebook import *
 from .diffuse import *
