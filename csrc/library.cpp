@@ -7,6 +7,7 @@ VISGEN_SCHEMAS(m) {
   m.def("derive_seeds(Tensor seed, Tensor index, SymInt stream) -> Tensor");
   m.def("gaussian_(Tensor(a!) out, Tensor seeds, SymInt stream) -> ()");
   m.def("uniform_(Tensor(a!) out, Tensor seeds, SymInt stream) -> ()");
+  m.def("gumbel_(Tensor(a!) out, Tensor seeds, SymInt stream) -> ()");
 
   // diffuse: coefficients are [rows, 4 or 6]; a row covers x.numel() / rows consecutive elements
   m.def(
@@ -122,6 +123,13 @@ VISGEN_SCHEMAS(m) {
       "adamw_(Tensor(a!)[] parameters, Tensor[] gradients, Tensor(b!)[] means, Tensor(c!)[] squares, "
       "Tensor(d!)[] averages, float[] numbers, Tensor? changing) -> ()");
   m.def("gradient_norm(Tensor[] gradients) -> Tensor");
+
+  // select: settings, where samples differ, are float64 [samples, 4]: guidance, temperature, top_k, top_p; else the
+  // numbers hold. log_probability has no elements where it is not asked for
+  m.def(
+      "sample_tokens(Tensor logits, Tensor? unconditional, Tensor seeds, Tensor? settings, float guidance, "
+      "float temperature, SymInt top_k, float top_p, SymInt stream, bool log_probability) -> (Tensor codes, "
+      "Tensor log_probability)");
 }
 
 // The CUDA version that the CUDA library beside this one was built with, as 1000·major + 10·minor; 0 where there is

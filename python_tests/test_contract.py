@@ -12,7 +12,7 @@ import torch
 import torch._dynamo.testing
 from cases import CASES, DIFFUSE, NOISE, Case, lay_out, random
 from contract import gradients, in_float64, leaves, outputs, real_outputs, with_given_noise
-from tolerances import NORMAL_NUMBERS, assert_as_exact_as_pytorch, assert_same_bits
+from tolerances import NORMAL_NUMBERS, assert_as_exact_as_pytorch, assert_gumbel_numbers, assert_same_bits
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -30,8 +30,7 @@ WITHOUT_CASES = {
     "adamw_": "overwrites its arguments; see test_optimize.py",
     "solver_step_": "overwrites its arguments; test_solve.py holds it to solver_step, which has cases",
 }
-# Plain PyTorch: confident_mask has few codes to sort; the others have no kernels yet.
-WITHOUT_KERNEL = {"confident_mask", "gumbel", "sample_tokens"}
+WITHOUT_KERNEL = {"confident_mask"}  # plain PyTorch: there are few codes to sort
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 each_function = pytest.mark.parametrize("case", FUNCTIONS, ids=str)
 each_differentiable_case = pytest.mark.parametrize("case", DIFFERENTIABLE, ids=str)
@@ -49,7 +48,9 @@ def test_random_numbers_equal_the_references(case, dtype, backend, device):
     arguments = case.arguments(dtype, device)
     for result, expected in zip(outputs(ops, case, arguments), outputs(reference, case, arguments), strict=True):
         assert result.dtype == expected.dtype and result.shape == expected.shape
-        if case.operation != "gaussian":
+        if case.operation == "gumbel":
+            assert_gumbel_numbers(result, reference.gumbel(**{**arguments, "dtype": torch.float64}))
+        elif case.operation != "gaussian":
             assert torch.equal(result, expected)
         elif result.numel():
             ulp = torch.finfo(dtype).eps * expected.double().abs()  # both were rounded

@@ -59,9 +59,9 @@ ROW = [0.3, -1.0, 2.0, 2.0, -math.inf, 1.0, 0.3, 0.31, -3.0]
 
 
 @pytest.mark.parametrize("filters", FILTERS.values(), ids=FILTERS)
-def test_draws_follow_the_filtered_softmax(filters):
-    logits = torch.tensor(ROW).expand(400, 100, -1)
-    codes = ops.sample_tokens(logits, seeds(400), **filters)
+def test_draws_follow_the_filtered_softmax(filters, backend, device):
+    logits = torch.tensor(ROW, device=device).expand(400, 100, -1)
+    codes = ops.sample_tokens(logits, seeds(400).to(device), **filters).cpu()
     expected = definition(ROW, filters.get("temperature", 1.0), filters.get("top_k"), filters.get("top_p"))
     assert_drawn_from(codes, expected)
 
@@ -80,6 +80,78 @@ def test_whatever_is_kept_comes_and_nothing_else(row, t, top_k, top_p):
     drawn = set(ops.sample_tokens(logits, seeds(1), temperature=t, top_k=top_k, top_p=top_p).unique().tolist())
     assert drawn <= {i for i, p in enumerate(probabilities) if p > 0}
     assert drawn >= {i for i, p in enumerate(probabilities) if p > 0.01}
+
+
+def rows_of(kind: str, count: int, codes: int, device: torch.device) -> Tensor:
+    x = 3 * torch.randn(count, codes, generator=torch.Generator().manual_seed(codes))
+    made = {
+        "random": lambda: x,
+        "ascending": lambda: x.sort(-1).values,
+        "descending": lambda: x.sort(-1, descending=True).values,
+        "equal": lambda: torch.ones_like(x),
+        "few values": lambda: x.round(),
+        "masked": lambda: x.masked_fill(torch.arange(codes) % 7 != 3, -math.inf),
+        "far apart": lambda: x * 1e30,
+        "close together": lambda: 1000 + x * 1e-4,
+        "zeros of both signs": lambda: torch.where(x > 0, 0.0, torch.where(x > -1, -0.0, x)),
+        "float64": lambda: x.double() * 1e-9 + 1,
+    }
+    return made[kind]().to(device)
+
+
+ROWS = ["random", "ascending", "descending", "equal", "few values", "masked", "far apart", "close together",
+        "zeros of both signs", "float64"]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("codes", [1, 37, 1031, 5000])
+def test_any_row_is_drawn_from_as_the_definition_says(kind, codes, backend, device):
+    """Whole rows and rows that end anywhere; filters that list their codes and, beyond 2048, those that cannot."""
+    many = not backend.startswith("cuda-on")
+    logits = rows_of(kind, 6 if many else 2, codes, device).unflatten(0, (2, -1))
+    two = seeds(2).to(device)
+    settings = [
+        {},
+        {"temperature": 1e-30},
+        {"temperature": 1e30},
+        {"top_k": 1, "log_probability": True},
+        {"top_k": 40, "temperature": 0.5},
+        {"top_k": 2048},
+        {"top_k": 2100, "top_p": 0.5},
+        {"top_k": 4999, "top_p": 0.01},
+        {"top_p": 0.9, "temperature": 2.0},
+        {"top_p": 0.0},
+        {"unconditional": logits.flip(-1), "guidance": 1.7, "top_k": 100, "top_p": 0.9, "log_probability": True},
+    ]
+    for options in settings:
+        drawn, expected = (module.sample_tokens(logits, two, **options) for module in (ops, reference))
+        for actual, true in zip(*([x] if isinstance(x, Tensor) else x for x in (drawn, expected)), strict=True):
+            torch.testing.assert_close(actual, true, rtol=2e-7, atol=0, equal_nan=True)
+
+
+@pytest.fixture(scope="module")
+def million() -> tuple[Tensor, dict, Tensor]:
+    logits = 2 * torch.randn(10, 100_000, 8, generator=torch.Generator().manual_seed(0))
+    options = {"temperature": 0.9, "top_k": 6, "top_p": 0.95}
+    return logits, options, reference.sample_tokens(logits, seeds(10), **options)
+
+
+def test_a_million_draws_are_those_of_the_definition(million, backend, device):
+    logits, options, expected = million
+    some = 10 if not backend.startswith("cuda-on") else 1
+    rows = slice(None) if some == 10 else slice(0, 2000)
+    drawn = ops.sample_tokens(logits[:some, rows].to(device), seeds(some).to(device), **options)
+    assert torch.equal(drawn.cpu(), expected[:some, rows])
+
+
+@pytest.mark.parametrize("bad", [math.nan, -math.nan, math.inf])
+@pytest.mark.parametrize("place", [0, 1, 40, 1030])
+def test_one_bad_logit_anywhere_is_noticed(bad, place, backend, device):
+    logits = rows_of("random", 2, 1031, device)
+    logits[1, place] = bad
+    for options in ({}, {"temperature": 0.0}, {"top_k": 5}, {"top_p": 0.5}, {"top_k": 600}):
+        codes, found = ops.sample_tokens(logits, seeds(2).to(device), log_probability=True, **options)
+        assert codes[0] >= 0 and codes[1] == -1 and found[1].isnan() and found[0].isfinite()
 
 
 def test_the_code_is_the_argmax_of_guided_tempered_logits_plus_noise():
@@ -186,12 +258,23 @@ def test_a_sample_has_its_codes_alone_and_in_any_batch():
 
 def test_every_one_of_many_equal_logits_has_noise_of_its_own():
     """With few bits of noise many codes would share a value, and only the first of each could ever be drawn."""
-    count = 2**18
+    count, draws = 2**18, 2**12
     assert len(ops.gumbel(seeds(1), (count,), dtype=torch.float64).unique()) == count
-    logits = torch.zeros(1, 1, count).expand(1, 32, count)
-    codes = ops.sample_tokens(logits, seeds(1))
-    assert len(codes.unique()) == 32  # by chance, two in 1000 seeds repeat one
-    assert stats.kstest(codes[0].numpy() / count, "uniform").pvalue > LEAST_P
+    codes = ops.sample_tokens(torch.zeros(1, 1, 1).expand(16, draws // 16, count), seeds(16)).flatten()
+    repeated = draws - len(codes.unique())  # close to Poisson's distribution
+    assert stats.poisson.cdf(repeated, draws * (draws - 1) / 2 / count) > LEAST_P
+    assert stats.poisson.sf(repeated - 1, draws * (draws - 1) / 2 / count) > LEAST_P
+    assert stats.kstest(codes.numpy() / count, "uniform").pvalue > LEAST_P
+
+
+def test_the_tail_of_a_zipf_distribution_has_its_mass():
+    """Of codes that are each less probable than 2⁻²⁰, as with 24 bits of noise it has not."""
+    draws, rank = 400_000, torch.arange(1, 4097, dtype=torch.float64)
+    p = rank.pow(-2) / rank.pow(-2).sum()
+    codes = ops.sample_tokens(p.log().float().expand(100, draws // 100, -1), seeds(100))
+    rare = p < 2.0**-20
+    expected, found = draws * float(p[rare].sum()), int(rare[codes].sum())
+    assert abs(found - expected) <= 4 * math.sqrt(expected)
 
 
 def test_the_tail_of_the_noise_has_its_mass():

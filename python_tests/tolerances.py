@@ -1,7 +1,8 @@
 """How far a result may be from the truth: the one policy that every test applies.
 
 Operations promise an error against float64 of at most twice plain PyTorch's in the same dtype, plus one unit in the
-last place. Normal numbers alone have a tolerance of their own: 1e-6, between any two devices or instruction sets.
+last place. Random numbers have tolerances of their own, between any two devices or instruction sets: 1e-6 for normal
+ones; for Gumbel's, 4 units in the last place of float64 before they are rounded to their type.
 """
 
 from __future__ import annotations
@@ -41,6 +42,14 @@ def assert_as_exact_as_pytorch(actual: Tensor, pytorch: Tensor, truth: Tensor, n
     error = (actual[finite].double() - truth[finite]).abs()
     worst = (error - allowed).argmax()
     assert (error <= allowed).all(), f"{name}: error {error[worst]:.3g} where {allowed[worst]:.3g} is allowed"
+
+
+def assert_gumbel_numbers(actual: Tensor, expected: Tensor) -> None:
+    """Rounded from numbers within 4 units in the last place of `expected`, which are float64: rounding is monotonic."""
+    assert expected.dtype == torch.float64 and actual.shape == expected.shape
+    allowed = 4 * torch.finfo(torch.float64).eps * expected.abs().clamp_min(1)
+    least, most = (expected - allowed).to(actual.dtype), (expected + allowed).to(actual.dtype)
+    assert ((least <= actual) & (actual <= most)).all(), f"differs by up to {(actual.double() - expected).abs().max()}"
 
 
 def assert_same_bits(actual: Tensor, expected: Tensor, name: str = "result") -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from visgen_fast import ops, reference
 
 from ..contenders import dtype_name, ours, shape_name
-from ..promises import Promise
+from ..promises import Promise, ours_entry, seconds, times_faster
 from ..workload import Contender, Inputs, Workload
 from .noise import PHILOX_OPERATIONS
 
@@ -33,6 +33,14 @@ class Case:
 
 
 def cases(device: str) -> list[Case]:
+    if device == "cuda":
+        return [
+            Case((4096, 16384)),
+            Case((4096, 16384), dtype=torch.bfloat16),
+            Case((4096, 16384), guidance=3.0, top_k=250, top_p=0.96),
+            Case((4096, 16384), top_p=0.96),
+            Case((64, 16384), guidance=3.0, top_k=250, top_p=0.96),
+        ]
     return [
         Case((1024, 16384)),
         Case((1024, 16384), guidance=3.0, top_k=250, top_p=0.96),
@@ -102,4 +110,29 @@ def _filtered(inputs: Inputs, case: Case) -> Tensor:
     return logits
 
 
-PROMISES: list[Promise] = []
+PLAIN, GUIDED, NUCLEUS, LONG, STEP = (case.name for case in cases("cpu"))
+
+
+def _faster(name: str, peer: str, at_least: float) -> Promise:
+    return Promise(
+        f"times faster than {peer}, AVX-512",
+        lambda cases: times_faster(cases[name], ours_entry(cases[name], "avx512"), peer),
+        at_least=at_least,
+        needs=[name],
+    )
+
+
+PROMISES = [
+    Promise(
+        "times as long as `uniform` takes for as many numbers, AVX-512",
+        lambda cases: seconds(ours_entry(cases[PLAIN], "avx512")) / seconds(cases[PLAIN]["entries"]["uniform"]),
+        at_most=1.5,
+        needs=[PLAIN],
+    ),
+    _faster(PLAIN, "softmax, multinomial", 25),
+    _faster(PLAIN, "Gumbel argmax, compiled", 10),
+    _faster(GUIDED, "softmax, multinomial", 30),
+    _faster(NUCLEUS, "softmax, multinomial", 30),
+    _faster(LONG, "softmax, multinomial", 25),
+    _faster(STEP, "softmax, multinomial", 15),
+]

@@ -35,7 +35,8 @@ struct Loops : Loop<Parameters>... {};
   FAMILY(binary_quantize,                                                                                \
          Loops<struct BinaryParameters, struct BinaryBackwardParameters, struct BinaryDecodeParameters>) \
   FAMILY(solve, Loops<struct StepParameters, struct ProductsParameters, struct QuantileParameters>)      \
-  FAMILY(optimize, Loops<struct AdamWParameters, struct GradientNormParameters>)
+  FAMILY(optimize, Loops<struct AdamWParameters, struct GradientNormParameters>)                         \
+  FAMILY(select, Loops<struct DrawParameters>)
 
 struct FilterKernels {  // of one filter and arithmetic type; null where the instruction set has no such filter
   using Pack = struct Deviation (*)(const struct PackedCodebook&, int64_t first_block, int64_t last_block);

@@ -1,8 +1,11 @@
 // The family `noise` on a GPU.
 //
 // Per element: 1 store of the output's size, nothing read but the sample's seed. Arithmetic: a Philox block (10 rounds
-// of 2 wide multiplications and 4 exclusive ors) for every 4 elements, a Box–Muller pair for every 2.
+// of 2 wide multiplications and 4 exclusive ors) for every 4 elements, a Box–Muller pair for every 2. A Gumbel number
+// takes six bytes of blocks and two logarithms in double.
 #include "../ops/noise_call.h"
+
+#include "../common/gumbel.h"
 
 #include "tile.cuh"
 
@@ -31,6 +34,24 @@ __device__ __forceinline__ void uniform_tile(uint64_t seed, uint64_t stream, int
   for (int j = 0; j < span; ++j) out[j] = cuda::uniform_double(static_cast<uint32_t>(block.word[j]));
 }
 
+// Always in double: the 48 bits of a number don't fit a float. `begin` is a multiple of 4, so that the tile's leading
+// halves lie in one block, or two of its words.
+template <class Real, int span>
+__device__ __forceinline__ void gumbel_tile(uint64_t seed, uint64_t stream, int64_t begin, Real (&out)[span]) {
+  VISGEN_UNROLL
+  for (int i = 0; i < span; i += 4) {
+    const uint64_t first = static_cast<uint64_t>(begin + i);
+    const auto leading = cuda::philox_block(seed, stream, first / 8);
+    const auto rest = cuda::philox_block(seed, cuda::rest_stream(stream), first / 4);
+    VISGEN_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      const uint32_t word = static_cast<uint32_t>(first % 8 == 0 ? leading.word[j / 2] : leading.word[2 + j / 2]);
+      const uint64_t high = j % 2 == 0 ? word & 0xFFFFu : word >> 16;
+      out[i + j] = static_cast<Real>(cuda::gumbel<double>(high << 32 | static_cast<uint32_t>(rest.word[j])));
+    }
+  }
+}
+
 template <class Real, Distribution distribution, int span, bool wide>
 __global__ void __launch_bounds__(kBlockThreads) fill(NoiseParameters p) {
   const int64_t begin = first_of_tile<span>();
@@ -40,8 +61,10 @@ __global__ void __launch_bounds__(kBlockThreads) fill(NoiseParameters p) {
     Real value[span];
     if constexpr (distribution == Distribution::gaussian) {
       normal_tile(seed, p.stream, begin, value);
-    } else {
+    } else if constexpr (distribution == Distribution::uniform) {
       uniform_tile(seed, p.stream, begin, p.smallest, value);
+    } else {
+      gumbel_tile(seed, p.stream, begin, value);
     }
     store_tile<wide>(p.out, p.shape, sample, begin, value);
   }
@@ -62,8 +85,14 @@ __global__ void __launch_bounds__(kBlockThreads) hash(SeedParameters p) {
 struct Noise {
   static void run(const NoiseParameters& p, const Tensor& like) {
     const OnDevice on(like.get_device_index());
-    p.distribution == Distribution::gaussian ? launch_fill<Distribution::gaussian>(p, on.stream)
-                                             : launch_fill<Distribution::uniform>(p, on.stream);
+    switch (p.distribution) {
+      case Distribution::gaussian:
+        return launch_fill<Distribution::gaussian>(p, on.stream);
+      case Distribution::uniform:
+        return launch_fill<Distribution::uniform>(p, on.stream);
+      case Distribution::gumbel:
+        return launch_fill<Distribution::gumbel>(p, on.stream);
+    }
   }
 
   static void run(const SeedParameters& p, const Tensor& like) {

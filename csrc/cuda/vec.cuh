@@ -16,6 +16,7 @@
 //   cache.
 // - `load_tail<N>(x + i, count, fill)` and `store_tail(y + i, count, v)` touch only the first `count` elements (0 …
 //   N), one by one, at any address: for the end of a row.
+// - `rounded_product(a, b)` is a product that no compiler contracts with a sum.
 // - `convert<To>(v)` rounds to nearest even. Arithmetic is done in float (in double for double): `Compute<T>` names
 //   that.
 #pragma once
@@ -90,6 +91,10 @@ __device__ __forceinline__ void store_tail(T* address, int64_t count, const Vec<
 }
 
 #ifdef __CUDACC__
+
+// a·b, rounded by itself: what adds it to another number is not contracted with it.
+__device__ __forceinline__ float rounded_product(float a, float b) { return __fmul_rn(a, b); }
+__device__ __forceinline__ double rounded_product(double a, double b) { return __dmul_rn(a, b); }
 
 namespace detail {
 
@@ -175,6 +180,12 @@ __device__ __forceinline__ void store_vec_streaming(T* address, const Vec<T, N>&
 }
 
 #else
+
+template <class Real>
+__device__ __forceinline__ Real rounded_product(Real a, Real b) {
+  const volatile Real product = a * b;
+  return product;
+}
 
 template <int N, class T>
 __device__ __forceinline__ Vec<std::remove_const_t<T>, N> load_vec(T* address) {

@@ -6,7 +6,7 @@
 
 namespace visgen {
 
-enum class Distribution { gaussian, uniform };
+enum class Distribution { gaussian, uniform, gumbel };
 
 struct NoiseParameters {
   Distribution distribution = Distribution::gaussian;

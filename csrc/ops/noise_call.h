@@ -17,6 +17,10 @@ struct NoiseOperations {
     fill(Distribution::uniform, out, seeds, stream);
   }
 
+  static void gumbel_(Tensor out, const Tensor& seeds, int64_t stream) {
+    fill(Distribution::gumbel, out, seeds, stream);
+  }
+
   // `seed` is one number, or one for each index.
   static Tensor derive_seeds(const Tensor& seed, const Tensor& index, int64_t stream) {
     check(seed.scalar_type() == ScalarType::Long && index.scalar_type() == ScalarType::Long && seed.dim() == 1 &&
@@ -33,7 +37,7 @@ struct NoiseOperations {
     return out;
   }
 
-  VISGEN_OPERATIONS(derive_seeds, gaussian_, uniform_)
+  VISGEN_OPERATIONS(derive_seeds, gaussian_, uniform_, gumbel_)
 
  private:
   static void fill(Distribution distribution, const Tensor& out, const Tensor& seeds, int64_t stream) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from .. import _check as check
 from .. import reference
+from ._derivatives import register_fake, runs_reference
 
 __all__ = ["confident_mask", "sample_tokens"]
 
@@ -69,17 +71,26 @@ def sample_tokens(
         _check_count(top_k, "top_k", logits, least=1)
     if top_p is not None:
         _check_parameter(top_p, "top_p", logits, least=0, most=1)
-    return reference.sample_tokens(
-        logits,
-        seeds,
-        unconditional=unconditional,
-        guidance=guidance,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        stream=stream,
-        log_probability=log_probability,
+    given = (value for value in (guidance, temperature, top_k, top_p) if isinstance(value, Tensor))
+    if logits.dim() > 9 or runs_reference(logits, unconditional, seeds, *given):
+        return reference.sample_tokens(
+            logits,
+            seeds,
+            unconditional=unconditional,
+            guidance=guidance,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            stream=stream,
+            log_probability=log_probability,
+        )
+    top_k, top_p = logits.shape[-1] if top_k is None else top_k, 1.0 if top_p is None else top_p
+    settings, numbers = _settings((guidance, temperature, top_k, top_p), logits)
+    unconditional = None if unconditional is None else unconditional.detach()
+    codes, found = torch.ops.visgen_fast.sample_tokens(
+        logits.detach(), unconditional, seeds.contiguous(), settings, *numbers, stream, bool(log_probability)
     )
+    return (codes, found) if log_probability else codes
 
 
 def confident_mask(
@@ -127,6 +138,16 @@ def confident_mask(
     )
 
 
+def _settings(values: Sequence[Any], of: Tensor) -> tuple[Tensor | None, Sequence[Any]]:
+    """Four numbers for all samples, or, where one of them differs between samples, float64 [B, 4]."""
+    if not any(isinstance(value, Tensor) for value in values):
+        return None, [float(values[0]), float(values[1]), values[2], float(values[3])]
+    rows = torch.empty(of.shape[0], len(values), dtype=torch.float64, device=of.device)
+    for column, value in zip(rows.unbind(1), values, strict=True):
+        column.copy_(value) if isinstance(value, Tensor) else column.fill_(value)
+    return rows, [1.0, 1.0, 1, 1.0]
+
+
 def _check_unconditional(unconditional: Any, logits: Tensor) -> None:
     check.tensor(unconditional, "unconditional")
     if unconditional.shape != logits.shape or unconditional.dtype != logits.dtype:
@@ -167,3 +188,12 @@ def _check_rows(value: Tensor, name: str, of: Tensor) -> None:
     if value.shape != of.shape[:1]:
         raise ValueError(f"{name} must be one number or have shape [{of.shape[0]}], got {list(value.shape)}")
     check.device(value, name, of.device, "the samples")
+
+
+def _fake(logits, unconditional, seeds, settings, guidance, temperature, top_k, top_p, stream, log_probability):
+    rows = logits.shape[:-1]
+    found = logits.new_empty(rows if log_probability else 0, dtype=torch.float32)
+    return logits.new_empty(rows, dtype=torch.int64), found
+
+
+register_fake("sample_tokens", _fake)

@@ -15,6 +15,7 @@
 #endif
 #endif
 
+#include "../../common/gumbel.h"
 #include "../../common/math.h"
 #include "../../common/philox.h"
 
@@ -78,6 +79,10 @@ struct Lanes<WordVector> {
 template <>
 struct WordOfFloat<FloatVector> {
   using Word = WordVector;
+};
+template <>
+struct WordOfFloat<DoubleVector> {
+  using Word = WideVector;
 };
 
 // As many 16-bit numbers as a vector has lanes, into the lanes and back. Compilers convert them in two halves.

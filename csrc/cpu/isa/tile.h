@@ -96,6 +96,18 @@ void store_tile(const Operand& operand, const SampleShape& shape, int64_t sample
   });
 }
 
+// Words [begin, begin + count) of a sample's stream, in their order; begin is a multiple of 4, and `words` has room for
+// whole groups.
+inline void word_tile(const PhiloxKey& key, uint64_t stream, int64_t begin, int64_t count, uint32_t* words) {
+  for (int64_t done = 0; done < count; done += kGroup) {
+    BlockWords blocks = philox_blocks(key, stream, static_cast<uint64_t>(begin + done) / 4);
+    for (int i = 0; i < BlockWords::kSets; ++i) {
+      interleave(blocks.set[i]);
+      memcpy(words + done + i * kSet, blocks.set[i], sizeof(blocks.set[i]));
+    }
+  }
+}
+
 // The normal numbers of a set of blocks, in the order of their elements.
 VISGEN_HOST_DEVICE void normal_set(const WordVector (&word)[4], FloatVector (&normal)[4]) {
   normal_pair<WordVector>(word[0], word[1], normal[0], normal[1]);
