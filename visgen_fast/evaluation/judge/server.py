@@ -77,7 +77,7 @@ class Judge:
 
     def _next(self, rater: str) -> dict[str, Any]:
         seen = [(self._votes.pair(*row), row[1]) for row in self._votes.seen(rater)]
-        shown, total = self._blind.next(rater, seen, self._votes.counts())
+        shown = self._blind.next(rater, seen, self._votes.counts())
         tokens: dict[str, str | None] = {"pair": None, "left": None, "right": None}
         if shown is not None:
             pair, left = shown
@@ -86,7 +86,7 @@ class Judge:
                 "left": self._blind.picture(pair, left),
                 "right": self._blind.picture(pair, pair.other(left)),
             }
-        return {**tokens, "done": len(seen), "total": total}
+        return {**tokens, "done": len(seen), "total": self._blind.total}
 
     def _vote(self, content: dict[str, Any]) -> dict[str, Any]:
         identity, rater = _name(content.get("id"), "id"), _name(content.get("rater"), "rater")
@@ -103,8 +103,7 @@ class Judge:
             self._votes.add(identity, rater, pair.name, name, pair.other(name), choice)
         except Refused as error:
             raise HTTPException(409, str(error)) from error
-        found = self._next(rater)
-        return {"done": found["done"], "total": found["total"]}
+        return {"done": len(self._votes.seen(rater)), "total": self._blind.total}
 
 
 def application(judge: Judge, *, token: str | None) -> Starlette:
