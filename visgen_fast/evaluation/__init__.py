@@ -2,6 +2,7 @@
 
 from .codes import CodeEvaluation, evaluate_codes
 from .conflict import GradientCosines, Transfer, gradient_cosines, transfer
+from .features import Features, FeatureSet, SetDistances, compare_sets
 from .fid import FeatureMoments, frechet_distance, frechet_distance_at_infinity, kernel_distance
 from .intervals import bootstrap_interval
 from .invalid_codes import InvalidCodes, PrefixErrors, expected_errors, invalid_codes, minimizer_weights, prefix_errors
@@ -17,6 +18,8 @@ __all__ = [
     "CodeEvaluation",
     "Copies",
     "FeatureMoments",
+    "FeatureSet",
+    "Features",
     "GradientCosines",
     "InvalidCodes",
     "Isoflop",
@@ -25,12 +28,14 @@ __all__ = [
     "PrefixErrors",
     "Ratings",
     "ScalingLaw",
+    "SetDistances",
     "TokenizerEvaluation",
     "Transfer",
     "Vote",
     "agreement",
     "bradley_terry",
     "bootstrap_interval",
+    "compare_sets",
     "copies",
     "cycles",
     "evaluate_codes",

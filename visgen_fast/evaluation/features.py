@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
@@ -88,8 +88,8 @@ class SetDistances:
 def compare_sets(reference: FeatureSet, made: FeatureSet, *, seed: int = 0) -> SetDistances:
     """All measures of two sets, each with its interval, from features of one network.
 
-    ValueError for features of two networks, and for fewer than 12 pictures in a set: halves must have more than the five
-    neighbours that `prdc` looks for.
+    ValueError for features of two networks, and for fewer than 12 pictures in a set: halves must have more than the
+    five neighbours that `prdc` looks for.
     """
     one, other = reference.features, made.features
     if one.digest != other.digest:
@@ -105,22 +105,14 @@ def compare_sets(reference: FeatureSet, made: FeatureSet, *, seed: int = 0) -> S
         a, b = whitened(a, a), whitened(b, a)
     long = min(len(a), len(b)) >= 4 * _LEAST_FOR_A_LINE * one.size
 
-    def estimate(measure: Callable[[Tensor, Tensor], float]) -> Estimate:
-        return Estimate(measure(a, b), *bootstrap_interval(measure, a, b, resamples=_RESAMPLES, seed=seed))
+    def measures(real: Tensor, fake: Tensor) -> list[float]:
+        at_infinity = frechet_distance_at_infinity(real, fake) if long else 0.0
+        distances = frechet_distance(_moments(real), _moments(fake)), at_infinity, kernel_distance(real, fake)
+        return [*distances, *astuple(prdc(real, fake))]
 
-    def share(name: str) -> Estimate:
-        return estimate(lambda real, fake: getattr(prdc(real, fake), name))
-
-    return SetDistances(
-        one.name,
-        one.digest,
-        len(a),
-        len(b),
-        estimate(lambda real, fake: frechet_distance(_moments(real), _moments(fake))),
-        estimate(frechet_distance_at_infinity) if long else None,
-        estimate(kernel_distance),
-        *(share(name) for name in ("precision", "recall", "density", "coverage")),
-    )
+    intervals = bootstrap_interval(measures, a, b, resamples=_RESAMPLES, seed=seed)
+    found = [Estimate(value, *ends) for value, ends in zip(measures(a, b), intervals, strict=True)]  # type: ignore[misc]
+    return SetDistances(one.name, one.digest, len(a), len(b), found[0], found[1] if long else None, *found[2:])
 
 
 def whitened(values: Tensor, reference: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ import hmac
 import html
 import json
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any
 from urllib.parse import urlsplit
@@ -106,8 +107,17 @@ class Judge:
         return {"done": len(self._votes.seen(rater)), "total": self._blind.total}
 
 
-def application(judge: Judge, *, token: str | None) -> Starlette:
-    """The web application; with a token, it answers only links that hold it, without one only this machine."""
+def application(judge: Judge, *, token: str | None, ready: Callable[[], None] = lambda: None) -> Starlette:
+    """The web application; with a token, it answers only links that hold it, without one only this machine.
+
+    ready: called when it answers at once.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await run_in_threadpool(lambda: None)  # the first use imports what it needs
+        ready()
+        yield
 
     async def guard(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         why = _refusal(request, token)
@@ -125,7 +135,10 @@ def application(judge: Judge, *, token: str | None) -> Starlette:
     ]
     answers: Any = {HTTPException: lambda request, error: JSONResponse({"error": error.detail}, error.status_code)}
     return Starlette(
-        routes=routes, middleware=[Middleware(BaseHTTPMiddleware, dispatch=guard)], exception_handlers=answers
+        lifespan=lifespan,
+        routes=routes,
+        middleware=[Middleware(BaseHTTPMiddleware, dispatch=guard)],
+        exception_handlers=answers,
     )
 
 
@@ -136,8 +149,9 @@ def serve(study: Study, votes: Votes, host: str, port: int) -> None:
     listening = _listen(host, port)
     port = listening.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
-    print(f"judge: http://{shown}:{port}/{'' if token is None else f'?token={token}'}", flush=True)
-    config = uvicorn.Config(application(judge, token=token), log_level="warning", server_header=False)
+    link = f"http://{shown}:{port}/{'' if token is None else f'?token={token}'}"
+    app = application(judge, token=token, ready=lambda: print(f"judge: {link}", flush=True))
+    config = uvicorn.Config(app, log_level="warning", server_header=False)
     with listening:
         uvicorn.Server(config).run(sockets=[listening])
 
