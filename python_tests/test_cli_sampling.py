@@ -47,6 +47,11 @@ def drawn(run: Path, out: Path, *options: str) -> bytes:
         return np.asarray(image).tobytes()
 
 
+def pixels(file: Path) -> np.ndarray:
+    with Image.open(file) as image:
+        return np.asarray(image).astype(int)
+
+
 def kept(file: Path) -> dict:
     with Image.open(file) as image:
         return json.loads(image.text["visgen_fast"])
@@ -72,6 +77,23 @@ def test_several_seeds_stand_side_by_side(run, tmp_path):
     for place, seed in enumerate("57"):
         alone = sizes[seed][:, left : left + 52 + gap].astype(int)
         assert abs(whole[:, left + place * 52 : left + place * 52 + 52 + gap].astype(int) - alone).max() <= 1
+
+
+def test_a_folder_gets_a_file_of_each_image_by_class_and_seed(run, tmp_path):
+    command = ["sample", str(run), "--device=cpu", "--labels", "3", "7", "--seeds", "5", "6"]
+    assert cli.main([*command, f"--out={tmp_path / 'set'}"]) == 0
+    assert cli.main([*command, "--count-per-class=2", f"--out={tmp_path / 'more'}"]) == 0
+    names = {
+        folder: {str(file.relative_to(tmp_path / folder)) for file in (tmp_path / folder).rglob("*.*")}
+        for folder in ("set", "more")
+    }
+    assert names["set"] == {"3/5.png", "3/6.png", "7/5.png", "7/6.png"}
+    assert names["more"] == {f"{label}/{seed}-{place}.png" for label in (3, 7) for seed in (5, 6) for place in (0, 1)}
+    images = {name: pixels(tmp_path / "set" / name) for name in names["set"]}
+    assert all(image.shape == (8, 8, 3) for image in images.values())  # as the model draws them, not enlarged
+    again = pixels(tmp_path / "more" / "7" / "6-0.png")
+    assert abs(again - images["7/6.png"]).max() <= 1
+    assert abs(again - images["7/5.png"]).max() > 1
 
 
 def test_a_file_keeps_what_draws_it_again(run, tmp_path, capsys):

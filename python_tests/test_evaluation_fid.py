@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visgen_fast.evaluation import FeatureMoments, frechet_distance, kernel_distance
+from visgen_fast.evaluation import FeatureMoments, frechet_distance, frechet_distance_at_infinity, kernel_distance
 
 
 def moments(features: torch.Tensor, batch: int = 64) -> FeatureMoments:
@@ -96,3 +96,42 @@ def test_arguments_that_do_not_fit_are_refused_in_a_sentence():
         one.add(torch.full((2, 4), float("nan")))
     with pytest.raises(ValueError, match="a and b must be"):
         kernel_distance(torch.rand(1, 4), torch.rand(5, 4))
+
+
+@pytest.mark.parametrize("rank", [24, 5])  # of 24 features: a full covariance, and one that is singular
+def test_closed_forms_are_met_to_eight_digits(rank):
+    """Covariances that share their eigenvectors, of which some are 0."""
+    basis = torch.linalg.qr(normal(24, 24)).Q
+    scales = [torch.linspace(0.1, 30, 24, dtype=torch.float64) ** power for power in (1, -1)]
+    white = normal(500, 24, seed=1)
+    white = white - white.mean(0)
+    white = white @ torch.linalg.inv(torch.linalg.cholesky(white.T.cov().mT)).mT
+    kept = (torch.arange(24) < rank).double()
+    shift = normal(24, seed=2)
+    a, b = white * scales[0] * kept @ basis, white * scales[1] * kept @ basis + shift
+    expected = float(((scales[0] - scales[1]) * kept).square().sum() + shift.square().sum())
+    assert frechet_distance(moments(a), moments(b)) == pytest.approx(expected, rel=1e-8)
+
+
+def test_the_distance_of_given_features_is_that_of_torchmetrics():
+    peer = pytest.importorskip("torchmetrics.image.fid", reason="the package torchmetrics is not installed")
+    a, b = moments(normal(300, 20)), moments(normal(400, 20, seed=1) @ normal(20, 20, seed=2) / 4)
+    theirs = peer._compute_fid(a.mean, a.covariance, b.mean, b.covariance)
+    assert frechet_distance(a, b) == pytest.approx(float(theirs), rel=1e-5)
+
+
+def test_at_infinity_a_known_sampler_is_as_far_as_its_law():
+    scale, shift = torch.linspace(0.6, 1.6, 32, dtype=torch.float64), torch.linspace(0, 0.5, 32, dtype=torch.float64)
+    real, made = normal(6000, 32), normal(4000, 32, seed=1) * scale + shift
+    expected = float((scale - 1).square().sum() + shift.square().sum())
+    assert frechet_distance_at_infinity(real, made) == pytest.approx(expected, rel=0.03)
+    few = slice(0, 600)
+    assert frechet_distance(moments(real[few]), moments(made[few])) > 1.1 * expected  # which is what it repairs
+    # Of a law from itself, it is 0 up to an error to both sides.
+    nothing = [frechet_distance_at_infinity(normal(400, 8, seed=s), normal(400, 8, seed=s + 99)) for s in range(20)]
+    assert min(nothing) < 0 < max(nothing) and abs(sum(nothing) / 20) < 0.01
+
+
+def test_too_few_pictures_for_a_line_are_refused_in_a_sentence():
+    with pytest.raises(ValueError, match=r"real and made must be \[M ≥ 8, F\] and \[N ≥ 8, F\], got \[7, 4\]"):
+        frechet_distance_at_infinity(torch.rand(7, 4), torch.rand(9, 4))

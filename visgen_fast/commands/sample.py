@@ -88,7 +88,7 @@ class SampleOptions:
     direction: str | None = None
     """Of a path between two ends: backward to images, or forward from those that it was trained on to the other end."""
     out: Path = Path("samples.png")
-    """The PNG file to write."""
+    """The PNG file to write; or a folder, for a file of each image: its class's number / its seed .png."""
     preview_gif: Path | None = None
     """A GIF file that shows how the images arose, the first hundred of them."""
     preview_strip: Path | None = None
@@ -164,9 +164,30 @@ def draw(options: SampleOptions) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
     grid = image_grid(drawn, [images.class_names[label] for label in labels] if system.conditional else ())
     repeat.save(grid, options.out, repeat.story(saved.state, saved.path, again))
+    told = repeat.story(saved.state, saved.path, again)
+    if options.out.suffix:
+        repeat.save(image_grid(drawn, [images.class_names[label] for label in labels]), options.out, told)
+    else:
+        _save_each(drawn, labels, options, told)
     if previews is not None:
         _save_previews(previews, options, columns)
     print(f"images: {options.out}")
+
+
+def _save_each(drawn: Tensor, labels: Sequence[int], options: SampleOptions, told: dict[str, Any]) -> None:
+    """A file of each image, named by its class and its seed, and by its place where there are several of these."""
+    from PIL import Image
+
+    from ..data.images import as_pixels
+
+    count = _count(options)
+    for label, row in zip(labels, as_pixels(drawn, 1), strict=True):
+        folder = options.out / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        for place, pixels in enumerate(row):
+            seed = options.seeds[place // count]
+            name = f"{seed}.png" if count == 1 else f"{seed}-{place % count}.png"
+            repeat.save(Image.fromarray(pixels), folder / name, told)
 
 
 def _save_previews(previews: Previews, options: SampleOptions, columns: int) -> None:
@@ -195,7 +216,7 @@ def _check(options: SampleOptions) -> None:
         _check_interpolation(options)
     for name, kind in (("out", ".png"), ("preview_gif", ".gif"), ("preview_strip", ".png")):
         file = getattr(options, name)
-        if file is not None and file.suffix.lower() != kind:
+        if file is not None and file.suffix.lower() != kind and not (name == "out" and not file.suffix):
             raise UserError(f"--{name.replace('_', '-')} must be the name of a {kind} file, got {file}")
     if options.preview_strip is not None and options.preview_strip.resolve() == options.out.resolve():
         raise UserError(f"--preview-strip must be another file than --out, got {options.preview_strip} for both")

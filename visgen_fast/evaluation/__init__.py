@@ -2,10 +2,13 @@
 
 from .codes import CodeEvaluation, evaluate_codes
 from .conflict import GradientCosines, Transfer, gradient_cosines, transfer
-from .fid import FeatureMoments, frechet_distance, kernel_distance
+from .features import Features, FeatureSet, SetDistances, compare_sets
+from .fid import FeatureMoments, frechet_distance, frechet_distance_at_infinity, kernel_distance
+from .intervals import bootstrap_interval
 from .invalid_codes import InvalidCodes, PrefixErrors, expected_errors, invalid_codes, minimizer_weights, prefix_errors
 from .metrics import pixel_errors, psnr
 from .min_norm import min_norm_weights
+from .neighbours import Copies, Prdc, copies, prdc
 from .noise_levels import LossByLevel, importance_weighted_loss, loss_by_level
 from .ratings import Ratings, Vote, agreement, bradley_terry, cycles
 from .scaling import Isoflop, ScalingLaw, fit_scaling_law, isoflop
@@ -13,25 +16,34 @@ from .tokenizer import TokenizerEvaluation, evaluate_tokenizer
 
 __all__ = [
     "CodeEvaluation",
+    "Copies",
     "FeatureMoments",
+    "FeatureSet",
+    "Features",
     "GradientCosines",
     "InvalidCodes",
     "Isoflop",
     "LossByLevel",
+    "Prdc",
     "PrefixErrors",
     "Ratings",
     "ScalingLaw",
+    "SetDistances",
     "TokenizerEvaluation",
     "Transfer",
     "Vote",
     "agreement",
     "bradley_terry",
+    "bootstrap_interval",
+    "compare_sets",
+    "copies",
     "cycles",
     "evaluate_codes",
     "evaluate_tokenizer",
     "expected_errors",
     "fit_scaling_law",
     "frechet_distance",
+    "frechet_distance_at_infinity",
     "gradient_cosines",
     "importance_weighted_loss",
     "invalid_codes",
@@ -41,6 +53,7 @@ __all__ = [
     "min_norm_weights",
     "minimizer_weights",
     "pixel_errors",
+    "prdc",
     "prefix_errors",
     "psnr",
     "transfer",

@@ -6,7 +6,8 @@ import hmac
 import html
 import json
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any
 from urllib.parse import urlsplit
@@ -77,7 +78,7 @@ class Judge:
 
     def _next(self, rater: str) -> dict[str, Any]:
         seen = [(self._votes.pair(*row), row[1]) for row in self._votes.seen(rater)]
-        shown, total = self._blind.next(rater, seen, self._votes.counts())
+        shown = self._blind.next(rater, seen, self._votes.counts())
         tokens: dict[str, str | None] = {"pair": None, "left": None, "right": None}
         if shown is not None:
             pair, left = shown
@@ -86,7 +87,7 @@ class Judge:
                 "left": self._blind.picture(pair, left),
                 "right": self._blind.picture(pair, pair.other(left)),
             }
-        return {**tokens, "done": len(seen), "total": total}
+        return {**tokens, "done": len(seen), "total": self._blind.total}
 
     def _vote(self, content: dict[str, Any]) -> dict[str, Any]:
         identity, rater = _name(content.get("id"), "id"), _name(content.get("rater"), "rater")
@@ -103,12 +104,20 @@ class Judge:
             self._votes.add(identity, rater, pair.name, name, pair.other(name), choice)
         except Refused as error:
             raise HTTPException(409, str(error)) from error
-        found = self._next(rater)
-        return {"done": found["done"], "total": found["total"]}
+        return {"done": len(self._votes.seen(rater)), "total": self._blind.total}
 
 
-def application(judge: Judge, *, token: str | None) -> Starlette:
-    """The web application; with a token, it answers only links that hold it, without one only this machine."""
+def application(judge: Judge, *, token: str | None, ready: Callable[[], None] = lambda: None) -> Starlette:
+    """The web application; with a token, it answers only links that hold it, without one only this machine.
+
+    ready: called when it answers at once.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await run_in_threadpool(lambda: None)  # the first use imports what it needs
+        ready()
+        yield
 
     async def guard(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         why = _refusal(request, token)
@@ -126,7 +135,10 @@ def application(judge: Judge, *, token: str | None) -> Starlette:
     ]
     answers: Any = {HTTPException: lambda request, error: JSONResponse({"error": error.detail}, error.status_code)}
     return Starlette(
-        routes=routes, middleware=[Middleware(BaseHTTPMiddleware, dispatch=guard)], exception_handlers=answers
+        lifespan=lifespan,
+        routes=routes,
+        middleware=[Middleware(BaseHTTPMiddleware, dispatch=guard)],
+        exception_handlers=answers,
     )
 
 
@@ -137,8 +149,9 @@ def serve(study: Study, votes: Votes, host: str, port: int) -> None:
     listening = _listen(host, port)
     port = listening.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
-    print(f"judge: http://{shown}:{port}/{'' if token is None else f'?token={token}'}", flush=True)
-    config = uvicorn.Config(application(judge, token=token), log_level="warning", server_header=False)
+    link = f"http://{shown}:{port}/{'' if token is None else f'?token={token}'}"
+    app = application(judge, token=token, ready=lambda: print(f"judge: {link}", flush=True))
+    config = uvicorn.Config(app, log_level="warning", server_header=False)
     with listening:
         uvicorn.Server(config).run(sockets=[listening])
 

@@ -126,24 +126,26 @@ class Blind:
         text = "\0".join(words).encode("utf-8", "surrogateescape")
         return hmac.new(self._secret, text, hashlib.sha256).hexdigest()[:20]
 
-    def next(
-        self, rater: str, seen: Sequence[tuple[Pair, str]], counts: Mapping[Pair, int]
-    ) -> tuple[tuple[Pair, str] | None, int]:
-        """The pair that a rater sees next, with the set whose picture is on the left, and how many there are in all.
+    @property
+    def total(self) -> int:
+        """How many answers a rater can give: every tenth pair twice."""
+        return len(self.pairs) + len(self.pairs) // _REPEATED
+
+    def next(self, rater: str, seen: Sequence[tuple[Pair, str]], counts: Mapping[Pair, int]) -> tuple[Pair, str] | None:
+        """The pair that a rater sees next, with the set whose picture is on the left; None at the end.
 
         seen: what the rater has judged or skipped, in order. counts: everybody's votes. It is the pair with the fewest
-        votes that the rater hasn't seen; every tenth pair comes again later, mirrored. None at the end.
+        votes that the rater hasn't seen; every tenth pair comes again later, mirrored.
         """
         order = {pair: self.number("order", rater, token) for token, pair in self.pairs.items()}
         repeated = sorted(order, key=order.__getitem__)[: len(order) // _REPEATED]
         times = Counter(pair for pair, _ in seen)
         fresh = [pair for pair in order if not times[pair]]
-        total = len(order) + len(repeated)
         for place, (pair, left) in enumerate(seen):
             if pair in repeated and times[pair] == 1 and (not fresh or len(seen) - place > _LATER):
-                return (pair, pair.other(left)), total
+                return pair, pair.other(left)
         if not fresh:
-            return None, total
+            return None
         best = min(fresh, key=lambda pair: (counts.get(pair, 0), order[pair]))
         first = int(self.number("side", rater, self.pair(best)), 16) % 2 == 0
-        return (best, best.first if first else best.second), total
+        return best, best.first if first else best.second
