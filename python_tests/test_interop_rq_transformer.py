@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from collections import OrderedDict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,12 +24,12 @@ SIZES = {"block_size": (3, 4, 3), "vocab_size": 11, "embed_dim": 16, "body": 3, 
 class MultiSelfAttention(nn.Module):
     def __init__(self, width, heads):
         super().__init__()
-        self.n_heads = heads
+        self.n_head = heads
         self.key, self.query, self.value, self.proj = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x):
         query, key, value = (
-            part(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value)
+            part(x).unflatten(-1, (self.n_head, -1)).transpose(1, 2) for part in (self.query, self.key, self.value)
         )
         return self.proj(F.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2).flatten(2))
 
@@ -63,35 +65,77 @@ class FirstStage(nn.Module):
         self.books = nn.Parameter(torch.randn(depths, vocab_size, dimensions))
 
     def get_code_emb_with_depth(self, codes):
-        return torch.stack([self.books[depth][codes[..., depth]] for depth in range(codes.shape[-1])], -2)
+        return torch.stack([self.books[depth][codes[..., depth]] for depth in range(codes.shape[-1])], -2), None
+
+
+class DepthLinear(nn.Module):
+    """A linear layer for each depth."""
+
+    def __init__(self, depths, width, size):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(depths, width, size) / 4)
+        self.bias = nn.Parameter(torch.randn(depths, size))
+
+    def forward(self, x, indices=None):
+        indices = range(len(self.weight)) if indices is None else indices
+        parts = [x[..., i, :] @ self.weight[depth] + self.bias[depth] for i, depth in enumerate(indices)]
+        return torch.stack(parts, -2)
+
+
+class TupleEmbedding(nn.Module):
+    """A table for each depth."""
+
+    def __init__(self, depths, size, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(depths, size, width))
+
+    def forward(self, codes):
+        assert codes.shape[-1] == len(self.weight)
+        return torch.stack([self.weight[depth][codes[..., depth]] for depth in range(len(self.weight))], -2)
 
 
 class RQTransformer(nn.Module):
-    def __init__(self, block_size, vocab_size, embed_dim, body, head, heads, classes=1, dimensions=6):
+    """vqvae: codes are told by the RQ-VAE's vectors, to the head too, as sums with `cumsum`; else by own embeddings."""
+
+    def __init__(
+        self, block_size, vocab_size, embed_dim, body, head, heads, classes=1, dimensions=6, vqvae=True, cumsum=True,
+        shared=False, prefix=1,
+    ):  # fmt: skip
         super().__init__()
-        self.block_size, self.vocab_size = block_size, vocab_size
+        self.block_size, self.vocab_size, self.block_size_cond = block_size, [vocab_size] * block_size[2], prefix
+        self.config = SimpleNamespace(cumsum_depth_ctx=cumsum, shared_cls_emb=shared)
         self.cond_emb = nn.Embedding(classes, embed_dim)
-        self.pos_emb_cond = nn.Parameter(torch.randn(1, 1, embed_dim))
+        self.pos_emb_cond = nn.Parameter(torch.randn(1, prefix, embed_dim))
         self.pos_emb_hw = nn.Parameter(torch.randn(1, block_size[0] * block_size[1], embed_dim))
         self.pos_emb_d = nn.Parameter(torch.randn(1, block_size[2], embed_dim))
-        self.input_mlp, self.head_mlp = nn.Linear(dimensions, embed_dim), nn.Linear(dimensions, embed_dim)
+        self.input_mlp = nn.Linear(dimensions, embed_dim) if vqvae else None
+        self.head_mlp = nn.Linear(dimensions, embed_dim) if vqvae else None
+        self.tok_emb = None if vqvae else TupleEmbedding(block_size[2], vocab_size, embed_dim)
         self.body_transformer = AttentionStack(body, embed_dim, heads)
         self.head_transformer = AttentionStack(head, embed_dim, heads)
-        self.classifier_mlp = nn.Sequential(nn.LayerNorm(embed_dim), nn.Linear(embed_dim, vocab_size))
+        linear = nn.Linear(embed_dim, vocab_size) if shared else DepthLinear(block_size[2], embed_dim, vocab_size)
+        parts = {"layer_norm": nn.LayerNorm(embed_dim), "linear": linear, "logit_mask": nn.Identity()}
+        self.classifier = nn.Sequential(OrderedDict(parts))
 
     def embed_with_model_aux(self, codes, model_aux):
-        return model_aux.get_code_emb_with_depth(codes)
+        return model_aux.get_code_emb_with_depth(codes)[0]
 
     def forward(self, codes, model_aux=None, cond=None):
         batch, height, width, depths = codes.shape
-        embedded = self.embed_with_model_aux(codes.flatten(1, 2), model_aux)  # [B, HW, D, dimensions]
-        places = self.input_mlp(embedded.sum(2)) + self.pos_emb_hw[:, : height * width]
-        cond = torch.zeros(batch, 1, dtype=torch.int64) if cond is None else cond
-        start = self.cond_emb(cond).view(batch, 1, -1) + self.pos_emb_cond
-        context = self.body_transformer(torch.cat((start, places[:, :-1]), 1))
-        before = self.head_mlp(embedded.cumsum(2)[:, :, :-1])
-        slots = torch.cat((context[:, :, None], before), 2).flatten(0, 1) + self.pos_emb_d[:, :depths]
-        return self.classifier_mlp(self.head_transformer(slots)).view(batch, height, width, depths, -1)
+        codes = codes.flatten(1, 2)
+        if self.tok_emb is None:
+            embedded = self.embed_with_model_aux(codes, model_aux)  # [B, HW, D, dimensions]
+            places = self.input_mlp(embedded).sum(2)
+            above = self.head_mlp(embedded.cumsum(2) if self.config.cumsum_depth_ctx else embedded)
+        else:
+            above = self.tok_emb(codes)
+            places = above.sum(2)
+        cond = torch.zeros(batch, self.block_size_cond, dtype=torch.int64) if cond is None else cond
+        start = self.cond_emb(cond.reshape(batch, -1)) + self.pos_emb_cond
+        context = self.body_transformer(torch.cat((start, (places + self.pos_emb_hw)[:, :-1]), 1))
+        slots = torch.cat((context[:, self.block_size_cond - 1 :, None], above[:, :, :-1]), 2).flatten(0, 1)
+        h = self.head_transformer(slots + self.pos_emb_d)
+        return self.classifier(h).view(batch, height, width, depths, -1)
 
     @torch.no_grad()
     def sample(
@@ -103,8 +147,11 @@ class RQTransformer(nn.Module):
         temperature=1.0,
         top_k=None,
         top_p=None,
-        amp=True,
+        amp=False,
+        cached=True,
         is_tqdm=False,
+        desc="",
+        fast=True,
     ):
         codes = partial_sample.clone()
         height, width, depths = self.block_size
@@ -112,7 +159,7 @@ class RQTransformer(nn.Module):
             if (row, column) < start_loc:
                 continue
             logits = self(codes, model_aux, cond)[:, row, column, depth] / temperature
-            k = top_k[depth] if isinstance(top_k, list) else top_k
+            k = top_k[min(depth, len(top_k) - 1)] if isinstance(top_k, list) else top_k
             if k:
                 logits = logits.masked_fill(logits < logits.topk(k).values[:, -1:], -torch.inf)
             codes[:, row, column, depth] = torch.multinomial(logits.softmax(-1), 1)[:, 0]
@@ -122,7 +169,7 @@ class RQTransformer(nn.Module):
 def make(**options) -> tuple[RQTransformer, FirstStage]:
     torch.manual_seed(0)
     model = RQTransformer(**{**SIZES, **options}).double().eval()
-    stage = FirstStage(model.block_size[2], model.vocab_size, 6).double()
+    stage = FirstStage(model.block_size[2], model.vocab_size[0], 6).double()
     with torch.no_grad():
         stage.books.mul_(5)  # so that codes decide more than places do
     return model, stage
@@ -131,8 +178,18 @@ def make(**options) -> tuple[RQTransformer, FirstStage]:
 EMPTY = torch.zeros(5, 3, 4, 3, dtype=torch.int64)
 
 
-def test_logits_from_the_caches_are_those_of_the_whole_model():
-    model, stage = make()
+KINDS = {
+    "sums of the vectors above": {},
+    "the vector above": {"cumsum": False},
+    "own embeddings": {"vqvae": False},
+    "one classifier": {"shared": True},
+    "a caption of three": {"classes": 9, "prefix": 3},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_logits_from_the_caches_are_those_of_the_whole_model(kind):
+    model, stage = make(**kind)
     codes = torch.randint(11, EMPTY.shape, generator=torch.Generator().manual_seed(0))
     flat, steps = codes.flatten(1, 2), []
     with torch.no_grad():
@@ -146,8 +203,9 @@ def test_logits_from_the_caches_are_those_of_the_whole_model():
 
 
 @pytest.mark.parametrize("classes", [1, 4])
-def test_greedy_codes_are_the_same(classes):
-    model, stage = make(classes=classes)
+@pytest.mark.parametrize("kind", [{}, {"vqvae": False, "shared": True}], ids=["vectors", "embeddings"])
+def test_greedy_codes_are_the_same(classes, kind):
+    model, stage = make(classes=classes, **kind)
     cond = None if classes == 1 else torch.arange(5)[:, None] % classes
     own = model.sample(EMPTY, stage, cond, top_k=1)
     with apply_visgen_to_rqvae(model):
@@ -204,11 +262,10 @@ def test_revert_puts_the_method_back_and_a_model_of_other_parts_runs_its_own():
     replacement.revert()
     assert type(model).sample is before and type(model) is RQTransformer
     own = model.sample(EMPTY, stage, top_k=1)
-    model.classifier, model.classifier_mlp = model.classifier_mlp, None
-    del model.classifier_mlp
+    del model.classifier
     model.forward = lambda codes, aux, cond: torch.zeros(5, 3, 4, 3, 11, dtype=torch.float64)
     _own_code.said.clear()
-    with apply_visgen_to_rqvae(model), pytest.warns(UserWarning, match="own code: it has no classifier_mlp"):
+    with apply_visgen_to_rqvae(model), pytest.warns(UserWarning, match="own code: it has no classifier"):
         other = model.sample(EMPTY, stage, top_k=1)
     assert other.shape == own.shape
     with apply_visgen_to_rqvae(model), warnings.catch_warnings():

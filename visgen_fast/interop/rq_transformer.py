@@ -16,7 +16,7 @@ from ._replacement import Replacement, find_classes
 
 _PARTS = (
     *("body_transformer", "head_transformer", "cond_emb", "pos_emb_cond", "pos_emb_hw", "pos_emb_d"),
-    *("input_mlp", "head_mlp", "classifier_mlp"),
+    *("input_mlp", "head_mlp", "tok_emb", "classifier", "config", "block_size_cond"),
 )
 _METHODS = ("sample", "embed_with_model_aux")
 
@@ -72,16 +72,19 @@ def _sample(original: Any, self: Any, *args: Any, **kwargs: Any) -> Tensor:
 
 def _of_depth(value: Any, depth: int) -> Any:
     """A filter of one depth; that of None, or of a top_k of 0, is none."""
-    value = value[depth] if isinstance(value, Sequence) else value
+    if isinstance(value, Sequence):
+        value = value[depth if len(value) > 1 else 0]
     return value or None
 
 
 def _reason(model: Any) -> str | None:
     """Why the model's own code must run."""
+    if model.training:
+        return "it is in training mode"
     missing = [part for part in _PARTS if not hasattr(model, part)]
     blocks = [] if missing else [*model.body_transformer.blocks, *model.head_transformer.blocks]
     missing += [name for name in ("ln1", "ln2", "attn", "mlp") if not all(hasattr(block, name) for block in blocks)]
-    names = ("query", "key", "value", "proj", "n_heads")
+    names = ("query", "key", "value", "proj", "n_head")
     missing += [name for name in names if not missing and not all(hasattr(block.attn, name) for block in blocks)]
     return f"it has no {missing[0]}" if missing else None
 
@@ -90,42 +93,49 @@ class _Loop:
     """Both transformers of a model with the keys and values of what they have seen."""
 
     def __init__(self, model: Any, aux: Any, cond: Any, batch: int, device: torch.device) -> None:
-        none = torch.zeros(batch, 1, dtype=torch.int64, device=device)  # of the only class of a model without any
-        self.model, self.aux, self.batch, self.cond = model, aux, batch, none if cond is None else cond
-        prefix = int(model.pos_emb_cond.shape[1])
+        none = torch.zeros(batch, model.block_size_cond, dtype=torch.int64, device=device)
+        self.cond = none if cond is None else cond.reshape(batch, model.block_size_cond)
+        self.model, self.aux = model, aux
         places, depths = model.pos_emb_hw.shape[1], model.pos_emb_d.shape[1]
-        self.body = _Cache(model.body_transformer.blocks, batch, prefix + places - 1, device)
+        self.body = _Cache(model.body_transformer.blocks, batch, model.block_size_cond + places - 1, device)
         self.head = _Cache(model.head_transformer.blocks, batch, depths, device)
-        self.total = torch.zeros(0)
+        self.total = torch.zeros(())
 
     def begin(self, given: Tensor) -> Tensor:
         """What the body says of the first place to draw, [B, 1, width], after the given places [B, n, D]."""
-        condition = self.model.cond_emb(self.cond)
-        slots = condition.view(self.batch, -1, condition.shape[-1]) + self.model.pos_emb_cond
+        slots = self.model.cond_emb(self.cond) + self.model.pos_emb_cond[:, : self.cond.shape[1]]
         if given.shape[1]:
-            embedded = self.model.input_mlp(self._embed(given).sum(2)) + self.model.pos_emb_hw[:, : given.shape[1]]
-            slots = torch.cat((slots, embedded), 1)
+            slots = torch.cat((slots, self._places(given) + self.model.pos_emb_hw[:, : given.shape[1]]), 1)
         return self.body.advance(slots)[:, -1:]
 
     def next_place(self, codes: Tensor, place: int) -> Tensor:
         """The same of the next place, after the codes [B, D] of this one."""
-        embedded = self.model.input_mlp(self._embed(codes[:, None]).sum(2))
-        return self.body.advance(embedded + self.model.pos_emb_hw[:, place : place + 1])
+        return self.body.advance(self._places(codes[:, None]) + self.model.pos_emb_hw[:, place : place + 1])
 
     def logits(self, context: Tensor, codes: Tensor, depth: int) -> Tensor:
         """Of a place's code at this depth, [B, V], given its codes [B, D] before it."""
         if depth == 0:
-            self.head.length, slot = 0, context
-            self.total = torch.zeros(())
-        else:
-            self.total = self.total + self._embed(codes[:, None])[:, :, depth - 1]
-            slot = self.model.head_mlp(self.total)
-        slot = slot + self.model.pos_emb_d[:, depth : depth + 1]
-        return self.model.classifier_mlp(self.head.advance(slot))[:, 0]
+            self.head.length = 0
+        slot = context if depth == 0 else self._codes_before(codes, depth)
+        h, classifier = self.head.advance(slot + self.model.pos_emb_d[:, depth : depth + 1]), self.model.classifier
+        if self.model.config.shared_cls_emb:
+            return classifier(h)[:, 0]
+        return classifier.logit_mask(classifier.linear(classifier.layer_norm(h), indices=[depth]))[:, 0]
 
-    def _embed(self, codes: Tensor) -> Tensor:
-        """[B, n, D] to [B, n, D, dimensions]."""
-        return self.model.embed_with_model_aux(codes, self.aux)
+    def _places(self, codes: Tensor) -> Tensor:
+        """What the body is told of places with codes [B, n, D]: [B, n, width]."""
+        if self.model.input_mlp is None:
+            return self.model.tok_emb(codes).sum(2)
+        return self.model.input_mlp(self.model.embed_with_model_aux(codes, self.aux)).sum(2)
+
+    def _codes_before(self, codes: Tensor, depth: int) -> Tensor:
+        """What the head is told of the codes of a place above this depth: [B, 1, width]."""
+        if self.model.head_mlp is None:
+            return self.model.tok_emb(codes[:, None])[:, :, depth - 1]
+        last = self.model.embed_with_model_aux(codes[:, None], self.aux)[:, :, depth - 1]
+        summed = self.model.config.cumsum_depth_ctx and depth > 1
+        self.total = self.total + last if summed else last
+        return self.model.head_mlp(self.total)
 
 
 class _Cache:
@@ -141,7 +151,7 @@ class _Cache:
         for index, block in enumerate(self.blocks):
             normed = block.ln1(x)
             parts = [getattr(block.attn, name)(normed) for name in ("query", "key", "value")]
-            query, key, value = (part.unflatten(-1, (block.attn.n_heads, -1)).transpose(1, 2) for part in parts)
+            query, key, value = (part.unflatten(-1, (block.attn.n_head, -1)).transpose(1, 2) for part in parts)
             if self.memory is None:
                 batch, slots = self.shape
                 size = (len(self.blocks), 2, batch, key.shape[1], slots, key.shape[-1])
