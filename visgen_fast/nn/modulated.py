@@ -136,18 +136,16 @@ class Activation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., D], returned in this shape; for a gated activation [..., 2·H] to [..., H]."""
-        if self.kind in GATED_ACTIVATIONS:
-            gate, value = x.chunk(2, dim=-1)
-            if self.gate == "second":
-                gate, value = value, gate
-            return (F.silu(gate) if self.kind == "swiglu" else F.gelu(gate)) * value
-        if self.kind == "silu":
-            return F.silu(x)
-        return F.gelu(x, approximate="tanh" if self.kind == "gelu_tanh" else "none")
+        return self._of(x, None)
 
     def after(self, linear: nn.Linear, x: Tensor) -> Tensor:
-        """The activation of a linear layer's output."""
-        return self(linear(x))
+        """The activation of a linear layer's output, whose bias is added in the same pass."""
+        return self._of(F.linear(x, linear.weight), linear.bias)
+
+    def _of(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        if self.kind in GATED_ACTIVATIONS:
+            return ops.gated_activate(x, self.kind, bias, gate=self.gate)
+        return ops.activate(x, self.kind, bias)
 
     def extra_repr(self) -> str:
         return repr(self.kind)
