@@ -162,11 +162,10 @@ def draw(options: SampleOptions) -> None:
     for file in (options.out, options.preview_gif, options.preview_strip):
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-    grid = image_grid(drawn, [images.class_names[label] for label in labels] if system.conditional else ())
-    repeat.save(grid, options.out, repeat.story(saved.state, saved.path, again))
     told = repeat.story(saved.state, saved.path, again)
     if options.out.suffix:
-        repeat.save(image_grid(drawn, [images.class_names[label] for label in labels]), options.out, told)
+        names = [images.class_names[label] for label in labels] if system.conditional else ()
+        repeat.save(image_grid(drawn, names), options.out, told)
     else:
         _save_each(drawn, labels, options, told)
     if previews is not None:
@@ -175,7 +174,10 @@ def draw(options: SampleOptions) -> None:
 
 
 def _save_each(drawn: Tensor, labels: Sequence[int], options: SampleOptions, told: dict[str, Any]) -> None:
-    """A file of each image, named by its class and its seed, and by its place where there are several of these."""
+    """A file of each image, named by its class and its seed, and by its place where there are several of these.
+
+    Images between two seeds are named by their place alone.
+    """
     from PIL import Image
 
     from ..data.images import as_pixels
@@ -185,9 +187,11 @@ def _save_each(drawn: Tensor, labels: Sequence[int], options: SampleOptions, tol
         folder = options.out / str(label)
         folder.mkdir(parents=True, exist_ok=True)
         for place, pixels in enumerate(row):
-            seed = options.seeds[place // count]
-            name = f"{seed}.png" if count == 1 else f"{seed}-{place % count}.png"
-            repeat.save(Image.fromarray(pixels), folder / name, told)
+            name = f"{place}"
+            if options.interpolate is None:
+                seed = options.seeds[place // count]
+                name = f"{seed}" if count == 1 else f"{seed}-{place % count}"
+            repeat.save(Image.fromarray(pixels), folder / f"{name}.png", told)
 
 
 def _save_previews(previews: Previews, options: SampleOptions, columns: int) -> None:
