@@ -166,7 +166,7 @@ def _values(draw: random.Random, tensor: Tensor, args: tuple[Any, ...]) -> Tenso
 
 
 def _swapped(draw: random.Random, tensor: Tensor, args: tuple[Any, ...]) -> Tensor:
-    return draw.choice([value for value in args if isinstance(value, Tensor)])
+    return draw.choice([value for value in tree_leaves(args) if isinstance(value, Tensor)])
 
 
 def fault_of(run: Callable[[], object]) -> str:
