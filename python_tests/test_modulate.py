@@ -9,7 +9,7 @@ import pytest
 import torch
 from backends import BACKENDS, running_on
 from case import random
-from tolerances import assert_as_exact_as_pytorch, assert_same_bits
+from tolerances import assert_as_exact_as_pytorch, assert_same_bits, unit_in_last_place
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -93,6 +93,23 @@ def test_nan_and_infinities_stay_within_their_rows_as_in_layer_norm(value, backe
     scale = normal(3, 40, key=1).to(device)
     into_x, into_scale = gradients(ops.modulated_norm, [x, scale], [torch.ones_like(x)])
     assert into_x[::2].isfinite().all() and into_scale[::2].isfinite().all() and into_x[1].isnan().any()
+
+
+@pytest.mark.parametrize("rows", [2, 5, 30, 37, 300])
+def test_sums_of_rows_of_one_are_right_to_the_last_place(rows, backend, device):
+    """PyTorch's own error may be anything down to none: what is allowed must not hang on it."""
+    x, scale, weight, bias = (normal(rows, 1, key=0), *(normal(1, key=key) for key in (1, 2, 3)))
+    inputs = [value.to(device) for value in (x, scale, weight, bias)]
+    upstream = [normal(rows, 1, key=4).to(device)]
+
+    def of(x, scale, weight, bias):
+        return ops.modulated_norm(x, scale, weight=weight, bias=bias)
+
+    found = gradients(of, inputs, upstream)
+    truth = gradients(of, [value.double() for value in inputs], upstream)
+    for name, actual, true in zip(("scale", "weight", "bias"), found[1:], truth[1:], strict=True):
+        units = 2 if name == "bias" else 1  # 1 + scale was rounded, too
+        assert ((actual.double() - true).abs() <= units * unit_in_last_place(true, torch.float32)).all(), name
 
 
 def layouts(b: int, t: int, n: int, d: int) -> dict[str, tuple[int, ...]]:

@@ -73,12 +73,18 @@ __global__ void __launch_bounds__(kBlockThreads) forward(ModulateParameters p) {
   });
 }
 
+// What rows contribute to sums. Columns that go one at a time are in double, since a row may have no others.
+template <class Real, int span>
+using SumOf = std::conditional_t<span == 1, double, Real>;
+
 // Of one row of one warp.
 template <class Real, int span>
 class BackwardRow {
  public:
+  using Sum = SumOf<Real, span>;
+
   // `shared` or `sums` [sums, columns]: what the warp adds up.
-  __device__ BackwardRow(const ModulateBackwardParameters& p, int64_t at, Real* shared, double* sums)
+  __device__ BackwardRow(const ModulateBackwardParameters& p, int64_t at, Sum* shared, double* sums)
       : p_(p),
         slots_(p.slot, p.shape, at),
         gradients_(p.gradient, p.shape, at),
@@ -128,7 +134,8 @@ class BackwardRow {
   }
 
   __device__ __forceinline__ void write(int64_t begin) {
-    Real normed[span], incoming[span], into_normed[span], gradient[span], gate[span], contribution[span];
+    Real normed[span], incoming[span], into_normed[span], gradient[span], gate[span];
+    Sum contribution[span];
     load_normed(begin, normed, incoming, into_normed);
     load_or_zero(p_.grad_residual, grad_residual_, begin, gradient);
     slots_.load(p_, kGate, Real(1), begin, gate);
@@ -145,16 +152,18 @@ class BackwardRow {
       for (int i = 0; i < span; ++i) contribution[i] *= gradient[i];
       give(kGate, begin, contribution);
     }
-    if (wants(kShift)) give(kShift, begin, incoming);
+    VISGEN_UNROLL
+    for (int i = 0; i < span; ++i) contribution[i] = incoming[i];
+    if (wants(kShift)) give(kShift, begin, contribution);
     Real weight[span], bias[span], scale[span];
     slots_.load(p_, kWeight, Real(1), begin, weight);
     slots_.load(p_, kBias, Real(0), begin, bias);
     slots_.load(p_, kScale, Real(0), begin, scale);
     VISGEN_UNROLL
-    for (int i = 0; i < span; ++i) contribution[i] = incoming[i] * (normed[i] * weight[i] + bias[i]);
+    for (int i = 0; i < span; ++i) contribution[i] = incoming[i] * (Sum(normed[i]) * weight[i] + bias[i]);
     if (wants(kScale)) give(kScale, begin, contribution);
     VISGEN_UNROLL
-    for (int i = 0; i < span; ++i) contribution[i] = incoming[i] * (Real(1) + scale[i]);
+    for (int i = 0; i < span; ++i) contribution[i] = incoming[i] * (Sum(1) + scale[i]);
     if (wants(kBias)) give(kBias, begin, contribution);
     VISGEN_UNROLL
     for (int i = 0; i < span; ++i) contribution[i] *= normed[i];
@@ -166,14 +175,14 @@ class BackwardRow {
   }
 
   // What a tile contributes to the gradients of a slot.
-  __device__ __forceinline__ void give(int slot, int64_t begin, const Real (&values)[span]) {
+  __device__ __forceinline__ void give(int slot, int64_t begin, const Sum (&values)[span]) {
     VISGEN_UNROLL
     for (int term = 0; term < kTerms; ++term) {
       if (!p_.gradient[slot][term].data || p_.is_shared[slot][term]) continue;
       const Row& row = gradients_.row[slot][term];
       if (row.stride) store_columns(p_.gradient[slot][term], row, begin, values);
     }
-    Real total = 0;
+    Sum total = 0;
     VISGEN_UNROLL
     for (int i = 0; i < span; ++i) total += values[i];
     numbers_[slot] += total;
@@ -206,7 +215,7 @@ class BackwardRow {
   const ModulateBackwardParameters& p_;
   const Slots slots_, gradients_;
   const Row residual_, branch_, grad_residual_, grad_y_, grad_x_, grad_branch_;
-  Real* shared_;
+  Sum* shared_;
   double* sums_;
   const Real centre_, inverse_, spread_;
   Real mean_ = 0, slope_ = 0;
@@ -218,11 +227,12 @@ template <class Real, int span>
 __global__ void __launch_bounds__(kBlockThreads) backward(ModulateBackwardParameters p, bool in_shared) {
   const int64_t numbers = p.sums * p.columns, index = blockIdx.x;
   const Unit unit = unit_at(p.partition, index);
-  Real* shared = in_shared ? dynamic_shared<Real>() : nullptr;
+  using Sum = SumOf<Real, span>;
+  Sum* shared = in_shared ? dynamic_shared<Sum>() : nullptr;
   double* sums = p.partial_sums ? p.partial_sums + index * numbers : nullptr;
   for (int64_t i = threadIdx.x; i < (in_shared ? warps_per_block() * numbers : numbers); i += blockDim.x) {
     if (in_shared) {
-      shared[i] = Real(0);
+      shared[i] = 0;
     } else {
       sums[i] = 0;
     }
@@ -263,7 +273,7 @@ struct Modulate {
  private:
   template <class Real, int span>
   static void launch_backward(const ModulateBackwardParameters& p, Stream stream) {
-    const int64_t bytes = p.sums * p.columns * sizeof(Real);
+    const int64_t bytes = p.sums * p.columns * sizeof(SumOf<Real, span>);
     const int64_t fitting = bytes ? kSharedBytes / bytes : kWarps;
     const int64_t warps = std::max<int64_t>(1, std::min({int64_t{kWarps}, p.partition.unit_size, fitting}));
     LaunchShape shape{dim3(static_cast<unsigned>(p.partition.units())), dim3(static_cast<unsigned>(warps) * kWarpSize)};

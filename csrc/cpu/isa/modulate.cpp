@@ -81,7 +81,7 @@ class Backward {
 
   explicit Backward(const ModulateBackwardParameters& p)
       : p_(p),
-        buffers_(Modulator::kBuffers + 6 + 2 * kSlots, p.columns),
+        buffers_(Modulator::kBuffers + 7 + 2 * kSlots, p.columns),
         modulators_(p, buffers_),
         streams_x_(streams_rows<Stored>(p.grad_x, p.shape)),
         streams_branch_(streams_rows<Stored>(p.grad_branch, p.shape)) {
@@ -97,49 +97,64 @@ class Backward {
   }
 
   void run(int64_t unit) {
-    double* sums = p_.partial_sums + unit * p_.sums * p_.columns;
-    for (int64_t i = 0; i < p_.sums * p_.columns; ++i) sums[i] = 0;
+    unit_sums_ = p_.partial_sums + unit * p_.sums * p_.columns;
+    for (int64_t i = 0; i < p_.sums * p_.columns; ++i) unit_sums_[i] = 0;
     int rows = 0;
     for_each_row(p_, unit, [&](const RowPlace& at) {
       run_row(at);
-      if (++rows % kRowsOfSum == 0) flush(sums);
+      if (++rows % kRowsOfSum == 0) flush();
     });
-    flush(sums);
+    flush();
   }
 
  private:
-  static constexpr int kRowsOfSum = 4;  // added up in their own type
+  static constexpr int kRowsOfSum = 8;  // added up in their own type
 
-  void flush(double* sums) {
+  double* sums_of_unit(int slot) const { return unit_sums_ + p_.sum_of[slot] * p_.columns; }
+
+  void flush() {
     for (int slot = 0; slot < kSlots; ++slot) {
       if (!sums_[slot]) continue;
-      add_row(sums_[slot], p_.columns, sums + p_.sum_of[slot] * p_.columns);
+      add_row(sums_[slot], p_.columns, sums_of_unit(slot));
       memset(sums_[slot], 0, p_.columns * sizeof(Real));
     }
   }
 
-  // Where contributions of rows to a slot go: a row of the slot's own, a sum over rows; null where nobody asks.
+  // Where contributions of rows to a slot go: a row of the slot's own, a sum over rows; null where nobody asks. Sums of
+  // the columns behind the last vector are in double, since a row may have no others.
   struct Target {
     OutputRow<Real> own;
     Real* sums;
+    double* rest;
 
-    template <class Value>
-    VISGEN_HOST_DEVICE void give(int64_t i, Value value) const {
-      if (own.row) own.put_at(i, value);
-      if (sums) put(sums + i, take<Value>(sums + i) + value);
+    // A loop for each: a few loads more, and no branch within.
+    template <class Make>
+    void give(int64_t columns, Make make) const {
+      if (own.row) {
+        const OutputRow<Real> to = own;
+        for_each_column<Real>(columns,
+                              [=]<class Value>(int64_t i) { to.put_at(i, make.template operator()<Value>(i)); });
+      }
+      if (!sums) return;
+      constexpr int64_t kCount = sizeof(typename RowVectorOf<Real>::Type) / sizeof(Real);
+      const int64_t whole = columns / kCount * kCount;
+      for_each_column<Real>(whole, [=, sums = sums]<class Value>(int64_t i) {
+        put(sums + i, take<Value>(sums + i) + make.template operator()<Value>(i));
+      });
+      for (int64_t i = whole; i < columns; ++i) rest[i] += make.template operator()<double>(i);
     }
-    explicit operator bool() const { return own.row || sums; }
   };
 
   Target target(int slot, const RowPlace& at) {
-    if (uniform && slot != kGate) return {{}, sums_[slot]};  // in numbers_
+    Target target{{}, sums_[slot], sums_[slot] ? sums_of_unit(slot) : nullptr};
+    if (uniform && slot != kGate) return target;  // the row's gradient is in numbers_
     for (int term = 0; term < kTerms; ++term) {
       const Operand& gradient = p_.gradient[slot][term];
       if (!gradient.data || p_.is_shared[slot][term]) continue;
-      const bool streams = streams_[slot][term];
-      return {{row_for_output<Real>(gradient, at, own_memory_[slot]), streams}, sums_[slot]};
+      target.own = {row_for_output<Real>(gradient, at, own_memory_[slot]), streams_[slot][term]};
+      break;
     }
-    return {{}, sums_[slot]};
+    return target;
   }
 
   void run_row(const RowPlace& at) {
@@ -150,11 +165,13 @@ class Backward {
     const Stored* g = p_.grad_y.data ? load_row<Stored>(p_.grad_y, at, buffer_[1]) : zeros;
     const Stored* added = p_.grad_residual.data ? load_row<Stored>(p_.grad_residual, at, buffer_[2]) : zeros;
     const Stored* branch = p_.branch.data ? load_row<Stored>(p_.branch, at, buffer_[3]) : zeros;
-    const Real *factor = modulators_.factor, *gate = modulators_.gate;
+    const Real* factor = modulators_.factor;
     const Real centre = p_.mean ? static_cast<const Real*>(p_.mean)[at.row()] : Real(0);
     const Real inverse = static_cast<const Real*>(p_.inverse_deviation)[at.row()];
+    const auto next_r = ahead_of(r, p_.residual, p_.shape), next_g = ahead_of(g, p_.grad_y, p_.shape);
     double sums[2];
     sum_columns<2, Real>(columns, sums, [=]<class Value>(int64_t i, Value(&values)[2]) {
+      next_r.ask(i), next_g.ask(i);
       values[0] = take<Value>(g + i);
       if (!uniform) values[0] *= Modulator::template of<Value>(factor, i);
       values[1] = values[0] * ((take<Value>(r + i) - centre) * inverse);
@@ -167,35 +184,59 @@ class Backward {
     OutputRow<Stored> into_x{nullptr, streams_x_}, into_branch{nullptr, streams_branch_};
     if (p_.grad_x.data) into_x.row = row_for_output<Stored>(p_.grad_x, at, buffer_[4]);
     if (p_.grad_branch.data) into_branch.row = row_for_output<Stored>(p_.grad_branch, at, buffer_[5]);
-    const bool is_affine = modulators_.weight != modulators_.ones() || modulators_.bias != modulators_.zeros();
-    const Target of_gate = target(kGate, at), of_shift = target(kShift, at);
-    const Target of_scale = is_affine ? Target{} : target(kScale, at);
+    const auto next_added = ahead_of(added, p_.grad_residual, p_.shape);
+    Real* into_r = buffer_[6];
     for_each_column<Real>(columns, [=]<class Value>(int64_t i) {
-      const Value normed = (take<Value>(r + i) - centre) * inverse, into_y = take<Value>(g + i);
-      const Value into_r =
-          (into_y * Modulator::template of<Value>(factor, i) - mean - normed * slope) * spread + take<Value>(added + i);
-      if (into_x.row) into_x.put_at(i, into_r);
-      if (into_branch.row) into_branch.put_at(i, Modulator::template of<Value>(gate, i) * into_r);
-      if (of_gate) of_gate.give(i, into_r * take<Value>(branch + i));
-      of_scale.give(i, into_y * normed);
-      of_shift.give(i, into_y);
+      const Value normed = (take<Value>(r + i) - centre) * inverse;
+      const Value into_norm = take<Value>(g + i) * Modulator::template of<Value>(factor, i);
+      const Value result = (into_norm - mean - normed * slope) * spread + take<Value>(added + i);
+      next_added.ask(i);
+      put(into_r + i, result);
+      if (into_x.row) into_x.put_at(i, result);
     });
-    if (is_affine) give_affine(at, r, g, centre, inverse);
+    if (p_.branch.data) give_branch(at, branch, into_r, into_branch);
+    give_modulation(at, r, g, centre, inverse);
     store_row(p_.grad_x, at, into_x.row);
     store_row(p_.grad_branch, at, into_branch.row);
     for (int slot = 0; slot < kSlots; ++slot) store_own(slot, at);
   }
 
-  void give_affine(const RowPlace& at, const Stored* r, const Stored* g, Real centre, Real inverse) {
-    const Target of_scale = target(kScale, at), of_weight = target(kWeight, at), of_bias = target(kBias, at);
+  void give_branch(const RowPlace& at, const Stored* branch, const Real* into_r, const OutputRow<Stored>& into_branch) {
+    const auto next_branch = ahead_of(branch, p_.branch, p_.shape);
+    if (into_branch.row) {
+      const Real* gate = modulators_.gate;
+      for_each_column<Real>(p_.columns, [=]<class Value>(int64_t i) {
+        next_branch.ask(i);
+        into_branch.put_at(i, Modulator::template of<Value>(gate, i) * take<Value>(into_r + i));
+      });
+    }
+    target(kGate, at).give(
+        p_.columns, [=]<class Value>(int64_t i) -> Value { return take<Value>(into_r + i) * take<Value>(branch + i); });
+  }
+
+  void give_modulation(const RowPlace& at, const Stored* r, const Stored* g, Real centre, Real inverse) {
+    const int64_t columns = p_.columns;
+    const auto into_y = [=]<class Value>(int64_t i) -> Value { return take<Value>(g + i); };
+    const auto normed = [=]<class Value>(int64_t i) -> Value { return (take<Value>(r + i) - centre) * inverse; };
+    target(kShift, at).give(columns, into_y);
+    if (modulators_.weight == modulators_.ones() && modulators_.bias == modulators_.zeros()) {
+      target(kScale, at).give(columns, [=]<class Value>(int64_t i) -> Value {
+        return into_y.template operator()<Value>(i) * normed.template operator()<Value>(i);
+      });
+      return;
+    }
     const Real *scale = modulators_.scale, *weight = modulators_.weight, *bias = modulators_.bias;
-    for_each_column<Real>(p_.columns, [=]<class Value>(int64_t i) {
-      const Value normed = (take<Value>(r + i) - centre) * inverse, into_y = take<Value>(g + i);
-      of_scale.give(
-          i, into_y * (normed * Modulator::template of<Value>(weight, i) + Modulator::template of<Value>(bias, i)));
-      const Value into_affine = into_y * Modulator::template of<Value>(scale, i);
-      of_weight.give(i, into_affine * normed);
-      of_bias.give(i, into_affine);
+    const auto of = []<class Value>(const Real* row, int64_t i) { return Modulator::template of<Value>(row, i); };
+    target(kScale, at).give(columns, [=]<class Value>(int64_t i) -> Value {
+      const Value affine = normed.template operator()<Value>(i) * of.template operator()<Value>(weight, i);
+      return into_y.template operator()<Value>(i) * (affine + of.template operator()<Value>(bias, i));
+    });
+    target(kWeight, at).give(columns, [=]<class Value>(int64_t i) -> Value {
+      const Value into_affine = into_y.template operator()<Value>(i) * of.template operator()<Value>(scale, i);
+      return into_affine * normed.template operator()<Value>(i);
+    });
+    target(kBias, at).give(columns, [=]<class Value>(int64_t i) -> Value {
+      return into_y.template operator()<Value>(i) * of.template operator()<Value>(scale, i);
     });
   }
 
@@ -222,7 +263,8 @@ class Backward {
   Modulator modulators_;
   const bool streams_x_, streams_branch_;
   bool streams_[kSlots][kTerms];
-  Real *buffer_[6], *own_memory_[kSlots], *sums_[kSlots];
+  Real *buffer_[7], *own_memory_[kSlots], *sums_[kSlots];
+  double* unit_sums_ = nullptr;
   double numbers_[kSlots] = {};  // where all is uniform: the row's gradients
 };
 

@@ -69,16 +69,22 @@ struct BFloat16Bits {
   uint16_t bits;
 };
 
-// A vector of consecutive elements, or one.
+template <class Value>
+constexpr bool kIsDouble = false;
+template <>
+constexpr bool kIsDouble<double> = true;
+
+// A vector of consecutive elements, or one; a double of any.
 template <class Value, class Stored>
 VISGEN_HOST_DEVICE Value take(const Stored* from) {
+  if constexpr (kIsDouble<Value>) return *from;
   Value value;
   memcpy(&value, from, sizeof(value));
   return value;
 }
 template <class Value>
 VISGEN_HOST_DEVICE Value take(const BFloat16Bits* from) {
-  if constexpr (sizeof(Value) == sizeof(float)) {
+  if constexpr (sizeof(Value) <= sizeof(double)) {
     return bfloat16_to_float(from->bits);
   } else {
     return (FloatVector)(widen(take<ShortVector>(&from->bits)) << 16);
@@ -184,27 +190,34 @@ void for_each_vector(int64_t columns, Body body) {
   if (i < columns) body(FirstLanes{columns - i}, i);
 }
 
-// Calls make(column, values) for vectors and numbers as above; returns the sums of their values, of which a few to a
-// lane are added up in their own type, and the rest in double.
+// Calls make(column, values) for vectors and numbers as above; returns the sums of their values, of which eight to a
+// lane are added up in their own type, in pairs, and the rest in double.
 template <int count, class Real, class Make>
 void sum_columns(int64_t columns, double (&totals)[count], Make make) {
   typedef typename RowVectorOf<Real>::Type Vector;
-  constexpr int64_t kCount = sizeof(Vector) / sizeof(Real);
-  constexpr int kEach = 8;
+  constexpr int64_t kCount = sizeof(Vector) / sizeof(Real), kEach = 8;
   DoubleVector sums[count] = {};
+  const auto add = [&](const Vector& part, int k) {
+    Real lanes[kCount];
+    memcpy(lanes, &part, sizeof(lanes));
+    for (int64_t lane = 0; lane < kCount; lane += kDoubles) sums[k] += load_doubles(lanes + lane);
+  };
   int64_t i = 0;
-  while (i + kCount <= columns) {
-    Vector part[count] = {};
-    for (int each = 0; each < kEach && i + kCount <= columns; ++each, i += kCount) {
-      Vector values[count];
-      make(i, values);
-      for (int k = 0; k < count; ++k) part[k] += values[k];
-    }
+  for (; i + kEach * kCount <= columns; i += kEach * kCount) {
+    Vector values[kEach][count];
+    VISGEN_UNROLL
+    for (int each = 0; each < kEach; ++each) make(i + each * kCount, values[each]);
     for (int k = 0; k < count; ++k) {
-      Real lanes[kCount];
-      memcpy(lanes, &part[k], sizeof(lanes));
-      for (int64_t lane = 0; lane < kCount; lane += kDoubles) sums[k] += load_doubles(lanes + lane);
+      VISGEN_UNROLL
+      for (int each = 0; each < kEach; each += 2) values[each][k] += values[each + 1][k];
+      values[0][k] = (values[0][k] + values[2][k]) + (values[4][k] + values[6][k]);
+      add(values[0][k], k);
     }
+  }
+  for (; i + kCount <= columns; i += kCount) {
+    Vector values[count];
+    make(i, values);
+    for (int k = 0; k < count; ++k) add(values[k], k);
   }
   for (int k = 0; k < count; ++k) totals[k] = sum_of(sums[k]);
   for (; i < columns; ++i) {
@@ -289,6 +302,23 @@ Stored* row_for_output(const Operand& operand, const RowPlace& at, Real* buffer)
     return static_cast<Stored*>(operand.data) + at.offset(operand);
   }
   return reinterpret_cast<Stored*>(buffer);
+}
+
+// Asks for what lies `step` elements behind a row, as the row is read: memory brings the next row while this one is
+// computed.
+template <class Stored>
+struct Ahead {
+  const Stored* row;
+  int64_t step;
+
+  VISGEN_HOST_DEVICE void ask(int64_t i) const { __builtin_prefetch(row + step + i); }
+};
+
+// For the next row of an operand; where that lies elsewhere, for this one.
+template <class Stored>
+Ahead<Stored> ahead_of(const Stored* row, const Operand& operand, const SampleShape& shape) {
+  const bool follows = operand.data && shape.dimensions > 1 && lies_ready<Stored>(operand, shape);
+  return {row, follows ? operand.strides[shape.dimensions - 2] : 0};
 }
 
 // Whether rows of an output lie ready at multiples of the widest vectors' size, and are so many that the cache will not
