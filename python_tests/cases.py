@@ -318,7 +318,6 @@ CASES = (
     + BINARY_QUANTIZE
     + MULTISCALE
     + OPTIMIZE
-    + OPTIMIZE
     + SOLVE
     + SELECT
     + MODULATE
