@@ -328,7 +328,7 @@ def test_the_program_prints_writes_and_draws_a_family(tmp_path, capsys, monkeypa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nois"], "family must be one of binary_quantize, diffuse"),
+        (["nois"], "family must be one of activate, binary_quantize, diffuse"),
         (["--threads", "0"], "expected a positive whole number"),
     ],
 )

@@ -19,7 +19,7 @@ OF_A_BATCH = (
     *("pred", "target", "x", "codes", "seeds", "index", "seed", "coefficients", "noise", "endpoint", "outputs"),
     *("logits", "log_probability", "unknown", "branch", "gate", "scale", "shift"),
 )
-LISTS_OF_A_BATCH = ("outputs", "slots")
+LISTS_OF_A_BATCH = ("outputs", "slots", "gradients")
 WITH_A_BATCH = [case for case in CASES if case.label in ("primes", "seed_each", "picture")]
 OPERATIONS = list({case.operation: case for case in reversed(WITH_A_BATCH)}.values())
 

@@ -171,7 +171,8 @@ def make(**options) -> tuple[RQTransformer, FirstStage]:
     model = RQTransformer(**{**SIZES, **options}).double().eval()
     stage = FirstStage(model.block_size[2], model.vocab_size[0], 6).double()
     with torch.no_grad():
-        stage.books.mul_(5)  # so that codes decide more than places do
+        for table in (stage.books, *([] if model.tok_emb is None else [model.tok_emb.weight])):
+            table.mul_(5)  # so that codes decide more than places do
     return model, stage
 
 

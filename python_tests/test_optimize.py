@@ -80,7 +80,7 @@ def test_a_training_is_that_of_pytorch_in_float64(as_tensors, backend, device) -
     """AdamW, `clip_grad_norm_` and a moving average, ten steps: the definition's own arithmetic is another's."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 1)).double().to(device)
-    twin, average = deepcopy(model), deepcopy(model)
+    twin, average = deepcopy(model), deepcopy(model).requires_grad_(False)
     optimizer = torch.optim.AdamW(twin.parameters(), lr=0.01, betas=(0.9, 0.99), weight_decay=0.1)
     parameters = list(model.parameters())
     states = {name: [torch.zeros_like(p) for p in parameters] for name in ("means", "squares")}

@@ -26,7 +26,10 @@ TINY = ["--batch-size=4", "--steps=2", "--device=cpu"]
 TINY_FLOW = [*TINY, "--width=8", "--depth=1", "--heads=1", "--sampling-steps=1"]
 TINY_TOKENIZER = [*TINY, "--widths", "4", "--levels", "3", "3"]
 # Whose networks cut nothing into parts; or whose first stage does, as test_recipes_first_stage.py says.
-OF_ANY_SIZE = ("classifier", "pixel-cnn", "pixel-gpt", "pixel-rnn", "vae", "vdm", "token-gpt", "rq-transformer")
+OF_ANY_SIZE = (
+    *("classifier", "pixel-cnn", "pixel-gpt", "pixel-rnn", "vae", "vdm"),
+    *("token-gpt", "rq-transformer", "latent-diffusion"),
+)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(visgen_fast.__file__).parents[1])}
 OWN_IMAGES = '''"""Stripes of a class of one's own."""
 

@@ -44,8 +44,8 @@ MUTATIONS = [
     Mutation(
         "numbers beyond all bounds have no bound",
         "csrc/common/activations.h",
-        "  x = x > bound ? Value{} + bound : x;\n",
-        "",
+        "return x > bound ? Value{} + bound : x;",
+        "return x;",
         TESTS,
     ),
 ]

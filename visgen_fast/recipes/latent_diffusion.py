@@ -17,7 +17,7 @@ from ..systems.diffusion import DiffusionSystem
 from ..tokenizers.first_stage import FirstStage
 from ._diffusion import HOURS, MINUTES, DiTSettings, dit, drawing
 from ._first_stage import KINDS, RunBelow, run_below
-from ._images import training_images
+from ._images import held_out_images, training_images
 from .recipe import Recipe
 
 # VQ-VAE-2 has latents on two grids.
@@ -45,4 +45,4 @@ def system(settings: Settings, images: ImageFormat) -> DiffusionSystem:
 
 
 PRESETS: dict[str, dict[str, Any]] = {"digits": MINUTES, "fashion-mnist": {**HOURS, "width": 256, "depth": 6}}
-RECIPE = Recipe(Settings, training_images, system, presets=PRESETS)
+RECIPE = Recipe(Settings, training_images, system, held_out_images, PRESETS)
