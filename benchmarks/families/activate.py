@@ -17,11 +17,9 @@ from torch.nn import functional as F
 from visgen_fast import ops, reference
 
 from ..contenders import dtype_name, ours, shape_name
-from ..promises import Case as Measured
-from ..promises import NotMeasured, Promise, ours_entry, times_faster, times_memory_floor
+from ..promises import Promise, avx512_entry, times_faster, times_memory_floor
 from ..workload import Contender, Workload
 
-_AVX512 = ("avx512vnni", "avx512")
 _GATED = ("swiglu", "geglu")
 
 
@@ -124,20 +122,10 @@ _HERE = Case(_TOKENS).name
 _GPU = Case((128, 256, 4608), dtype=torch.bfloat16).name
 
 
-def _entry(case: Measured):
-    """Of the widest AVX-512 kernels."""
-    for name in _AVX512:
-        try:
-            return ours_entry(case, name)
-        except NotMeasured:
-            continue
-    raise NotMeasured("no AVX-512 kernels here")
-
-
 def _faster(peer: str, at_least: float) -> Promise:
     return Promise(
         f"times faster than {peer}, AVX-512",
-        lambda cases: times_faster(cases[_HERE], _entry(cases[_HERE]), peer),
+        lambda cases: times_faster(cases[_HERE], avx512_entry(cases[_HERE]), peer),
         at_least=at_least,
         needs=[_HERE],
     )

@@ -18,11 +18,8 @@ from torch.nn import functional as F
 from visgen_fast import ops, reference
 
 from ..contenders import dtype_name, ours, shape_name
-from ..promises import Case as Measured
-from ..promises import NotMeasured, Promise, ours_entry, seconds, times_faster, times_memory_floor
+from ..promises import Promise, avx512_entry, seconds, times_faster, times_memory_floor
 from ..workload import Contender, Workload
-
-_AVX512 = ("avx512vnni", "avx512")
 
 
 @dataclass(frozen=True)
@@ -144,20 +141,10 @@ _INSTANCES = Case(_PICTURES, operation="adaptive_instance_norm").name
 _GPU = Case((128, 256, 1152), torch.bfloat16).name
 
 
-def _entry(case: Measured):
-    """Of the widest AVX-512 kernels."""
-    for name in _AVX512:
-        try:
-            return ours_entry(case, name)
-        except NotMeasured:
-            continue
-    raise NotMeasured("no AVX-512 kernels here")
-
-
 def _faster(name: str, peer: str, at_least: float) -> Promise:
     return Promise(
         f"times faster than {peer}, AVX-512",
-        lambda cases: times_faster(cases[name], _entry(cases[name]), peer),
+        lambda cases: times_faster(cases[name], avx512_entry(cases[name]), peer),
         at_least=at_least,
         needs=[name],
     )
@@ -166,7 +153,7 @@ def _faster(name: str, peer: str, at_least: float) -> Promise:
 def _near_the_floor(name: str) -> Promise:
     return Promise(
         "times the memory floor, AVX-512",
-        lambda cases: times_memory_floor(cases[name], _entry(cases[name])),
+        lambda cases: times_memory_floor(cases[name], avx512_entry(cases[name])),
         at_most=1.7,
         needs=[name],
     )
@@ -178,7 +165,7 @@ PROMISES = [
     *(_near_the_floor(name) for name in (_SAMPLE, _TOKEN, _RMS)),
     Promise(
         "of float32's time taken by bfloat16, AVX-512",
-        lambda cases: seconds(_entry(cases[_BFLOAT16])) / seconds(_entry(cases[_SAMPLE])),
+        lambda cases: seconds(avx512_entry(cases[_BFLOAT16])) / seconds(avx512_entry(cases[_SAMPLE])),
         at_most=1,
         needs=[_BFLOAT16, _SAMPLE],
     ),

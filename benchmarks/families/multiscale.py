@@ -19,12 +19,11 @@ from visgen_fast import ops, reference
 
 from ..contenders import dtype_name, ours, shape_name
 from ..promises import Case as Measured
-from ..promises import NotMeasured, Promise, ours_entry, seconds, times_faster, times_memory_floor
+from ..promises import Promise, avx512_entry, seconds, times_faster, times_memory_floor
 from ..workload import Contender, Workload, inputs_bytes
 from .noise import NORMAL_OPERATIONS
 
 UPSTREAM = 0.37
-_AVX512 = ("avx512vnni", "avx512")
 
 
 @dataclass(frozen=True)
@@ -168,22 +167,13 @@ _GPU_DENOISING = Case((64, 3, 256, 256), torch.bfloat16, "denoising_loss").name
 
 def _ours(case: Measured) -> float:
     """Seconds of the widest AVX-512 kernels."""
-    return seconds(_entry(case))
-
-
-def _entry(case: Measured):
-    for name in _AVX512:
-        try:
-            return ours_entry(case, name)
-        except NotMeasured:
-            continue
-    raise NotMeasured("no AVX-512 kernels here")
+    return seconds(avx512_entry(case))
 
 
 def _faster(name: str, peer: str, at_least: float, text: str) -> Promise:
     return Promise(
         f"times faster than {text}, AVX-512",
-        lambda cases: times_faster(cases[name], _entry(cases[name]), peer),
+        lambda cases: times_faster(cases[name], avx512_entry(cases[name]), peer),
         at_least=at_least,
         needs=[name],
     )
@@ -203,7 +193,7 @@ PROMISES = [
     _faster(_FLOAT32, "eager", 12, "eager"),
     Promise(
         "times the memory floor, AVX-512",
-        lambda cases: times_memory_floor(cases[_FLOAT32], _entry(cases[_FLOAT32])),
+        lambda cases: times_memory_floor(cases[_FLOAT32], avx512_entry(cases[_FLOAT32])),
         at_most=3,
         needs=[_FLOAT32],
     ),

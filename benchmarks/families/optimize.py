@@ -17,8 +17,7 @@ from visgen_fast import ops
 from visgen_fast.models.dit import DiT
 
 from ..contenders import dtype_name, ours
-from ..promises import Case as Measured
-from ..promises import NotMeasured, Promise, ours_entry, times_faster, times_memory_floor
+from ..promises import Promise, avx512_entry, times_faster, times_memory_floor
 from ..workload import Contender, Workload
 
 _OPTIONS = {"lr": 1e-4, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.01}
@@ -147,19 +146,10 @@ _SMALL = Case("DiT-S/2", 384, 12).name
 _LARGE = Case("DiT-XL/2", 1152, 28).name
 
 
-def _widest(case: Measured):
-    for name in ("avx512vnni", "avx512"):
-        try:
-            return ours_entry(case, name)
-        except NotMeasured:
-            continue
-    raise NotMeasured("no AVX-512 kernels here")
-
-
 def _faster(peer: str, at_least: float) -> Promise:
     return Promise(
         f"times faster than {peer}, AVX-512",
-        lambda cases: times_faster(cases[_SMALL], _widest(cases[_SMALL]), peer),
+        lambda cases: times_faster(cases[_SMALL], avx512_entry(cases[_SMALL]), peer),
         at_least=at_least,
         needs=[_SMALL],
     )
