@@ -10,6 +10,7 @@ from pathlib import Path
 import fuzz_checkpoints
 import pytest
 import torch
+from mistakes import mistake
 from PIL import Image
 
 import visgen_fast
@@ -26,15 +27,6 @@ def runs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     fuzz_checkpoints.train(folder)
     return folder
-
-
-def mistake(capsys, *arguments: object) -> str:
-    """The sentence with which the command line refuses `arguments`."""
-    capsys.readouterr()
-    assert cli.main([str(argument) for argument in arguments]) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("visgen-fast: ") and captured.err.count("\n") == 1
-    return captured.err
 
 
 def save_images(folder: Path, count: int = 12) -> Path:

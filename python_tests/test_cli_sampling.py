@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mistakes import mistake
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
@@ -29,15 +30,6 @@ def run(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "flow"
     assert cli.main([*TRAINING, f"--out={out}"]) == 0
     return out
-
-
-def mistake(capsys, *arguments: object) -> str:
-    """The sentence with which the command line refuses `arguments`."""
-    capsys.readouterr()
-    assert cli.main([str(argument) for argument in arguments]) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("visgen-fast: ") and captured.err.count("\n") == 1
-    return captured.err
 
 
 def drawn(run: Path, out: Path, *options: str) -> bytes:

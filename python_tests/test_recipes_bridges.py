@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mistakes import mistake
 
 from visgen_fast import cli, ops
 from visgen_fast.recipes.runs import load_system
@@ -21,14 +22,6 @@ def runs(tmp_path_factory) -> dict[str, Path]:
         found[name] = tmp_path_factory.mktemp("runs") / name
         assert cli.main(["train", "ot-flow", *SHORT, *options, f"--out={found[name]}"]) == 0
     return found
-
-
-def mistake(capsys, *arguments: object) -> str:
-    capsys.readouterr()
-    assert cli.main([str(argument) for argument in arguments]) == 2
-    printed = capsys.readouterr().err
-    assert printed.startswith("visgen-fast: ") and printed.count("\n") == 1
-    return printed
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mistakes import mistake
 from PIL import Image
 
 from visgen_fast import cli, ops
@@ -37,14 +38,6 @@ def run(tmp_path_factory) -> Path:
     options = ["--width=32", "--depth=1", "--heads=2", "--steps=60", "--batch-size=32", "--warmup-steps=5"]
     assert cli.main(["train", "pixel-gpt", "--device=cpu", *options, "--sample-every=0", f"--out={out}"]) == 0
     return out
-
-
-def mistake(capsys, *arguments: object) -> str:
-    capsys.readouterr()
-    assert cli.main([str(argument) for argument in arguments]) == 2
-    printed = capsys.readouterr().err
-    assert printed.startswith("visgen-fast: ") and printed.count("\n") == 1
-    return printed
 
 
 def pixels_of(path: Path) -> bytes:

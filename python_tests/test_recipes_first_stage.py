@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mistakes import mistake
 from torch.nn import functional as F
 
 from visgen_fast import cli, ops
@@ -49,14 +50,6 @@ def runs(tmp_path_factory) -> Path:
     for name, options in {**TOKENIZERS, "autoencoder": [*WIDTHS, "--dimensions=4"]}.items():
         assert cli.main(["train", name, *SHORT, *options, f"--out={folder / name}"]) == 0
     return folder
-
-
-def mistake(capsys, *arguments: object) -> str:
-    capsys.readouterr()
-    assert cli.main([str(argument) for argument in arguments]) == 2
-    printed = capsys.readouterr().err
-    assert printed.startswith("visgen-fast: ") and printed.count("\n") == 1
-    return printed
 
 
 def test_the_kinds_are_the_recipes_of_tokenizers():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mistakes import mistake
 
 from visgen_fast import cli, ops
 from visgen_fast.data.images import to_range
@@ -21,14 +22,6 @@ def run(request, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "flow"
     assert cli.main(["train", *request.param.split(), *SHORT, *RUNS[request.param], f"--out={out}"]) == 0
     return out
-
-
-def mistake(capsys, *arguments: object) -> str:
-    capsys.readouterr()
-    assert cli.main([str(argument) for argument in arguments]) == 2
-    printed = capsys.readouterr().err
-    assert printed.startswith("visgen-fast: ") and printed.count("\n") == 1
-    return printed
 
 
 def test_the_metrics_are_the_bits_of_the_held_out_images(run):

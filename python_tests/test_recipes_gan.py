@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mistakes import mistake
 from PIL import Image
 
 import visgen_fast
@@ -46,14 +47,6 @@ def drawn(run: Path, out: Path, *options: str) -> np.ndarray:
     assert cli.main(["sample", str(run), f"--out={out}", "--device=cpu", *options]) == 0
     with Image.open(out) as image:
         return np.asarray(image)
-
-
-def mistake(capsys, *arguments: object) -> str:
-    capsys.readouterr()
-    assert cli.main([str(argument) for argument in arguments]) == 2
-    printed = capsys.readouterr().err
-    assert printed.startswith("visgen-fast: ") and printed.count("\n") == 1
-    return printed
 
 
 @pytest.mark.parametrize("name", RUNS)

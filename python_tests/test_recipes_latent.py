@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_recipes_first_stage import SHORT, TOKENIZERS, WIDTHS, mistake
+from mistakes import mistake
+from test_recipes_first_stage import SHORT, TOKENIZERS, WIDTHS
 
 from visgen_fast import cli
 from visgen_fast.recipes.budget import require_fit
