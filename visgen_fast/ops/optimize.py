@@ -55,11 +55,12 @@ def adamw_(
         parameters: tensors of any shapes; float32, bfloat16, float16 or float64; not empty.
         gradients, means, squares, averages: as many, each of its parameter's shape; floating point, of any types. No
             two of them share memory. Where their layouts differ or have gaps, the definition runs.
-        learning_rate: a number, or a float tensor of no dimensions on the parameters' device; so are
-        step: 1 for the first call;
-        average_decay: in [0, 1]; must be given with `averages`;
-        gradient_scale: by default 1. A tensor that is not finite leaves everything as it is, as a loss scaler does
-            after an overflow. Tensors are read on the device: a CUDA graph may change them between replays.
+        learning_rate: at least 0. This and the next three are numbers, or tensors of no dimensions on the parameters'
+            device, which are read there: a CUDA graph may change them between replays.
+        step: how many steps there have been, this one included; at least 1.
+        average_decay: in [0, 1]; must be given with `averages`.
+        gradient_scale: multiplies the gradients; by default 1. A tensor that is not finite leaves everything as it is,
+            as a loss scaler does after an overflow.
         betas: each in [0, 1).
         eps, weight_decay: at least 0.
 

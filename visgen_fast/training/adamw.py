@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ def gradients_of(parameters: Iterable[Tensor]) -> list[Tensor]:
 
 
 class AdamW(torch.optim.AdamW):
-    """torch's, with its options and its state, whose step is `ops.adamw_`.
+    """torch's, with its state, whose step is `ops.adamw_`.
 
     `gradient_scale` multiplies the gradients of a step, and `average_decay` is that of `averages`, parameter → average,
     which follow the parameters that have a gradient. Both are set before each step.
@@ -25,8 +24,17 @@ class AdamW(torch.optim.AdamW):
 
     _step_supports_amp_scaling = False  # a loss scaler that sees an overflow does not call `step`
 
-    def __init__(self, parameters: Iterable[nn.Parameter], averages: Mapping[Tensor, Tensor], **options: Any) -> None:
-        super().__init__(parameters, **options)
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        averages: Mapping[Tensor, Tensor],
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(parameters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         self.averages = averages
         self.average_decay = 0.0
         self.gradient_scale: float | Tensor = 1.0
