@@ -8,6 +8,7 @@ hand. NAME is
     invalid codes         what the study of that name found
     noise levels          likewise
     noise levels seen     the same in a sentence, for the README
+    freed memory          what keeping it saves
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import invalid_codes_report, noise_levels_report
+from . import freed_memory, invalid_codes_report, noise_levels_report
 from .families import FAMILIES
 from .promises import NotMeasured, Promise
 from .table import as_markdown, details, milliseconds
@@ -39,9 +40,10 @@ HEADLINES = (
 _STUDIES = {
     "invalid codes": ("invalid_codes", invalid_codes_report.block),
     "noise levels": ("noise_levels", noise_levels_report.block),
+    "freed memory": ("freed_memory", freed_memory.block),
     "noise levels seen": ("noise_levels", noise_levels_report.headline),
 }
-_MARKER = re.compile(r"^<!-- ((?:benchmarks|invalid codes|noise levels).*) -->$", re.MULTILINE)
+_MARKER = re.compile(r"^<!-- ((?:benchmarks|invalid codes|noise levels|freed memory).*) -->$", re.MULTILINE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from .commands.info import version
 from .commands.terminal import complain, standard_streams
 from .errors import UserError
+from .host_memory import keep_freed_memory
 
 _EXTRA = {"accelerate", "safetensors", "tyro", "rich", "PIL", "matplotlib", "tensorboard", "sklearn"}
 _EXTRA_OF_JUDGE = {"starlette", "uvicorn", "scipy"}
@@ -99,5 +100,6 @@ def _run(arguments: list[str]) -> int:
     command, *rest = arguments
     if command not in COMMANDS:
         raise UserError(f"there is no command {command!r}; there are {', '.join(COMMANDS)}")
+    keep_freed_memory()
     module = importlib.import_module(f".commands.{command}", __package__)
     return getattr(module, command)(rest)
