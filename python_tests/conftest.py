@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from backends import BACKENDS, cpu_capabilities, device_of, running_on
@@ -31,3 +33,9 @@ def device(request) -> torch.device:
     """The device that the backend's tensors are on."""
     name = "backend" if "backend" in request.fixturenames else "library"
     return device_of(request.getfixturevalue(name))
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of cases live as long as the run: collecting garbage need not look at them each time."""
+    gc.collect()
+    gc.freeze()
