@@ -2,12 +2,14 @@
 
 Batch 16, width 256 and random weights of one seed. A `SequenceModel` of 8 blocks draws 256 codes against transformers'
 GPT-2 of the same size (`pip install transformers`), and a `PixelCNN` of the recipe's size draws 28×28 pixels from its
-cached rows against a loop that runs the whole network for each pixel. Rivals take turns, and medians are compared.
+cached rows against a loop that runs the whole network for each pixel. With --rq-transformer CHECKOUT, kakaobrain's
+RQ-Transformer draws greedy codes with our `sample` against its own. Rivals take turns, and medians are compared.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import json
 import statistics
@@ -22,9 +24,11 @@ from torch import Tensor
 
 from visgen_fast import ops
 from visgen_fast.autoregression import CodeModel, raster, sample
+from visgen_fast.interop import apply_visgen_to_rqvae
 from visgen_fast.models import PixelCNN, SequenceModel
 
 from .machine import OtherLoad, describe, provenance
+from .rq_transformer import network
 
 _BATCH, _WIDTH, _BLOCKS, _HEADS, _CODES = 16, 256, 8, 8, 256
 
@@ -50,11 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
     parser.add_argument("--case", default="", metavar="TEXT", help="only loops whose name contains this text")
+    parser.add_argument("--rq-transformer", type=Path, metavar="CHECKOUT", help="of kakaobrain/rq-vae-transformer")
     parser.add_argument("--rounds", type=int, default=3, help="of each loop; default: 3")
     parser.add_argument("--out", type=Path, metavar="FILE", help="a JSON file for the times")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    found = [measure(make(), options.rounds) for name, make in loops(options.device).items() if options.case in name]
+    known = loops(options.device, options.rq_transformer)
+    found = [measure(make(), options.rounds) for name, make in known.items() if options.case in name]
     for one in found:
         beside = f"{one['peer_name']} {one['peer']:.3g} s"
         wrong = "" if one["right"] else ", and OTHER CODES"
@@ -67,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(not all(one["right"] and one["times"] >= one["at_least"] for one in found))
 
 
-def loops(device: str) -> dict[str, Callable[[], Loop]]:
+def loops(device: str, rq_transformer: Path | None = None) -> dict[str, Callable[[], Loop]]:
     """The loops by their names; those without their peer are left out."""
     found: dict[str, Callable[[], Loop]] = {}
     if importlib.util.find_spec("transformers"):
@@ -79,6 +85,10 @@ def loops(device: str) -> dict[str, Callable[[], Loop]]:
     else:
         print("transformers is not installed: its loops are left out")
     found["pixel-cnn 28×28"] = lambda: _pixels("pixel-cnn 28×28", device)
+    if rq_transformer is not None:
+        for shape, body, batch, at_least in (((8, 8, 4), 8, 16, 2.0), ((16, 16, 4), 6, 8, 3.5)):
+            name = f"rq-transformer {'×'.join(map(str, shape))}"
+            found[name] = functools.partial(_residual, name, rq_transformer, shape, body, batch, at_least, device)
     return found
 
 
@@ -134,6 +144,23 @@ def _pixels(name: str, device: str) -> Loop:
         20.0,
         same=True,
     )
+
+
+def _residual(
+    name: str, checkout: Path, shape: tuple[int, int, int], body: int, batch: int, at_least: float, device: str
+) -> Loop:
+    model, first_stage = (part.to(device) for part in network(checkout, shape, 2048, body))
+    start = torch.zeros(batch, *shape, dtype=torch.int64, device=device)
+    labels = torch.arange(batch, device=device) % 10
+
+    def draw() -> Tensor:
+        return model.sample(start, first_stage, labels, top_k=1)
+
+    def ours() -> Tensor:
+        with apply_visgen_to_rqvae(model):
+            return draw()
+
+    return Loop(name, ours, "its own loop", draw, at_least, same=True)
 
 
 @torch.no_grad()
