@@ -34,8 +34,8 @@ class FirstStage(nn.Module):
 
 
 def network(checkout: Path, shape: tuple[int, int, int], codes: int, body: int) -> tuple[Any, FirstStage]:
-    """The published class with random weights of one seed, of width 256: `body` blocks over the places, 2 over a place's
-    codes, as ImageNet's configuration has them; and its first stage."""
+    """The published class with random weights of one seed and its first stage, as configured for ImageNet but of width
+    256: `body` blocks over the places, 2 over the codes of a place."""
     torch.manual_seed(0)
     block = Config(embed_dim=256, n_head=8, mlp_bias=True, attn_bias=True, attn_pdrop=0.0, resid_pdrop=0.0, gelu="v1")
     sizes: dict[str, Any] = {"vocab_size": codes, "block_size": list(shape), "embed_dim": 256, "input_embed_dim": 64}

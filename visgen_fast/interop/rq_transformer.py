@@ -143,14 +143,14 @@ class _Cache:
 
     def __init__(self, blocks: Any, batch: int, slots: int, device: torch.device) -> None:
         self.blocks, self.length, self.shape = list(blocks), 0, (batch, slots)
+        self.projections = [_joined(block.attn) for block in self.blocks]
         self.memory: Tensor | None = None
 
     def advance(self, x: Tensor) -> Tensor:
         """The next slots [B, n, width]; several are causal, and come first."""
         first, self.length = self.length, self.length + x.shape[1]
         for index, block in enumerate(self.blocks):
-            normed = block.ln1(x)
-            parts = [getattr(block.attn, name)(normed) for name in ("query", "key", "value")]
+            parts = F.linear(block.ln1(x), *self.projections[index]).chunk(3, -1)
             query, key, value = (part.unflatten(-1, (block.attn.n_head, -1)).transpose(1, 2) for part in parts)
             if self.memory is None:
                 batch, slots = self.shape
@@ -162,3 +162,10 @@ class _Cache:
             x = x + block.attn.proj(mixed.transpose(1, 2).flatten(2))
             x = x + block.mlp(block.ln2(x))
         return x
+
+
+def _joined(attention: Any) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of one product for queries, keys and values: three small ones take longer."""
+    layers = [attention.query, attention.key, attention.value]
+    weight = torch.cat([layer.weight for layer in layers])
+    return weight, None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
