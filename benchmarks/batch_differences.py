@@ -67,7 +67,7 @@ def _model(run: Path | None) -> tuple[str, nn.Module, tuple[int, ...], int]:
     """A name, a network, the shape of its images, and its null label."""
     if run is not None:
         system = load_system(run)
-        return f"the model of {run.resolve().name}", system.model, system.shape, system.model.null_label
+        return f"the model of {run.resolve().name}", system.prior.model, system.shape, system.condition.null_label
     torch.manual_seed(0)
     model = DiT(image_size=32, channels=4, patch_size=2, width=384, depth=12, heads=6, classes=1000)
     for parameter in model.parameters():  # gates and output begin at 0, which would make it the zero function

@@ -20,7 +20,7 @@ from visgen_fast.recipes._images import all_images
 from visgen_fast.recipes.dcgan import Settings, system
 from visgen_fast.recipes.runs import load_system, trained_classifier
 from visgen_fast.systems.adversarial import GANSystem
-from visgen_fast.systems.diffusion import draw_samples
+from visgen_fast.systems.generative import draw_samples
 from visgen_fast.training.loop import Trainer
 from visgen_fast.training.run import Run
 

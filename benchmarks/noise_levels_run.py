@@ -21,10 +21,13 @@ from torch import Tensor
 from visgen_fast import ops
 from visgen_fast.data.images import Images, evenly, to_range
 from visgen_fast.diffusion import DiffusionObjective, Laplace, plan, sample
+from visgen_fast.diffusion.prior import DiffusionPrior, SamplerSettings
 from visgen_fast.evaluation import importance_weighted_loss, kernel_distance, loss_by_level
 from visgen_fast.models.classifier import Classifier
+from visgen_fast.nn.class_condition import Labels
 from visgen_fast.systems.classifier import ClassifierSystem
-from visgen_fast.systems.diffusion import DiffusionSystem, SamplerSettings
+from visgen_fast.systems.prior import PriorSystem
+from visgen_fast.tokenizers.first_stage import Pixels
 from visgen_fast.training.loop import Trainer
 from visgen_fast.training.run import Run
 from visgen_fast.training.settings import TrainingSettings
@@ -144,7 +147,8 @@ def train_variant(task: Task, out: Path) -> dict[str, Any]:
     torch.manual_seed(task.seed)
     model = setting.network(images.format, variant.large_patches)
     sampler = SamplerSettings(steps=len(_SAMPLING_LEVELS) - 1, guidance=1.0)
-    system = DiffusionSystem(model, variant.objective(), images.format.shape, sampler)
+    prior = DiffusionPrior(model, variant.objective(), sampler)
+    system = PriorSystem(prior, Labels(len(images.format.class_names)), Pixels(images.format.shape))
     trainer = trainer_of(system, images, setting, task.seed, out)
     pictures = Measured(held_out, setting, trainer.accelerator.device)
     every, curve = max(1, setting.steps // _CURVE_POINTS), []
@@ -174,17 +178,19 @@ class Measured:
         self.seeds = ops.derive_seeds(0, torch.arange(len(pixels)), purpose=ops.Purpose.LIKELIHOOD).to(device)
         self.scale = held_out.format.height // 8
 
-    def importance(self, system: DiffusionSystem) -> float:
+    def importance(self, system: PriorSystem) -> float:
         """The importance-weighted loss on some of the images."""
         few = slice(_CURVE_PICTURES)
         of_images = {"pictures": self.x[few], "labels": self.labels[few], "seeds": self.seeds[few]}
-        losses = loss_by_level(system.model, system.objective, grid=_CURVE, **of_images)
+        losses = loss_by_level(system.prior.model, system.prior.objective, grid=_CURVE, **of_images)
         return float(importance_weighted_loss(losses, IMPORTANCE)[0])
 
-    def errors(self, system: DiffusionSystem) -> dict[str, Any]:
+    def errors(self, system: PriorSystem) -> dict[str, Any]:
         """The errors of x at all levels, of pixels and at 8×8 pixels, and the importance-weighted loss."""
         of_images = {"pictures": self.x, "labels": self.labels, "seeds": self.seeds}
-        losses = loss_by_level(system.model, system.objective, grid=LEVELS, scales=(1, self.scale), **of_images)
+        losses = loss_by_level(
+            system.prior.model, system.prior.objective, grid=LEVELS, scales=(1, self.scale), **of_images
+        )
         return {
             "log_snr": losses.log_snr.tolist(),
             "error": losses.x[:, 0].tolist(),
@@ -193,13 +199,13 @@ class Measured:
         }
 
 
-def draw(system: DiffusionSystem, seed: int, count: int, device: torch.device, classes: int) -> Tensor:
+def draw(system: PriorSystem, seed: int, count: int, device: torch.device, classes: int) -> Tensor:
     """Images of all classes alike [count, C, H, W], along the same levels of λ whatever the schedule is."""
-    objective: DiffusionObjective = system.objective
+    objective: DiffusionObjective = system.prior.objective
     steps = plan("dpm++2m", objective.schedule, objective.prediction, times=objective.schedule.time(_SAMPLING_LEVELS))
     places = torch.arange(count)
     seeds = ops.derive_seeds(seed, places, purpose=ops.Purpose.INITIAL_STATE)
-    network = objective.network(system.model)
+    network = system.prior.network
     parts = [
         sample(network, steps, system.shape, (some % classes).to(device), of_some.to(device)).cpu()
         for some, of_some in zip(places.split(_AT_A_TIME), seeds.split(_AT_A_TIME), strict=True)

@@ -155,7 +155,7 @@ def _measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     from visgen_fast.evaluation.fid import FeatureMoments, frechet_distance
     from visgen_fast.recipes._images import ImageSettings, held_out_images
     from visgen_fast.recipes.runs import load_system
-    from visgen_fast.systems.diffusion import draw_samples
+    from visgen_fast.systems.generative import draw_samples
 
     folder = _folder(options, name)
     system = load_system(folder)

@@ -108,7 +108,7 @@ def test_variants_of_a_seed_are_paired(monkeypatch, tmp_path):
 
     def optimize(self):
         batch = next(self.batches)
-        seen.append((batch, {name: one.detach().clone() for name, one in self.system.model.named_parameters()}))
+        seen.append((batch, {name: one.detach().clone() for name, one in self.system.prior.model.named_parameters()}))
 
     monkeypatch.setitem(PRESETS, "small", {"digits": DIGITS})
     monkeypatch.setattr(worker.Trainer, "optimize", optimize)

@@ -104,7 +104,7 @@ def test_a_recipe_of_one_s_own_is_run_where_it_is_named(copied, capsys):
     rewrite(copied / "flow", recipe="/nowhere/else/recipe.py")
     assert cli.main(sample(copied / "flow", f"--recipe={file}")) == 0
     assert (copied / "x.png").exists() and (file.parent / "was_run").exists()
-    assert load_system(copied / "flow", recipe=file).sampler.steps == 1
+    assert load_system(copied / "flow", recipe=file).prior.sampler.steps == 1
 
 
 def test_a_recipe_of_one_s_own_is_checked_against_the_checkpoint(copied, capsys):

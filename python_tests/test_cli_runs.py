@@ -17,7 +17,7 @@ import visgen_fast
 from visgen_fast import cli
 from visgen_fast.data.images import ImageFormat
 from visgen_fast.recipes import rectified_flow, rq_vae
-from visgen_fast.systems.diffusion import draw_samples
+from visgen_fast.systems.generative import draw_samples
 from visgen_fast.training.figures import image_grid
 
 
@@ -100,7 +100,7 @@ def test_what_was_never_trained_guides_nothing_and_that_is_said_once(label_drop,
     with caplog.at_level(logging.WARNING):
         before = drawn(system)
         # The embedding of "no class" where the label was always there, those of the classes where it never was.
-        embedding = system.model.embed_label.weight.data
+        embedding = system.prior.model.embed_label.weight.data
         embedding[slice(2, 3) if label_drop == 0 else slice(0, 2)] += 100
         after = drawn(system)
     assert torch.equal(before, after) and torch.equal(before, drawn(system, guidance=float(null)))

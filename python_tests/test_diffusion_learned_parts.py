@@ -63,17 +63,17 @@ def test_what_learns_is_trained_averaged_and_goes_on_where_it_stopped(recipe: Pa
     begun = weights(halves, "weights")
     assert cli.main(["train", str(recipe), f"--out={halves}", *TINY, "--steps=4", "--resume"]) == 0
     ended = weights(halves, "weights")
-    names = {name.removeprefix("objective.") for name in ended if name.startswith("objective.")}
+    names = {name.removeprefix("prior.objective.") for name in ended if name.startswith("prior.objective.")}
     assert names == PARTS | BUFFERS
     for name in PARTS | {"times.times.losses", "times.times.counts"}:
-        assert not torch.equal(begun[f"objective.{name}"], ended[f"objective.{name}"]), name
+        assert not torch.equal(begun[f"prior.objective.{name}"], ended[f"prior.objective.{name}"]), name
     for part in ("weights", "average"):
         one, other = weights(whole, part), weights(halves, part)
         assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     averaged, trained = weights(whole, "average"), weights(whole, "weights")
-    assert not torch.equal(averaged["objective.schedule.line"], trained["objective.schedule.line"])
+    assert not torch.equal(averaged["prior.objective.schedule.line"], trained["prior.objective.schedule.line"])
     system = load_system(whole, recipe=recipe)
-    assert torch.equal(system.objective.schedule.line, averaged["objective.schedule.line"])
+    assert torch.equal(system.prior.objective.schedule.line, averaged["prior.objective.schedule.line"])
 
 
 def test_accumulated_micro_batches_note_the_same_losses(recipe: Path, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_accumulated_micro_batches_note_the_same_losses(recipe: Path, tmp_path: 
         assert cli.main(["train", str(recipe), f"--out={out}", *TINY, *options]) == 0
     one, other = weights(at_once, "weights"), weights(parts, "weights")
     for name in ("losses", "counts"):
-        key = f"objective.times.times.{name}"
+        key = f"prior.objective.times.times.{name}"
         torch.testing.assert_close(one[key], other[key], rtol=1e-4, atol=1e-6)
 
 

@@ -137,7 +137,7 @@ def test_the_recipe_s_energy_draws_and_scores_images():
     settings = recipe.settings_for("digits", width=8, depth=1, heads=1, sampling_steps=2)
     system = build(recipe, settings, recipe.pictures(settings).format).eval()
     drawn = system.sample(torch.tensor([3, 4]), torch.arange(2))
-    energy = system.model.energy(drawn, torch.full((2,), 0.1), torch.tensor([3, 4]))
+    energy = system.prior.model.energy(drawn, torch.full((2,), 0.1), torch.tensor([3, 4]))
     assert drawn.shape == (2, 1, 8, 8) and energy.shape == (2,) and bool((energy > 0).all())
 
 

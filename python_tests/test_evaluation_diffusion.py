@@ -17,7 +17,7 @@ from visgen_fast.evaluation.diffusion import evaluate_diffusion
 from visgen_fast.evaluation.diffusion_report import as_json, as_text, write
 from visgen_fast.recipes.registry import load_recipe
 from visgen_fast.recipes.runs import images_to_measure
-from visgen_fast.systems.diffusion import DiffusionSystem
+from visgen_fast.systems.prior import PriorSystem
 
 TINY = ["--dataset=digits", "--batch-size=8", "--steps=3", "--device=cpu"]
 NETWORK = ["--width=16", "--depth=1", "--heads=2", "--patch-size=4", "--sampling-steps=2"]
@@ -40,7 +40,7 @@ def test_a_run_is_measured_and_its_systems_own_measures_are_among_them(runs, tmp
         seen.append(images)
         return {"bits_per_dimension": 3.25}
 
-    monkeypatch.setattr(DiffusionSystem, "evaluate", evaluate)
+    monkeypatch.setattr(PriorSystem, "evaluate", evaluate)
     options = ["--pictures=40", "--bins=3", "--transfer-steps=2", f"--out={tmp_path}", "--device=cpu"]
     assert cli.main(["evaluate", str(runs / "flow"), *options]) == 0
     printed = capsys.readouterr().out

@@ -18,7 +18,7 @@ from visgen_fast.errors import UserError
 from visgen_fast.models import SequenceModel
 from visgen_fast.recipes.registry import load_recipe
 from visgen_fast.recipes.runs import build, load_system
-from visgen_fast.systems.prior import CodeSampling, CodeSystem
+from visgen_fast.systems.codes import CodeSampling, CodeSystem
 from visgen_fast.tokenizers import PixelCodes
 
 SHORT = ["--device=cpu", "--batch-size=16", "--steps=4", "--width=12", "--depth=1", "--sample-every=0"]

@@ -102,24 +102,24 @@ def batch() -> Batch:
 
 def test_each_expert_learns_at_the_times_of_its_interval_and_changes_no_other() -> None:
     system, told = small(0.3, 0.8), []
-    for expert in system.model.experts:
+    for expert in system.prior.model.experts:
         expert.register_forward_pre_hook(lambda _, given: told.append(given[1]))
     for place, player in enumerate(players_of(system)):
         player.loss(batch()).mean().backward()
         assert all(parameter.grad is not None for parameter in player.parameters)
-        touched = [any(p.grad is not None for p in expert.parameters()) for expert in system.model.experts]
+        touched = [any(p.grad is not None for p in expert.parameters()) for expert in system.prior.model.experts]
         assert touched == [number <= place for number in range(3)]
-    edges = (0.0, *system.model.edges, 1.0)
+    edges = (0.0, *system.prior.model.edges, 1.0)
     for low, high, times in zip(edges, edges[1:], told, strict=False):
         assert low <= times.min() < times.max() <= high + 1e-6
-    shares = system.objective.times.cdf(torch.tensor(system.model.edges))
+    shares = system.prior.objective.times.cdf(torch.tensor(system.prior.model.edges))
     torch.testing.assert_close(shares, torch.tensor([0.3, 0.8]), rtol=0, atol=1e-5)
 
 
 def test_one_expert_alone_is_the_shared_objective() -> None:
     """With one interval, the loss is the system's whole objective: same times, same noise."""
     system = small()
-    whole = system.objective(system.model, batch().images, batch().labels, batch().seeds)
+    whole = system.prior.loss(batch().images, system.told(batch().labels, batch().seeds), batch().seeds)
     torch.testing.assert_close(system(batch()), whole)
 
 
@@ -135,17 +135,17 @@ def test_a_forked_run_begins_with_the_shared_run_s_outputs_bit_for_bit(runs: Pat
     x, times, labels = inputs()
     for time in times:
         t = time.expand(4)
-        assert torch.equal(forked.model(x, t, labels), shared.model(x, t, labels))
+        assert torch.equal(forked.prior.model(x, t, labels), shared.prior.model(x, t, labels))
     seeds = ops.derive_seeds(2, torch.arange(4))
     assert torch.equal(forked.sample(labels, seeds, steps=3), shared.sample(labels, seeds, steps=3))
 
 
 def test_a_fork_of_a_fork_begins_with_the_expert_that_had_its_noise(runs: Path) -> None:
-    halves = load_system(runs / "halves").model
+    halves = load_system(runs / "halves").prior.model
     assert not torch.equal(halves.experts[0].embed_label.weight, halves.experts[1].embed_label.weight)
     options = {"shared": str(runs / "halves"), "edges": (0.25, 0.5, 0.75)}
     settings = expert_denoisers.Settings(width=8, depth=1, heads=1, **options)
-    quarters = expert_denoisers.system(settings, digits().format).model
+    quarters = expert_denoisers.system(settings, digits().format).prior.model
     for place, expert in enumerate(quarters.experts):
         parent = halves.experts[place // 2].state_dict()
         assert all(torch.equal(tensor, parent[name]) for name, tensor in expert.state_dict().items())

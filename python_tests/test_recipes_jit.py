@@ -16,13 +16,13 @@ from visgen_fast.models.dit import DiT
 from visgen_fast.recipes.jit import Settings, system
 from visgen_fast.recipes.registry import load_recipe
 from visgen_fast.recipes.runs import build
-from visgen_fast.systems.diffusion import DiffusionSystem
+from visgen_fast.systems.prior import PriorSystem
 
 TINY = {"width": 8, "depth": 1, "heads": 2, "bottleneck": 4, "sampling_steps": 2, "noise_scale": 1.0}
 IMAGES = ImageFormat(height=16, width=16, channels=1, class_names=("a", "b", "c"))
 
 
-def made(**settings: object) -> DiffusionSystem:
+def made(**settings: object) -> PriorSystem:
     torch.manual_seed(0)
     return system(Settings(**{**TINY, "size": 16, "patch_size": 8, **settings}), IMAGES)
 
@@ -30,31 +30,30 @@ def made(**settings: object) -> DiffusionSystem:
 def test_the_loss_is_of_the_velocity_of_a_predicted_image() -> None:
     """v = (x̂ − x_t)/max(t, floor) up to the sign, for target and prediction (Li and He, 2025)."""
     built, t = made(), torch.tensor([0.01, 0.05, 0.2, 0.7, 1.0])
-    torch.testing.assert_close(built.objective.sample_weights(t), 1 / t.clamp_min(0.05) ** 2)
-    assert built.objective.prediction.name == "x" and built.objective.loss.name == "velocity"
+    torch.testing.assert_close(built.prior.objective.sample_weights(t), 1 / t.clamp_min(0.05) ** 2)
+    assert built.prior.objective.prediction.name == "x" and built.prior.objective.loss.name == "velocity"
     seeds, labels, images = torch.arange(4), torch.zeros(4, dtype=torch.int64), torch.rand(4, 1, 16, 16) * 2 - 1
-    at = built.objective.times(seeds).view(-1, 1, 1, 1)
+    at = built.prior.objective.times(seeds).view(-1, 1, 1, 1)
     x_t = (1 - at) * images + at * ops.gaussian(seeds, (1, 16, 16))
     guess = torch.randn(4, 1, 16, 16)
     floor = at.clamp_min(0.05)
     expected = ((guess - x_t) / floor - (images - x_t) / floor).square().mean((1, 2, 3))
-    built.objective.label_drop = 0.0
-    torch.testing.assert_close(built.objective(lambda *_: guess, images, labels, seeds), expected)
+    torch.testing.assert_close(built.prior.objective(lambda *_: guess, images, labels, seeds), expected)
 
 
 def test_the_weight_of_each_level_is_that_of_its_density() -> None:
     """Where t is above the floor, w(λ) = N(λ; −1.6, 1.6²)·(1 + e^{−λ/2})², up to a factor."""
     level = torch.linspace(-12, 5, 60, dtype=torch.float64)
     expected = torch.exp(-0.5 * ((level + 1.6) / 1.6) ** 2) * (1 + torch.exp(-level / 2)) ** 2
-    ratio = made().objective.implied_weight(level) / expected
+    ratio = made().prior.objective.implied_weight(level) / expected
     torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), rtol=1e-4, atol=0)
-    assert not made().objective.is_monotone()
+    assert not made().prior.objective.is_monotone()
 
 
 def test_noise_of_another_scale_moves_the_levels() -> None:
     t = torch.linspace(0.1, 0.9, 9)
-    moved = made(noise_scale=2.0).objective.schedule.log_snr(t) - made(noise_scale=1.0).objective.schedule.log_snr(t)
-    torch.testing.assert_close(moved, torch.full_like(t, -2 * math.log(2)))
+    doubled, plain = (made(noise_scale=scale).prior.objective.schedule.log_snr(t) for scale in (2.0, 1.0))
+    torch.testing.assert_close(doubled - plain, torch.full_like(t, -2 * math.log(2)))
 
 
 @pytest.mark.parametrize("dataset", ["digits", "fashion-mnist", "photographs", "emoji", "folder"])
@@ -67,20 +66,20 @@ def test_the_defaults_fit_the_images_of_every_data_set(dataset: str) -> None:
     pixels = channels * settings.patch_size**2
     assert settings.size == (8 if dataset == "digits" else 64)
     assert (dataset == "digits") or pixels > settings.width > settings.bottleneck
-    assert built.model.patch_size == settings.patch_size and built.sampler.sampler == "heun"
+    assert built.prior.model.patch_size == settings.patch_size and built.prior.sampler.sampler == "heun"
 
 
 def test_images_are_guided_in_the_interval_alone() -> None:
     """Of ten steps the first begins at 1, outside (0, 0.9); Heun's method calls the network twice, but in the last."""
     built, calls = made(guidance=3.0), []
-    network = built.model
+    network = built.prior.model
 
     class Spied(torch.nn.Module):
         def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
             calls.append((round(t[0].item(), 3), len(x)))
             return network(x, t, labels)
 
-    built.model = Spied()
+    built.prior.model = Spied()
     built.sample(torch.tensor([0, 1]), torch.arange(2), steps=10)
     assert [batch for _, batch in calls] == [2] * 2 + [4] * 17
     assert [t for t, _ in calls[:4]] == [1.0, 0.9, 0.9, 0.8] and calls[-1][0] == 0.1

@@ -15,7 +15,9 @@ from visgen_fast.recipes.budget import require_fit
 from visgen_fast.recipes.latent_diffusion import OF_ONE_GRID
 from visgen_fast.recipes.registry import load_recipe
 from visgen_fast.recipes.runs import build, load_system
-from visgen_fast.systems.diffusion import DiffusionSystem, draw_samples
+from visgen_fast.systems.generative import draw_samples
+from visgen_fast.systems.prior import PriorSystem
+from visgen_fast.tokenizers.first_stage import FirstStage
 from visgen_fast.training import checkpoint
 
 KINDS = {**{name: TOKENIZERS[name] for name in OF_ONE_GRID[:-1]}, "autoencoder": [*WIDTHS, "--dimensions=4"]}
@@ -41,7 +43,7 @@ def test_every_kind_of_latents_is_modelled_and_the_first_stage_is_kept(kind, run
     assert cli.main([*TRAIN, f"--first-stage={stage}", f"--out={out}"]) == 0
     shutil.rmtree(stage)  # the checkpoint keeps it
     system = load_system(out)
-    assert isinstance(system, DiffusionSystem) and system.first_stage is not None
+    assert isinstance(system, PriorSystem) and isinstance(system.first_stage, FirstStage)
     kept = system.first_stage.reconstructor.state_dict()
     assert kept.keys() == before.keys() and all(torch.equal(kept[name], before[name]) for name in kept)
     assert (system.first_stage.deviation != 1).all()

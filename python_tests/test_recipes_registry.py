@@ -19,7 +19,7 @@ from visgen_fast.errors import UserError
 from visgen_fast.recipes.recipe import Recipe
 from visgen_fast.recipes.registry import load_recipe, recipe_names
 from visgen_fast.recipes.runs import build, load_system
-from visgen_fast.systems.diffusion import DiffusionSystem
+from visgen_fast.systems.prior import PriorSystem
 from visgen_fast.systems.tokenizer import TokenizerSystem
 
 TINY = ["--batch-size=4", "--steps=2", "--device=cpu"]
@@ -196,7 +196,7 @@ def test_a_trained_system_is_loaded_from_its_run(tmp_path):
     assert cli.main(["train", "rectified-flow", *TINY_FLOW, f"--out={tmp_path / 'flow'}"]) == 0
     assert cli.main(["train", "fsq", "--dataset=digits", *TINY_TOKENIZER, f"--out={tmp_path / 'fsq'}"]) == 0
     flow, fsq = load_system(tmp_path / "flow"), load_system(str(tmp_path / "fsq" / "checkpoints" / "step-00000002"))
-    assert isinstance(flow, DiffusionSystem) and isinstance(fsq, TokenizerSystem)
+    assert isinstance(flow, PriorSystem) and isinstance(fsq, TokenizerSystem)
     assert not flow.model.training and not fsq.tokenizer.training
     assert flow.sample(torch.tensor([3]), torch.tensor([0])).shape == (1, 1, 8, 8)
     assert fsq.tokenizer.encode(torch.zeros(1, 1, 8, 8)).dtype == torch.int64

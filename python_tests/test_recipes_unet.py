@@ -14,19 +14,26 @@ from visgen_fast import cli, ops
 from visgen_fast.data.images import ImageFormat, ImagesInMemory, digits
 from visgen_fast.data.order import Batch
 from visgen_fast.diffusion import ELBO, DiffusionObjective, DiscreteVP, LearnedVP, LowDiscrepancyTimes, UniformTimes
+from visgen_fast.diffusion.prior import DiffusionPrior, SamplerSettings
+from visgen_fast.nn.class_condition import Labels
 from visgen_fast.recipes import ddpm, vdm
 from visgen_fast.recipes._unet import unet
 from visgen_fast.recipes.registry import load_recipe
 from visgen_fast.recipes.runs import load_system
 from visgen_fast.systems import variational
-from visgen_fast.systems.diffusion import SamplerSettings
 from visgen_fast.systems.variational import VariationalSystem
+from visgen_fast.tokenizers.first_stage import Pixels
 
 TINY = [
     *("--dataset=digits", "--batch-size=8", "--device=cpu", "--width=8", "--depth=1", "--heads=1"),
     *("--sampling-steps=2", "--steps=2", "--learning-rate=0.02", "--warmup-steps=0"),
 ]
 SPREAD, COUNT = 0.25, 8192
+
+
+def of_parts(network: nn.Module, objective: DiffusionObjective, labels: Labels | None = None) -> VariationalSystem:
+    prior = DiffusionPrior(network, objective, SamplerSettings(2, 1.0))
+    return VariationalSystem(prior, Labels(1) if labels is None else labels, Pixels((1, 4, 4)))
 
 
 class Exact(nn.Module):
@@ -69,7 +76,7 @@ def test_vdm_s_loss_and_what_it_reports_are_the_likelihood_where_the_network_is_
     schedule = LearnedVP(-8.0, log_snr_max, features=8, learn_ends=True)
     options = {"weight": ELBO(), "conditioning": "log_snr"}
     objective = DiffusionObjective(schedule, "epsilon", LowDiscrepancyTimes(UniformTimes()), **options)
-    system = VariationalSystem(Exact(schedule), objective, (1, 4, 4), SamplerSettings(2, 1.0))
+    system = of_parts(Exact(schedule), objective)
     labels, positions = torch.zeros(COUNT, dtype=torch.int64), torch.arange(COUNT)
     losses = system(Batch(pixels, labels, ops.derive_seeds(6, positions), 0, (), positions))
     assert losses.mean().item() == pytest.approx(exact.mean().item(), abs=0.05)
@@ -79,8 +86,8 @@ def test_vdm_s_loss_and_what_it_reports_are_the_likelihood_where_the_network_is_
     entropy = math.log2(ratio * 127.5 * math.sqrt(2 * math.pi * math.e))  # of the noise, in steps of 2/255
     assert found["reconstruction_bits"] == pytest.approx(entropy, abs=0.02)
     assert 0 < found["prior_bits"] < 1e-3
-    worse = VariationalSystem(nn.Sequential(), objective, (1, 4, 4), SamplerSettings(2, 1.0))
-    worse.model.forward = lambda x_t, t, labels: system.model(x_t, t, labels) + 0.3  # type: ignore[method-assign]
+    worse = of_parts(nn.Sequential(), objective)
+    worse.prior.model.forward = lambda x_t, t, labels: system.prior.model(x_t, t, labels) + 0.3  # type: ignore[method-assign]
     higher = worse.evaluate(images, device=torch.device("cpu"))
     expected = 0.09 * (8 + log_snr_max) / (2 * math.log(2))
     assert higher["bits_per_dimension"] - found["bits_per_dimension"] == pytest.approx(expected, rel=0.05)
@@ -93,7 +100,7 @@ def test_the_ends_of_vdm_s_schedule_go_where_the_bound_is_lower() -> None:
     schedule = LearnedVP(-0.5, 3.0, features=8, learn_ends=True)
     options = {"weight": ELBO(), "conditioning": "log_snr"}
     objective = DiffusionObjective(schedule, "epsilon", LowDiscrepancyTimes(UniformTimes()), **options)
-    system = VariationalSystem(Exact(schedule), objective, (1, 4, 4), SamplerSettings(2, 1.0))
+    system = of_parts(Exact(schedule), objective)
     pixels, positions = pixels[:1024], torch.arange(1024)
     optimizer = torch.optim.Adam([schedule.ends], lr=0.1)
     for step in range(20):
@@ -116,8 +123,8 @@ def test_of_captions_that_were_never_seen_the_bound_knows_nothing() -> None:
 
     pixels, labels = torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.arange(3)
     for captions, label_drop, expected in ((True, 0.1, [3, 3, 3]), (True, 0.0, [0, 1, 2]), (False, 0.1, [0, 1, 2])):
-        objective = DiffusionObjective(LearnedVP(features=2), "epsilon", UniformTimes(), label_drop, 3, weight=ELBO())
-        system = VariationalSystem(Listens(), objective, (1, 4, 4), SamplerSettings(2, 1.0))
+        objective = DiffusionObjective(LearnedVP(features=2), "epsilon", UniformTimes(), weight=ELBO())
+        system = of_parts(Listens(), objective, Labels(3, label_drop))
         images = ImagesInMemory(pixels, labels, ["a", "b", "c"], captions=captions)
         system.evaluate(images, device=torch.device("cpu"))
         assert told[-1].tolist() == expected
@@ -131,8 +138,8 @@ def test_a_run_of_vdm_reports_its_bound_and_is_evaluated_again(tmp_path: Path, c
     assert "bits per dimension:" in capsys.readouterr().out
     system = load_system(out)
     assert isinstance(system, VariationalSystem)
-    assert not torch.equal(system.objective.schedule.ends, torch.tensor([-5.0, 13.3]))
-    assert system.model.waves.frequencies == (3, 4) and len(system.model.down) == 1
+    assert not torch.equal(system.prior.objective.schedule.ends, torch.tensor([-5.0, 13.3]))
+    assert system.prior.model.waves.frequencies == (3, 4) and len(system.prior.model.down) == 1
     assert cli.main(["evaluate", str(out), "--pictures=20", "--bins=2", "--device=cpu"]) == 0
     measures = json.loads((out / "evaluation.json").read_text())["measures"]
     assert measures["bits_per_dimension"] == pytest.approx(found["bits_per_dimension"], rel=0.1)
@@ -142,9 +149,9 @@ def test_a_run_of_vdm_reports_its_bound_and_is_evaluated_again(tmp_path: Path, c
 def test_ddpm_predicts_noise_at_the_paper_s_levels_and_adds_the_variance_asked_for(variance: str) -> None:
     settings = ddpm.Settings(width=8, depth=1, heads=1, multipliers=(1, 2), variance=variance)
     system = ddpm.system(settings, digits().format)
-    assert torch.equal(system.objective.schedule.alphas_cumprod, DiscreteVP.linear().alphas_cumprod)
-    assert system.objective.prediction.name == "epsilon"
-    t = system.objective.times(ops.derive_seeds(0, torch.arange(100)))
+    assert torch.equal(system.prior.objective.schedule.alphas_cumprod, DiscreteVP.linear().alphas_cumprod)
+    assert system.prior.objective.prediction.name == "epsilon"
+    t = system.prior.objective.times(ops.derive_seeds(0, torch.arange(100)))
     torch.testing.assert_close(t, (t * 1000).round() / 1000)
     assert system.options()["sampler"] == "ddpm" and system.options()["variance"] == variance
     assert system.options()["steps"] == 100

@@ -26,7 +26,7 @@ def system(name, size=(64, 64), **changes):
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize(("size", "side"), [((64, 64), 64), ((32, 32), 32), ((32, 128), 64)])
 def test_the_schedule_is_shifted_to_as_many_pixels_as_the_images_have(name, size, side):
-    schedule = system(name, size).objective.schedule
+    schedule = system(name, size).prior.objective.schedule
     assert schedule == Shifted(CosineVP(), 16.0, side)
     assert schedule.log_snr(torch.tensor(0.5)).item() == pytest.approx(2 * math.log(16 / side), abs=1e-5)
 
@@ -37,25 +37,25 @@ def ratio(found, expected):
 
 
 def test_simple_diffusion_weighs_levels_as_epsilon_on_the_shifted_cosine_schedule():
-    weights = system("simple-diffusion").objective.implied_weight(LEVELS)
+    weights = system("simple-diffusion").prior.objective.implied_weight(LEVELS)
     centre = 2 * math.log(16 / 64)
     torch.testing.assert_close(ratio(weights, 1 / torch.cosh((LEVELS - centre) / 2)), torch.ones_like(LEVELS))
 
 
 @pytest.mark.parametrize(("size", "bias"), [((64, 64), 0.0), ((128, 128), -1.0), ((512, 512), -3.0), ((16, 16), 2.0)])
 def test_simpler_diffusion_weighs_levels_by_a_sigmoid_that_falls_with_the_resolution(size, bias):
-    objective = system("simpler-diffusion", size).objective
+    objective = system("simpler-diffusion", size).prior.objective
     levels = LEVELS[(LEVELS > -9) & (LEVELS < 6)]
     torch.testing.assert_close(
         ratio(objective.implied_weight(levels), (bias - levels).sigmoid()), torch.ones_like(levels)
     )
     assert objective.is_monotone()
-    chosen = system("simpler-diffusion", size, bias=1.5).objective
+    chosen = system("simpler-diffusion", size, bias=1.5).prior.objective
     torch.testing.assert_close(ratio(chosen.implied_weight(levels), (1.5 - levels).sigmoid()), torch.ones_like(levels))
 
 
 def test_what_the_two_differ_in_is_the_skips():
-    block, residual = (system(name).model.body for name in RECIPES)
+    block, residual = (system(name).prior.model.body for name in RECIPES)
     assert (block.skips, residual.skips) == ("blocks", "residual")
 
 
@@ -68,12 +68,12 @@ def test_the_multiscale_loss_is_an_option():
     )
 
     def loss(system):
-        return system.objective(system.model.eval(), images, labels, seeds)
+        return system.prior.objective(system.prior.model.eval(), images, labels, seeds)
 
     # The network says 0 at first, so that the error is α² of v's: white noise, less the image, that means shrink.
     assert (loss(several) < loss(plain)).all()
     paper = system("simple-diffusion", scales=(1, 4), scale_weights="paper")
-    assert (paper.objective.scales, paper.objective.scale_weights) == ((1, 4), "paper")
+    assert (paper.prior.objective.scales, paper.prior.objective.scale_weights) == ((1, 4), "paper")
 
 
 @pytest.mark.parametrize("name", RECIPES)

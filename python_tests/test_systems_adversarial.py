@@ -11,7 +11,7 @@ from visgen_fast.data.order import ImagesByPosition, MicroBatches
 from visgen_fast.models import DCGANDiscriminator, DCGANGenerator, StyleDiscriminator, StyleGenerator
 from visgen_fast.nn import gradient_penalty
 from visgen_fast.systems.adversarial import GameSettings, GANSystem
-from visgen_fast.systems.diffusion import draw_samples
+from visgen_fast.systems.generative import draw_samples
 from visgen_fast.systems.vectors import draw_interpolations
 from visgen_fast.training import checkpoint
 

@@ -33,7 +33,7 @@ def make_trainer(out: Path, **changes: object) -> Trainer:
 def test_weights_of_a_gradient_that_is_not_finite_are_never_saved(tmp_path, bad, step):
     trainer = make_trainer(tmp_path, steps=6, checkpoint_every=2, log_every=2, label_drop=0.0)
     # The embedding of "no class" enters no loss here, so that the losses stay finite.
-    weight = trainer.system.model.embed_label.weight
+    weight = trainer.system.prior.model.embed_label.weight
 
     def spoil(gradient: torch.Tensor) -> torch.Tensor:
         if trainer.step == step - 1:

@@ -6,7 +6,7 @@ TypeError for what is of another kind than it should be, ValueError for a tensor
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -114,3 +114,10 @@ def one_of(value: object, name: str, names: Sequence[str]) -> int:
     if value not in names:
         raise ValueError(f"{name} must be one of {', '.join(names)}, got {value!r}")
     return names.index(str(value))
+
+
+def options(asked: Mapping[str, Any], known: Iterable[str], kind: str) -> None:
+    """ValueError where one of the options asked for is none of those known; `kind` says what has these."""
+    names = tuple(known)
+    for name in asked.keys() - set(names):
+        raise ValueError(f"{name} is no option of {kind}, which has {', '.join(names)}")

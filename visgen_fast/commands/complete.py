@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ..data.images import ImageFormat
     from ..recipes.recipe import Recipe
-    from ..systems.diffusion import GenerativeSystem
+    from ..systems.generative import GenerativeSystem
     from ..training.settings import TrainingSettings
 
 _READ_AT_A_TIME = 500
@@ -38,7 +38,7 @@ def known_codes(
 
     from ..data.images import to_range
     from ..recipes.runs import images_to_measure
-    from ..systems.prior import CodeSystem
+    from ..systems.codes import CodeSystem
 
     if not isinstance(system, CodeSystem):
         raise UserError(f"--complete is for a model of codes, and the recipe {recipe.name} trains none")

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from ..data.images import Images
     from ..recipes.recipe import Recipe
-    from ..systems.diffusion import DiffusionSystem
-    from ..systems.prior import CodeSystem
+    from ..systems.codes import CodeSystem
+    from ..systems.prior import PriorSystem
     from ..systems.tokenizer import TokenizerSystem
     from ..training.checkpoint import Checkpoint
     from ..training.settings import TrainingSettings
@@ -70,10 +70,11 @@ def measure(options: EvaluateOptions) -> None:
     """Measures what the options of `evaluate` ask for, and writes and prints it."""
     from ..recipes.runs import trained
     from ..systems.bridge import PathSystem
-    from ..systems.diffusion import DiffusionSystem
+    from ..systems.codes import CodeSystem
     from ..systems.flow import FlowSystem
-    from ..systems.prior import CodeSystem
+    from ..systems.prior import PriorSystem
     from ..systems.tokenizer import TokenizerSystem
+    from ..tokenizers.first_stage import FirstStage
     from ..training import checkpoint
 
     _check(options)
@@ -84,9 +85,9 @@ def measure(options: EvaluateOptions) -> None:
     if isinstance(system, TokenizerSystem) and recipe.held_out is not None:
         _refuse(options, ("bins", "transfer_steps"), saved, "diffusion model")
         text = _tokenizer(options, saved, system, recipe.held_out(settings), device)
-    elif isinstance(system, DiffusionSystem) and system.first_stage is not None:
+    elif isinstance(system, PriorSystem) and isinstance(system.first_stage, FirstStage):
         raise UserError(f"evaluate measures diffusion models of pixels, but that in {saved.path} is one of latents")
-    elif isinstance(system, DiffusionSystem):
+    elif isinstance(system, PriorSystem):
         _refuse(options, ("beam",), saved, "tokenizer")
         _refuse(options, ("features",), saved, "tokenizer or a model of codes")
         text = _diffusion(options, saved, system, recipe, settings, device)
@@ -165,7 +166,7 @@ def _tokenizer(
 def _diffusion(
     options: EvaluateOptions,
     saved: Checkpoint,
-    system: DiffusionSystem,
+    system: PriorSystem,
     recipe: Recipe[Any],
     settings: TrainingSettings,
     device: torch.device,
@@ -174,6 +175,7 @@ def _diffusion(
 
     from .. import ops
     from ..data.images import Part, evenly
+    from ..diffusion.prior import DiffusionPrior
     from ..evaluation.diffusion import evaluate_diffusion
     from ..evaluation.diffusion_report import as_text, write
     from ..recipes.runs import images_to_measure
@@ -184,12 +186,15 @@ def _diffusion(
     pixels, labels, _ = some.read(range(len(some)))
     seeds = ops.derive_seeds(0, torch.arange(len(some)), purpose=ops.Purpose.LIKELIHOOD).to(device)
     system = system.to(device)
+    assert isinstance(system.prior, DiffusionPrior)
+    with torch.no_grad():
+        told = system.condition(labels.to(device))
     try:
         found = evaluate_diffusion(
-            system.model,
-            system.objective,
+            system.prior.model,
+            system.prior.objective,
             pixels.to(device),
-            labels.to(device),
+            told,
             seeds=seeds,
             bins=options.bins or 8,
             transfer_steps=options.transfer_steps or 0,

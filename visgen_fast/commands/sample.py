@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..diffusion import Previews
-    from ..systems.diffusion import GenerativeSystem
+    from ..systems.generative import GenerativeSystem
 
 # Of a set of captions, rows that are drawn where none is asked for; classes that a complaint names.
 _CAPTIONS, _CLASSES_NAMED, _CLASSES_COMPARED = 10, 30, 5000
@@ -112,7 +112,7 @@ _KEPT = ("labels", "seeds", *_OF_THE_SYSTEM, "complete", "interpolate", "count_p
 def draw(options: SampleOptions) -> None:
     """Builds a checkpoint's system again, with the averaged weights, and draws what the options of `sample` ask for."""
     from ..recipes.runs import trained
-    from ..systems.diffusion import GenerativeSystem
+    from ..systems.generative import GenerativeSystem
     from ..training import checkpoint
     from ..training.figures import image_grid
 
@@ -252,7 +252,7 @@ def _drawn(
     """The images [labels, columns, C, H, W], and previews of the first of them where the options ask for any."""
     from ..data.images import AT_A_TIME
     from ..diffusion import Previews, ProgressBar
-    from ..systems.diffusion import draw_samples
+    from ..systems.generative import draw_samples
     from ..systems.vectors import VectorSystem, draw_interpolations
 
     if options.interpolate is not None:

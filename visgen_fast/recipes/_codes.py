@@ -12,7 +12,7 @@ from torch import nn
 from ..autoregression.model import CodeModel
 from ..autoregression.order import Order, columns, plane_by_plane, raster, shuffled, snake, tile_by_tile
 from ..data.images import ImageFormat
-from ..systems.prior import CodeSampling, CodeSystem
+from ..systems.codes import CodeSampling, CodeSystem
 from ..tokenizers.pixels import PixelCodes
 from ..training.bounds import AtLeast, Between
 from ..untrusted import MOST_CODES

@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from torch import nn
+
 from ..data.images import ImageFormat
 from ..diffusion.guiding import check_interval
 from ..diffusion.objective import DiffusionObjective
 from ..diffusion.predictions import Prediction
+from ..diffusion.prior import DiffusionPrior, SamplerSettings
 from ..diffusion.schedules import Schedule
 from ..diffusion.times import TimeSampling
 from ..models.dit import DiT
-from ..systems.diffusion import DiffusionSystem, SamplerSettings
+from ..nn.class_condition import Labels
+from ..systems.prior import PriorSystem
+from ..tokenizers.first_stage import Pixels
 from ..training.bounds import AtLeast, Between
 from ..untrusted import MOST_SAMPLING_STEPS
 from ._images import ImageSettings
@@ -94,11 +99,29 @@ def dit_system(
     *,
     sampler: str = "euler",
     **options: Any,
-) -> DiffusionSystem:
+) -> PriorSystem:
     """The transformer with a `DiffusionObjective` of these and `options`, and `sampler` to draw with."""
     model = dit(settings, images)
-    objective = DiffusionObjective(schedule, prediction, times, settings.label_drop, model.null_label, **options)
-    return DiffusionSystem(model, objective, images.shape, drawing(settings, sampler))
+    objective = DiffusionObjective(schedule, prediction, times, **options)
+    return PriorSystem(*of_pixels(settings, images, model, objective, sampler))
+
+
+def of_pixels(
+    settings: DiffusionSettings,
+    images: ImageFormat,
+    model: nn.Module,
+    objective: DiffusionObjective,
+    sampler: str,
+    **options: Any,
+) -> tuple[DiffusionPrior, Labels, Pixels]:
+    """A diffusion model of pixels as the three parts of a system, to draw with `sampler` and its `options`."""
+    prior = DiffusionPrior(model, objective, drawing(settings, sampler, **options))
+    return prior, classes_of(settings, images), Pixels(images.shape)
+
+
+def classes_of(settings: DiffusionSettings, images: ImageFormat) -> Labels:
+    """The classes of images, for networks that embed them."""
+    return Labels(len(images.class_names), settings.label_drop)
 
 
 def drawing(settings: DiffusionSettings, sampler: str, **options: Any) -> SamplerSettings:

@@ -12,10 +12,10 @@ from ..diffusion.objective import DiffusionObjective
 from ..diffusion.schedules import CosineVP
 from ..diffusion.times import UniformTimes
 from ..models.uvit import UViT
-from ..systems.diffusion import DiffusionSystem
+from ..systems.prior import PriorSystem
 from ..training.bounds import AtLeast, Between
 from ..untrusted import MOST_IMAGE_SIDE, MOST_SAMPLING_STEPS
-from ._diffusion import DAYS, HOURS, MINUTES, DiffusionSettings, drawing
+from ._diffusion import DAYS, HOURS, MINUTES, DiffusionSettings, of_pixels
 
 UVIT_PRESETS: dict[str, dict[str, Any]] = {
     "digits": {**MINUTES, "reference": 8, "patch_size": 1, "stages": (32,), "width": 96, "depth": 2},
@@ -55,7 +55,7 @@ class UViTSettings(DiffusionSettings):
 
 def uvit_system(
     settings: UViTSettings, images: ImageFormat, skips: Literal["blocks", "residual"], **options: Any
-) -> DiffusionSystem:
+) -> PriorSystem:
     """A U-ViT that predicts v and is told λ, on the cosine schedule shifted to the images' resolution.
 
     options: of the objective. ValueError where settings and images don't fit.
@@ -79,12 +79,10 @@ def uvit_system(
         Shifted(CosineVP(), settings.reference, resolution(images)),
         "v",
         UniformTimes(),
-        settings.label_drop,
-        model.null_label,
         conditioning="log_snr",
         **options,
     )
-    return DiffusionSystem(model, objective, images.shape, drawing(settings, "dpm++2m"))
+    return PriorSystem(*of_pixels(settings, images, model, objective, "dpm++2m"))
 
 
 def resolution(images: ImageFormat) -> float:

@@ -12,10 +12,10 @@ from ..data.images import ImageFormat
 from ..diffusion.objective import DiffusionObjective
 from ..diffusion.table_schedules import DiscreteVP
 from ..diffusion.times import DiscreteTimes
-from ..systems.diffusion import DiffusionSystem
+from ..systems.prior import PriorSystem
 from ..training.bounds import AtLeast, Between
 from ..untrusted import MOST_SAMPLING_STEPS
-from ._diffusion import drawing
+from ._diffusion import of_pixels
 from ._images import all_images
 from ._unet import UNET_PRESETS, UNetSettings, unet
 from .recipe import Recipe
@@ -34,13 +34,11 @@ class Settings(UNetSettings):
     """Of the noise that a step adds: that of the posterior, or that of the forward step."""
 
 
-def system(settings: Settings, images: ImageFormat) -> DiffusionSystem:
+def system(settings: Settings, images: ImageFormat) -> PriorSystem:
     """The system these settings describe, for images of this format. ValueError where the two don't fit."""
     model = unet(settings, images)
-    objective = DiffusionObjective(
-        DiscreteVP.linear(_LEVELS), "epsilon", DiscreteTimes(_LEVELS), settings.label_drop, model.null_label
-    )
-    return DiffusionSystem(model, objective, images.shape, drawing(settings, "ddpm", variance=settings.variance))
+    objective = DiffusionObjective(DiscreteVP.linear(_LEVELS), "epsilon", DiscreteTimes(_LEVELS))
+    return PriorSystem(*of_pixels(settings, images, model, objective, "ddpm", variance=settings.variance))
 
 
 RECIPE = Recipe(Settings, all_images, system, presets=UNET_PRESETS)

@@ -14,7 +14,7 @@ from ..diffusion.predictions import edm
 from ..diffusion.schedules import KarrasVE
 from ..diffusion.times import LevelTimes
 from ..diffusion.weights import EDMWeight
-from ..systems.diffusion import DiffusionSystem
+from ..systems.prior import PriorSystem
 from ..training.bounds import AtLeast, Between
 from ..untrusted import MOST_SAMPLING_STEPS
 from ._diffusion import DIT_PRESETS, DiTSettings, dit_system
@@ -37,7 +37,7 @@ class Settings(DiTSettings):
     """Steps of the solver from noise to image, of two network calls each."""
 
 
-def system(settings: Settings, images: ImageFormat) -> DiffusionSystem:
+def system(settings: Settings, images: ImageFormat) -> PriorSystem:
     """The system these settings describe, for images of this format. ValueError where the two don't fit."""
     times = LevelTimes(KarrasVE(), Normal(-2 * settings.mean, 2 * settings.std))
     kind, weight = edm(settings.data_std), EDMWeight(settings.data_std)

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar
 import torch
 
 from ..data.images import ImageFormat
+from ..diffusion.prior import DiffusionPrior
 from ..errors import UserError
 from ..models.experts import Experts
 from ..systems.experts import ExpertsSystem
@@ -51,11 +52,14 @@ class Settings(edm.Settings):
 def system(settings: Settings, images: ImageFormat) -> ExpertsSystem:
     """The system these settings describe, for images of this format. ValueError where the two don't fit."""
     one = edm.system(settings, images)
-    times = one.objective.times.quantile(torch.tensor(settings.edges, dtype=torch.float64, device="cpu"))
+    prior = one.prior
+    assert isinstance(prior, DiffusionPrior)
+    times = prior.objective.times.quantile(torch.tensor(settings.edges, dtype=torch.float64, device="cpu"))
     experts = Experts([dit(settings, images) for _ in range(len(settings.edges) + 1)], times.tolist())
     if settings.shared:
         _fork(experts, settings)
-    return ExpertsSystem(experts, one.objective, one.shape, one.sampler, settings.edges)
+    prior = DiffusionPrior(experts, prior.objective, prior.sampler)
+    return ExpertsSystem(prior, one.condition, one.first_stage, settings.edges)
 
 
 def _fork(experts: Experts, settings: Settings) -> None:
@@ -65,7 +69,7 @@ def _fork(experts: Experts, settings: Settings) -> None:
     a tree does, or of this run itself.
     """
     path = Path(settings.shared)
-    weights, saved = averaged_weights(path, ("model",), "--shared"), checkpoint.read(path)
+    weights, saved = averaged_weights(path, ("prior.model",), "--shared"), checkpoint.read(path)
     if saved.state["recipe"] not in ("edm", "expert-denoisers"):
         raise UserError(f"--shared must be a run of the recipe edm, but {path} is of {escaped(saved.state['recipe'])}")
     forked = saved.state["recipe"] == "expert-denoisers"

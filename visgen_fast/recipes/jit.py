@@ -15,7 +15,7 @@ from ..data.images import ImageFormat
 from ..diffusion.derived_schedules import Shifted
 from ..diffusion.schedules import RectifiedFlow
 from ..diffusion.times import LogitNormalTimes
-from ..systems.diffusion import DiffusionSystem
+from ..systems.prior import PriorSystem
 from ..training.bounds import AtLeast, Between
 from ..untrusted import MOST_SAMPLING_STEPS
 from ._diffusion import DAYS, HOURS, MINUTES, DiTSettings, dit_system
@@ -64,7 +64,7 @@ class Settings(DiTSettings):
     guidance_interval: tuple[float, float] | None = (0.0, 0.9)
 
 
-def system(settings: Settings, images: ImageFormat) -> DiffusionSystem:
+def system(settings: Settings, images: ImageFormat) -> PriorSystem:
     """The system these settings describe, for images of this format. ValueError where the two don't fit."""
     return dit_system(
         settings,

@@ -12,7 +12,7 @@ from ..data.images import ImageFormat
 from ..diffusion.densities import Laplace
 from ..diffusion.schedules import CosineVP
 from ..diffusion.times import LevelTimes
-from ..systems.diffusion import DiffusionSystem
+from ..systems.prior import PriorSystem
 from ..training.bounds import Between
 from ._diffusion import DIT_PRESETS, DiTSettings, dit_system
 from ._images import all_images
@@ -30,7 +30,7 @@ class Settings(DiTSettings):
     """Width of the density in λ."""
 
 
-def system(settings: Settings, images: ImageFormat) -> DiffusionSystem:
+def system(settings: Settings, images: ImageFormat) -> PriorSystem:
     """The system these settings describe, for images of this format. ValueError where the two don't fit."""
     times = LevelTimes(CosineVP(), Laplace(settings.mean, settings.scale))
     return dit_system(settings, images, CosineVP(), "v", times)

@@ -11,11 +11,12 @@ from typing import Any
 
 from ..data.images import ImageFormat
 from ..diffusion.objective import DiffusionObjective
+from ..diffusion.prior import DiffusionPrior
 from ..diffusion.schedules import RectifiedFlow
 from ..diffusion.times import LogitNormalTimes
-from ..systems.diffusion import DiffusionSystem
+from ..systems.prior import PriorSystem
 from ..tokenizers.first_stage import FirstStage
-from ._diffusion import HOURS, MINUTES, DiTSettings, dit, drawing
+from ._diffusion import HOURS, MINUTES, DiTSettings, classes_of, dit, drawing
 from ._first_stage import KINDS, RunBelow, run_below
 from ._images import held_out_images, training_images
 from .recipe import Recipe
@@ -31,15 +32,16 @@ class Settings(RunBelow, DiTSettings):
     patch_size: int = 1
 
 
-def system(settings: Settings, images: ImageFormat) -> DiffusionSystem:
+def system(settings: Settings, images: ImageFormat) -> PriorSystem:
     """The system these settings describe, for images of this format. ValueError where the two don't fit."""
     below = run_below(settings, images, OF_ONE_GRID)
     stage = FirstStage(below.reconstructor, images.shape)
     channels, height, width = stage.shape
     model = dit(settings, replace(images, channels=channels, height=height, width=width))
     times = LogitNormalTimes(mean=0.0, std=1.0)
-    objective = DiffusionObjective(RectifiedFlow(), "velocity", times, settings.label_drop, model.null_label)
-    made = DiffusionSystem(model, objective, stage.shape, drawing(settings, "euler"), stage)
+    objective = DiffusionObjective(RectifiedFlow(), "velocity", times)
+    prior = DiffusionPrior(model, objective, drawing(settings, "euler"))
+    made = PriorSystem(prior, classes_of(settings, images), stage)
     made.remembered = {"first_stage": below.origin}
     return made
 

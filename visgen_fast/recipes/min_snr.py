@@ -12,7 +12,7 @@ from ..data.images import ImageFormat
 from ..diffusion.schedules import CosineVP
 from ..diffusion.times import UniformTimes
 from ..diffusion.weights import MinSNR
-from ..systems.diffusion import DiffusionSystem
+from ..systems.prior import PriorSystem
 from ..training.bounds import Between
 from ._diffusion import DIT_PRESETS, DiTSettings, dit_system
 from ._images import all_images
@@ -28,7 +28,7 @@ class Settings(DiTSettings):
     """The signal-to-noise ratio at which the weight of x stops to grow."""
 
 
-def system(settings: Settings, images: ImageFormat) -> DiffusionSystem:
+def system(settings: Settings, images: ImageFormat) -> PriorSystem:
     """The system these settings describe, for images of this format. ValueError where the two don't fit."""
     weight = MinSNR(settings.gamma)
     return dit_system(settings, images, CosineVP(), "v", UniformTimes(), weight=weight)

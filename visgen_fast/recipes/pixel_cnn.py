@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from ..data.images import ImageFormat
 from ..models.pixel_cnn import PixelCNN
-from ..systems.prior import CodeSystem
+from ..systems.codes import CodeSystem
 from ..training.bounds import AtLeast
 from ._codes import PixelSettings, code_system, pixel_codes
 from ._images import held_out_images, training_images

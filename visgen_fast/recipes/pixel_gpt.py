@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from ..data.images import ImageFormat
 from ..models.sequence_model import SequenceModel
-from ..systems.prior import CodeSystem
+from ..systems.codes import CodeSystem
 from ..training.bounds import AtLeast, Between
 from ._codes import PixelSettings, code_system, order_named, pixel_codes
 from ._images import held_out_images, training_images

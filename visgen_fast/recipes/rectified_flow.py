@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ..data.images import ImageFormat
 from ..diffusion.schedules import RectifiedFlow
 from ..diffusion.times import LogitNormalTimes
-from ..systems.diffusion import DiffusionSystem
+from ..systems.prior import PriorSystem
 from ._diffusion import DIT_PRESETS, DiTSettings, dit_system
 from ._images import all_images
 from .recipe import Recipe
@@ -24,7 +24,7 @@ class Settings(DiTSettings):
     dataset: str = "digits"
 
 
-def system(settings: Settings, images: ImageFormat) -> DiffusionSystem:
+def system(settings: Settings, images: ImageFormat) -> PriorSystem:
     """The system these settings describe, for images of this format. ValueError where the two don't fit."""
     return dit_system(settings, images, RectifiedFlow(), "velocity", LogitNormalTimes(mean=0.0, std=1.0))
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from ..data.images import ImageFormat
 from ..errors import UserError
 from ..models.space_depth_model import SpaceDepthModel
-from ..systems.prior import CodeSystem
+from ..systems.codes import CodeSystem
 from ..systems.soft_codes import SoftCodeSystem
 from ..training.bounds import AtLeast, Between
 from ._codes import drawing

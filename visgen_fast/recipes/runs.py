@@ -26,10 +26,10 @@ from .registry import trained_recipe
 def load_system(path: str | os.PathLike[str], *, recipe: str | os.PathLike[str] | None = None) -> System:
     """The trained system of the run or of the checkpoint at `path`, with the averaged weights, in evaluation mode.
 
-    Its networks are its attributes: `model` of a diffusion system, `tokenizer` of a tokenizer's, and both of a system
-    of codes: the model of the codes, and what encodes images and decodes codes. `recipe` is the Python file of a recipe
-    of one's own; a checkpoint that names one runs nothing. Raises `UserError` where there is no checkpoint that can be
-    read.
+    Its networks are its attributes: `prior.model` of a diffusion model, `tokenizer` of a tokenizer's; a system of codes
+    has `model`, that of the codes, and `tokenizer`, what encodes images and decodes codes. `recipe` is the Python file
+    of a recipe of one's own; a checkpoint that names one runs nothing. Raises `UserError` where there is no checkpoint
+    that can be read.
     """
     _, _, system = trained(checkpoint.read(Path(path)), None if recipe is None else Path(recipe))
     return system

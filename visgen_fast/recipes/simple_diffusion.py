@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from ..data.images import ImageFormat
-from ..systems.diffusion import DiffusionSystem
+from ..systems.prior import PriorSystem
 from ..training.bounds import AtLeast
 from ._images import all_images
 from ._uvit import UVIT_PRESETS, UViTSettings, uvit_system
@@ -27,7 +27,7 @@ class Settings(UViTSettings):
     """How scales count: all alike, or side s as s over the side of the image."""
 
 
-def system(settings: Settings, images: ImageFormat) -> DiffusionSystem:
+def system(settings: Settings, images: ImageFormat) -> PriorSystem:
     """The system these settings describe, for images of this format. ValueError where the two don't fit."""
     scales = {"scales": settings.scales, "scale_weights": settings.scale_weights}
     return uvit_system(settings, images, "blocks", loss="epsilon", **scales)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from ..data.images import ImageFormat
 from ..diffusion.weights import Sigmoid
-from ..systems.diffusion import DiffusionSystem
+from ..systems.prior import PriorSystem
 from ..training.bounds import Between
 from ._images import all_images
 from ._uvit import UVIT_PRESETS, UViTSettings, resolution, uvit_system
@@ -26,7 +26,7 @@ class Settings(UViTSettings):
     """The λ up to which noise levels count; by default 0 at a side of 64, and 1 less for each doubling of it."""
 
 
-def system(settings: Settings, images: ImageFormat) -> DiffusionSystem:
+def system(settings: Settings, images: ImageFormat) -> PriorSystem:
     """The system these settings describe, for images of this format. ValueError where the two don't fit."""
     bias = -math.log2(resolution(images) / 64) if settings.bias is None else settings.bias
     return uvit_system(settings, images, "residual", weight=Sigmoid(bias))

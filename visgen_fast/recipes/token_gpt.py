@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from ..autoregression.order import raster
 from ..data.images import ImageFormat
 from ..models.sequence_model import SequenceModel
-from ..systems.prior import CodeSystem
+from ..systems.codes import CodeSystem
 from ..training.bounds import AtLeast, Between
 from ._codes import code_system
 from ._first_stage import FirstStageSettings, first_stage

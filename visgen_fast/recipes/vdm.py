@@ -17,7 +17,7 @@ from ..diffusion.weights import ELBO
 from ..systems.variational import VariationalSystem
 from ..training.bounds import AtLeast, Between
 from ..untrusted import MOST_SAMPLING_STEPS
-from ._diffusion import drawing
+from ._diffusion import of_pixels
 from ._images import held_out_images, training_images
 from ._unet import UNET_PRESETS, UNetSettings, unet
 from .recipe import Recipe
@@ -46,10 +46,8 @@ def system(settings: Settings, images: ImageFormat) -> VariationalSystem:
     model = unet(settings, images, frequencies=settings.frequencies, conditioning="log_snr")
     schedule = LearnedVP(settings.log_snr_min, settings.log_snr_max, learn_ends=True)
     times = LowDiscrepancyTimes(UniformTimes(), seed=settings.seed)
-    objective = DiffusionObjective(
-        *(schedule, "epsilon", times, settings.label_drop, model.null_label), weight=ELBO(), conditioning="log_snr"
-    )
-    return VariationalSystem(model, objective, images.shape, drawing(settings, "ddpm"))
+    objective = DiffusionObjective(schedule, "epsilon", times, weight=ELBO(), conditioning="log_snr")
+    return VariationalSystem(*of_pixels(settings, images, model, objective, "ddpm"))
 
 
 _LEVEL = {"multipliers": (1,), "depth": 8}  # which a U-Net's presets would have otherwise

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import _check as check
 from .. import ops
 from ..data.images import Images, in_chunks, to_range
 from ..data.order import Batch
@@ -18,9 +19,9 @@ from ..diffusion.couplings import check_ends, optimal
 from ..diffusion.guidance import drop_labels
 from ..diffusion.guiding import Interval
 from ..evaluation.fid import FeatureMoments, frechet_distance
-from .classes import check_labels, check_options, guidance_after
-from .diffusion import GenerativeSystem
+from .classes import check_labels, guidance_after
 from .ends import End
+from .generative import GenerativeSystem
 
 Network = Callable[..., Tensor]
 
@@ -102,7 +103,7 @@ class PathSystem(GenerativeSystem):
 
     def _settings(self, asked: dict[str, Any]) -> BridgeSampling:
         asked = {name: value for name, value in asked.items() if value is not None}
-        check_options(asked, [field.name for field in fields(BridgeSampling)], "a path between two ends")
+        check.options(asked, [field.name for field in fields(BridgeSampling)], "a path between two ends")
         wanted = replace(self.drawing, **asked)
         if wanted.direction not in ("forward", "backward"):
             raise ValueError(f"direction must be forward or backward, got {wanted.direction!r}")

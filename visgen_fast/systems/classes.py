@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 from torch import Tensor
 
 
@@ -12,13 +9,6 @@ def check_labels(labels: Tensor, classes: int) -> None:
     """ValueError unless all are classes, in [0, classes)."""
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ValueError(f"labels must lie in [0, {classes}), got {int(labels.min())} to {int(labels.max())}")
-
-
-def check_options(asked: dict[str, Any], known: Iterable[str], kind: str) -> None:
-    """ValueError where one of the options asked for is none of those known; `kind` says what has these."""
-    names = tuple(known)
-    for name in asked.keys() - set(names):
-        raise ValueError(f"{name} is no option of {kind}, which has {', '.join(names)}")
 
 
 def guidance_after(label_drop: float, wanted: float, *, asked: bool) -> float:

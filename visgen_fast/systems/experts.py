@@ -9,15 +9,16 @@ from torch import Tensor
 
 from .. import ops
 from ..data.order import Batch
-from ..diffusion.guidance import drop_labels
-from ..diffusion.objective import DiffusionObjective
+from ..diffusion.prior import DiffusionPrior
 from ..models.experts import Experts
+from ..nn.class_condition import Labels
+from ..tokenizers.first_stage import FirstStage, Pixels
 from ..training.system import Player
-from .diffusion import DiffusionSystem, SamplerSettings
+from .prior import PriorSystem
 
 
-class ExpertsSystem(DiffusionSystem):
-    """A diffusion system whose network is `Experts`: each learns at the times of its own interval, and at no others.
+class ExpertsSystem(PriorSystem):
+    """A diffusion prior whose network is `Experts`: each learns at the times of its own interval, and at no others.
 
     Every expert is a player: in a step it sees the whole batch at times of its interval, has its own optimizer, and its
     gradient is clipped alone. So one run is as many runs beside each other, the branches of eDiff-I (Balaji et al.,
@@ -27,21 +28,21 @@ class ExpertsSystem(DiffusionSystem):
     and are as many as the edges.
     """
 
-    model: Experts
+    prior: DiffusionPrior
 
     def __init__(
-        self,
-        model: Experts,
-        objective: DiffusionObjective,
-        shape: tuple[int, ...],
-        sampler: SamplerSettings,
-        shares: Sequence[float],
+        self, prior: DiffusionPrior, condition: Labels, first_stage: FirstStage | Pixels, shares: Sequence[float]
     ) -> None:
-        super().__init__(model, objective, shape, sampler)
+        super().__init__(prior, condition, first_stage)
         bounds = (0.0, *shares, 1.0)
         self.intervals = list(zip(bounds, bounds[1:], strict=False))
-        if len(self.intervals) != len(model.experts) or any(low >= high for low, high in self.intervals):
-            raise ValueError(f"shares must rise in (0, 1) and be {len(model.edges)}, got {tuple(shares)}")
+        if len(self.intervals) != len(self.experts.experts) or any(low >= high for low, high in self.intervals):
+            raise ValueError(f"shares must rise in (0, 1) and be {len(self.experts.edges)}, got {tuple(shares)}")
+
+    @property
+    def experts(self) -> Experts:
+        assert isinstance(self.prior.model, Experts)
+        return self.prior.model
 
     def forward(self, batch: Batch) -> Tensor:
         return self._loss(0, batch)
@@ -49,13 +50,13 @@ class ExpertsSystem(DiffusionSystem):
     def players(self) -> Sequence[Player]:
         return [
             Player(f"expert_{place + 1}", list(expert.parameters()), partial(self._loss, place))
-            for place, expert in enumerate(self.model.experts)
+            for place, expert in enumerate(self.experts.experts)
         ]
 
     def _loss(self, place: int, batch: Batch) -> Tensor:
         """The loss of an expert at times of its interval, [B]."""
-        objective, (low, high) = self.objective, self.intervals[place]
-        labels = drop_labels(batch.labels, batch.seeds, objective.label_drop, objective.null_label)
+        objective, (low, high) = self.prior.objective, self.intervals[place]
+        x, told = self.first_stage.encode(batch.images, batch.seeds), self.told(batch.labels, batch.seeds)
         shares = ops.uniform(batch.seeds, (1,), stream=ops.Purpose.TIME.stream()).squeeze(1)
         t = objective.times.quantile(low + (high - low) * shares)
-        return objective.losses_at(self.model.experts[place], batch.images, labels, batch.seeds, t)
+        return objective.losses_at(self.experts.experts[place], x, told, batch.seeds, t)

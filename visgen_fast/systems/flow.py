@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _check as check
 from .. import ops
 from ..data.images import Images, in_chunks, to_range
 from ..data.order import Batch
@@ -17,8 +18,8 @@ from ..diffusion.guidance import drop_labels
 from ..flows.dequantization import Dequantization
 from ..flows.flow import Flow, cleaned
 from ..nn.conditions import AnyCondition
-from .classes import check_labels, check_options, guidance_after
-from .diffusion import GenerativeSystem
+from .classes import check_labels, guidance_after
+from .generative import GenerativeSystem
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class FlowSystem(GenerativeSystem):
         asked = {name: value for name, value in asked.items() if value is not None}
         if (steps := asked.pop("steps", 1)) != 1:
             raise ValueError(f"steps must be 1 for a normalizing flow, which draws in one go, got {steps}")
-        check_options(asked, [field.name for field in fields(FlowSampling)], "a normalizing flow")
+        check.options(asked, [field.name for field in fields(FlowSampling)], "a normalizing flow")
         wanted = replace(self.drawing, **asked)
         if not self.flow.guidable and wanted.guidance != 1:
             raise ValueError(

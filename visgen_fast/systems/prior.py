@@ -1,178 +1,89 @@
-"""What is trained when a model of codes is, and how its images are drawn."""
+"""What is trained when a prior is, under a condition and on a first stage, and how its images are drawn."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+import logging
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .. import ops
-from ..autoregression.likelihood import nll
-from ..autoregression.model import CodeModel
-from ..autoregression.sampling import sample
-from ..data.images import AT_A_TIME, Images, evenly, in_chunks, to_range
+from ..data.images import Images
 from ..data.order import Batch
-from ..diffusion.guidance import drop_labels
-from ..evaluation.codes import Codec, CodeEvaluation, evaluate_codes
-from ..evaluation.fid import distances
-from ..tokenizers.pixels import PixelCodes, fit_palette
-from ..tokenizers.places import above, grids_of
-from .classes import check_labels, check_options, guidance_after
-from .diffusion import GenerativeSystem
+from ..diffusion.prior import Prior
+from ..diffusion.sampling import Callback
+from ..nn.class_condition import Labels
+from ..nn.conditions import AnyCondition, Null
+from ..tokenizers.first_stage import FirstStage, Pixels
+from .classes import check_labels, guidance_after
+from .generative import GenerativeSystem
 
-_PALETTE_PIXELS = 2**16  # that a palette is found among
-
-
-@dataclass(frozen=True)
-class CodeSampling:
-    """How codes are drawn: as of `autoregression.sample`, for all images alike."""
-
-    guidance: float = 1.0
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
+logger = logging.getLogger(__name__)
 
 
-class CodeSystem(GenerativeSystem):
-    """A class-conditional model of the codes of a tokenizer, which stays as it is. The loss is in nats per code.
+class PriorSystem(GenerativeSystem):
+    """A prior of the latents of a first stage, or of pixels, under a condition: any goes with any.
 
-    model: of the tokenizer's codes, with a null label. label_drop: share of the images trained on without their label.
+    condition: what the prior is told of a label, and how often it is told nothing. A new run measures the spread of its
+    latents before it begins.
     """
 
-    metric_names = ("bits_per_code",)
-    frozen = ("tokenizer",)
-
-    def __init__(self, model: CodeModel, tokenizer: nn.Module, drawing: CodeSampling, label_drop: float) -> None:
+    def __init__(self, prior: Prior, condition: Labels, first_stage: FirstStage | Pixels) -> None:
         super().__init__()
-        if model.null_label is None:
-            raise ValueError("the model must have classes: a system of codes draws images of classes")
-        self.model, self.tokenizer, self.drawing, self.label_drop = model, tokenizer, drawing, label_drop
-        self.null_label = model.null_label
-        self._losses: list[Tensor] = []
+        self.prior, self.condition, self.first_stage = prior, condition, first_stage
+        parts = ["first_stage"] if isinstance(first_stage, FirstStage) else []
+        self.frozen = (*parts, *(f"condition.{name}" for name in condition.frozen))
+        self._said = False
 
     @property
-    def codec(self) -> Codec:
-        """The tokenizer, as what is known of it."""
-        return self.tokenizer  # type: ignore[return-value]
-
-    @property
-    def grids(self) -> list[tuple[int, int]]:
-        """The grids over the image whose places the codes have, as of `grids_of`."""
-        return grids_of(self.tokenizer, self.model.order.shape[:-1])
+    def shape(self) -> tuple[int, ...]:
+        """Of an image's latents, or of its pixels: what is noised and drawn."""
+        return self.first_stage.shape
 
     def begin(self, images: Images, *, device: torch.device) -> None:
-        """Finds the palette of pixels that have one, among those of the training images."""
-        if isinstance(self.tokenizer, PixelCodes) and self.tokenizer.palette is not None:
-            some = max(1, _PALETTE_PIXELS // (images.format.height * images.format.width))
-            pixels, _, _ = images.read(evenly(len(images), some))
-            self.tokenizer.palette.copy_(fit_palette(to_range(pixels), len(self.tokenizer.palette)))
-
-    def given(self, images: Tensor, share: float) -> Tensor:
-        """The codes of the upper `share` of images [B, C, H, W], −1 below: what `sample` takes as `known`.
-
-        ValueError for a share outside (0, 1), and for codes that belong to no place of the image.
-        """
-        if not 0 < share < 1:
-            raise ValueError(f"complete must lie between 0 and 1, got {share}")
-        if not self.grids:
-            raise ValueError("complete needs codes with places in the image, and those of this tokenizer have none")
-        with torch.no_grad():
-            codes = self.codec.encode(images)
-        there = above(self.grids, share).to(codes.device).view(*codes.shape[1:-1], 1)
-        return torch.where(there, codes, -1)
+        self.first_stage.measure(images)
 
     def forward(self, batch: Batch) -> Tensor:
-        labels = drop_labels(batch.labels, batch.seeds, self.label_drop, self.null_label)
-        assert isinstance(labels, Tensor)  # as the batch's are
-        losses = self.code_loss(to_range(batch.images), labels, batch.seeds)
-        self._losses.append(losses.detach().mean())
-        return losses
+        x = self.first_stage.encode(batch.images, batch.seeds)
+        return self.prior.loss(x, self.told(batch.labels, batch.seeds), batch.seeds, batch.positions)
 
-    def code_loss(self, images: Tensor, labels: Tensor, seeds: Tensor) -> Tensor:
-        """The mean over its codes for each of the images [B, C, H, W], whose seeds decide what is random in it."""
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            codes = self.codec.encode(images)
-        return nll(self.model, codes, labels).flatten(1).mean(1)
+    def told(self, labels: Tensor, seeds: Tensor) -> AnyCondition:
+        """What the prior is told of labels int64 [B] in training, where their seeds drop some."""
+        return self.condition(self.condition.dropped(labels, seeds))
 
-    def metrics(self) -> dict[str, Tensor]:
-        mean = torch.stack(self._losses).mean()
-        self._losses.clear()
-        return {"bits_per_code": mean / math.log(2)}
+    def after_step(self) -> None:
+        self.prior.after_step()
 
     @torch.no_grad()
-    def evaluate(self, images: Images, *, device: torch.device) -> dict[str, float]:
-        """Bits of the held-out images. Bits per dimension are there where the codes of none of them lose anything."""
-        found = self.measure(images, device=device)
-        bits = {"bits_per_code": found.bits_per_code, "bits_per_image": found.bits_per_image}
-        return bits if found.bits_per_dim is None else {**bits, "bits_per_dim": found.bits_per_dim}
+    def sample(self, labels: Tensor, seeds: Tensor, *, callback: Callback | None = None, **options: Any) -> Tensor:
+        check_labels(labels, self.condition.null_label)
+        stage, watch = self.first_stage, callback
 
-    def measure(self, images: Images, *, device: torch.device) -> CodeEvaluation:
-        """Bits of images and where they go. The model is told the images' labels, unless it never saw any."""
+        def decoded(step: int, t: float, x: Tensor, denoised: Tensor) -> None:
+            assert callback is not None
+            callback(step, t, stage.decode(x), stage.decode(denoised))
 
-        def told(labels: Tensor) -> Tensor:
-            return labels if self.label_drop < 1 else torch.full_like(labels, self.null_label)
-
-        chunks = in_chunks(images, device)
-        return evaluate_codes(self.model, self.codec, ((shown, told(labels)) for shown, labels in chunks))
-
-    @torch.no_grad()
-    def distances(self, images: Images, embed: Callable[[Tensor], Tensor], *, device: torch.device) -> dict[str, float]:
-        """The Fréchet and kernel distances, in features [B, F], from images to as many drawn ones of the same labels.
-
-        Beside them the Fréchet distance to their reconstructions by the tokenizer, which no model of its codes beats by
-        much. What `distances` of `evaluation.fid` raises.
-        """
-        drawn, rebuilt = [], []
-        for number, (shown, labels) in enumerate(in_chunks(images, device)):
-            places = AT_A_TIME * number + torch.arange(len(shown), device=device)
-            seeds = ops.derive_seeds(0, places, purpose=ops.Purpose.INITIAL_STATE)
-            real = embed(shown).cpu()
-            drawn.append((real, embed(self.sample(labels, seeds).clamp(-1, 1)).cpu()))
-            rebuilt.append((real, embed(self.codec.decode(self.codec.encode(shown)).clamp(-1, 1)).cpu()))
-        fid, kernel = distances(drawn)
-        return {"fid": fid, "rfid": distances(rebuilt)[0], "kernel_distance": kernel}
-
-    @torch.no_grad()
-    def sample(
-        self,
-        labels: Tensor,
-        seeds: Tensor,
-        *,
-        callback: Callable[..., None] | None = None,
-        known: Tensor | None = None,
-        **options: Any,
-    ) -> Tensor:
-        """See `GenerativeSystem.sample`. known: codes that stay, as of `autoregression.sample`."""
-        settings = self._settings(options)
-        check_labels(labels, self.null_label)
-
-        def show(step: int, codes: Tensor) -> None:
-            if callback is not None:
-                images = self.codec.decode(codes.clamp_min(0))
-                callback(step, 1 - (step + 1) / self.model.order.count, images, images)
-
-        drawing = asdict(settings)
-        watch = None if callback is None else show
-        drawn = sample(self.model, labels, seeds, callback=watch, known=known, **drawing)
-        return self.codec.decode(drawn)
+        if callback is not None:
+            watch = decoded
+        told, null = self.condition(labels), self._null(labels)
+        drawn = self.prior.draw(self.shape, told, seeds, null=null, callback=watch, **self._guided(options))
+        return stage.decode(drawn)
 
     def options(self, **asked: Any) -> dict[str, Any]:
-        settings = asdict(self._settings(asked))
-        return {
-            "steps": self.model.order.count,
-            **{name: value for name, value in settings.items() if value is not None},
-        }
+        return self.prior.options(**self._guided(asked))
 
-    def _settings(self, asked: dict[str, Any]) -> CodeSampling:
-        asked = {name: value for name, value in asked.items() if value is not None}
-        steps, count = asked.pop("steps", None), self.model.order.count
-        if steps not in (None, count):
-            raise ValueError(f"steps must be {count}, those of the order in which the codes are drawn, got {steps}")
-        check_options(asked, [field.name for field in fields(CodeSampling)], "a model of codes")
-        wanted = replace(self.drawing, **asked)
-        guidance = guidance_after(self.label_drop, wanted.guidance, asked="guidance" in asked)
-        return replace(wanted, guidance=guidance)
+    def _null(self, labels: Tensor) -> Null:
+        """What stands for a dropped label, as the prior is told it."""
+        null = self.condition.null_label
+        told = self.condition(labels.new_full((1,), null))
+        return null if isinstance(told, Tensor) else told
+
+    def _guided(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """The options with the guidance that the condition's drops leave a choice of."""
+        own, drop = self.prior.options()["guidance"], self.condition.drop
+        wanted = asked.get("guidance")
+        only = guidance_after(drop, own if wanted is None else wanted, asked=wanted is not None)
+        if wanted is None and only != own and not self._said:
+            self._said = True
+            logger.warning("images are drawn with guidance %g, not %g, because label_drop was %g", only, own, drop)
+        return {**asked, "guidance": only}

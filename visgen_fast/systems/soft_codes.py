@@ -10,7 +10,7 @@ from ..autoregression.model import CodeModel
 from ..nn.residual_quantizer import ResidualQuantizer
 from ..tokenizers.grid import GridTokenizer
 from ..tokenizers.soft_codes import soft_codes
-from .prior import CodeSampling, CodeSystem
+from .codes import CodeSampling, CodeSystem
 
 
 class SoftCodeSystem(CodeSystem):

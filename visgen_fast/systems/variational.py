@@ -11,22 +11,25 @@ from .. import ops
 from ..data.images import Images, in_chunks, to_range
 from ..data.order import Batch
 from ..diffusion.likelihood import elbo, ends_of_bound
-from .diffusion import DiffusionSystem
+from ..diffusion.prior import DiffusionPrior
+from .prior import PriorSystem
 
 # Calls of the network for an image when it is measured, at most, and for all images together.
 _MOST_CALLS, _ALL_CALLS = 128, 2**15
 
 
-class VariationalSystem(DiffusionSystem):
-    """A diffusion system whose loss is the bound of −log₂ p(x), in bits per dimension, with all its terms.
+class VariationalSystem(PriorSystem):
+    """A diffusion prior of pixels whose loss is the bound of −log₂ p(x), in bits per dimension, with all its terms.
 
-    Its objective's weight is `ELBO`, and its schedule has noise at time 0; where that is learned, so are its ends.
+    The objective's weight is `ELBO`, and its schedule has noise at time 0; where that is learned, so are its ends.
     Kingma et al., "Variational diffusion models", 2021, equation 11.
     """
 
+    prior: DiffusionPrior
+
     def forward(self, batch: Batch) -> Tensor:
         levels = super().forward(batch) / 2
-        ends = ends_of_bound(to_range(batch.images), batch.seeds, schedule=self.objective.schedule)
+        ends = ends_of_bound(to_range(batch.images), batch.seeds, schedule=self.prior.objective.schedule)
         return (levels + torch.stack(ends).sum(0) / math.prod(self.shape)) / math.log(2)
 
     @torch.no_grad()
@@ -36,17 +39,17 @@ class VariationalSystem(DiffusionSystem):
         An unbiased estimate from about 2¹⁵ calls of the network in all, at most 128 an image.
         """
         calls = min(_MOST_CALLS, math.ceil(_ALL_CALLS / len(images)))
-        objective, dimensions = self.objective, math.prod(self.shape)
+        objective, dimensions = self.prior.objective, math.prod(self.shape)
         totals, measured = torch.zeros(3, dtype=torch.float64), 0
         # Of a caption that no training has seen nothing is known; a class is one that it has.
-        unknown = objective.null_label if images.format.captions and objective.label_drop > 0 else None
+        unknown = images.format.captions and self.condition.drop > 0
         for shown, labels in in_chunks(images, device):
-            if isinstance(unknown, int):
-                labels = torch.full_like(labels, unknown)
+            if unknown:
+                labels = torch.full_like(labels, self.condition.null_label)
             places = measured + torch.arange(len(shown), device=device)
             seeds = ops.derive_seeds(0, places, purpose=ops.Purpose.LIKELIHOOD)
             bound = elbo(
-                *(objective.network(self.model), shown, labels, seeds),
+                *(self.prior.network, shown, self.condition(labels), seeds),
                 schedule=objective.schedule,
                 prediction=objective.prediction,
                 calls=calls,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data.images import AT_A_TIME
-from .diffusion import GenerativeSystem, seeds_of
+from .generative import GenerativeSystem, seeds_of
 
 
 class VectorSystem(GenerativeSystem):

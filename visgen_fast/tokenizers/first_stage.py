@@ -47,9 +47,10 @@ class FirstStage(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: Tensor, seeds: Tensor) -> Tensor:
-        """The latents of images; `seeds` int64 [B] draw them where the encoder says a distribution."""
+        """The latents of images, or of uint8 pixels; `seeds` draw them where the encoder says a distribution."""
+        shown = to_range(images) if images.dtype == torch.uint8 else images.float()
         with torch.autocast(images.device.type, enabled=False):
-            latents = self.reconstructor.encode_latents(images.float(), seeds).float()
+            latents = self.reconstructor.encode_latents(shown, seeds).float()
         return (latents - _of_channels(self.mean)) / _of_channels(self.deviation)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -68,11 +69,28 @@ class FirstStage(nn.Module):
         for places in torch.arange(count).split(AT_A_TIME):
             pixels = images.read(places.tolist())[0].to(device)
             seeds = ops.derive_seeds(0, places.to(device), purpose=ops.Purpose.CODE)
-            latents = self.encode(to_range(pixels), seeds).double().flatten(2)
+            latents = self.encode(pixels, seeds).double().flatten(2)
             sums += torch.stack((latents.sum((0, 2)), latents.square().sum((0, 2))))
         mean, square = sums / (count * self.shape[1] * self.shape[2])
         self.mean.copy_(mean)
         self.deviation.copy_((square - mean.square()).clamp_min(_LEAST_DEVIATION**2).sqrt())
+
+
+class Pixels(nn.Module):
+    """The place of a first stage where there is none: images of `shape` as they are."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+
+    def encode(self, images: Tensor, seeds: Tensor) -> Tensor:
+        return images
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents
+
+    def measure(self, images: Images) -> None:
+        """Pixels are modelled with the mean and the deviation that they have."""
 
 
 def _of_channels(values: Tensor) -> Tensor:

@@ -1,0 +1,140 @@
+"""Priors: what models images, or the latents of a first stage, in a generative system."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from .. import _check as check
+from ..nn.conditions import AnyCondition, Null
+from .guidance import ClassifierFree
+from .guiding import Interval
+from .objective import DiffusionObjective
+from .plan import Plan, plan
+from .sampling import Callback, sample
+
+
+class Prior(nn.Module, ABC):
+    """A model of x [B, *shape] under a condition of B samples (`nn.conditions`), which can be drawn from.
+
+    Whoever trains it drops conditions; `null` stands for a dropped one.
+    """
+
+    @abstractmethod
+    def loss(self, x: Tensor, condition: AnyCondition, seeds: Tensor, positions: Tensor | None = None) -> Tensor:
+        """The loss of each sample, [B]; all that is random comes from `seeds` int64 [B].
+
+        positions: the samples' places in the run, int64 [B], for what goes by them.
+        """
+
+    @abstractmethod
+    def draw(
+        self,
+        shape: tuple[int, ...],
+        condition: AnyCondition,
+        seeds: Tensor,
+        *,
+        null: Null = None,
+        callback: Callback | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Samples [B, *shape], drawn from `seeds` int64 [B]; without gradients.
+
+        callback: as of `visgen_fast.diffusion.sample`. options: as of `options`.
+        """
+
+    @abstractmethod
+    def options(self, **asked: Any) -> dict[str, Any]:
+        """Every option that `draw` would draw with, if it were asked for these; `steps` and `guidance` are two.
+
+        ValueError for options that are none or don't fit together.
+        """
+
+    def after_step(self) -> None:
+        """Called after every optimizer step, on every rank: for what learns otherwise than by gradients."""
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How a diffusion prior draws.
+
+    guidance: scale of classifier-free guidance, 1 is off; interval, rescale: of it (`ClassifierFree`). All others are
+    arguments of `plan`; None leaves the sampler its own.
+    """
+
+    steps: int
+    guidance: float
+    sampler: str = "euler"
+    spacing: str = "linear"
+    shift: float | None = None
+    order: int | None = None
+    eta: float | None = None
+    variant: str | None = None
+    variance: str | None = None
+    churn: float | None = None
+    interval: Interval | None = None
+    rescale: float = 0.0
+
+
+_OF_THE_SAMPLER = ("order", "eta", "variant", "variance", "churn")
+
+
+class DiffusionPrior(Prior):
+    """A network `model(x_t, t, condition)`, the objective that trains it, and the sampler that draws with it."""
+
+    def __init__(self, model: nn.Module, objective: DiffusionObjective, sampler: SamplerSettings) -> None:
+        super().__init__()
+        self.model, self.objective, self.sampler = model, objective, sampler
+
+    def loss(self, x: Tensor, condition: AnyCondition, seeds: Tensor, positions: Tensor | None = None) -> Tensor:
+        return self.objective(self.model, x, condition, seeds, positions)
+
+    def draw(
+        self,
+        shape: tuple[int, ...],
+        condition: AnyCondition,
+        seeds: Tensor,
+        *,
+        null: Null = None,
+        callback: Callback | None = None,
+        **options: Any,
+    ) -> Tensor:
+        settings = self._settings(options)
+        guidance = ClassifierFree(settings.guidance, null, interval=settings.interval, rescale=settings.rescale)
+        return sample(self.network, self._plan(settings), shape, condition, seeds, guidance=guidance, callback=callback)
+
+    def options(self, **asked: Any) -> dict[str, Any]:
+        settings = self._settings(asked)
+        self._plan(settings)
+        return {name: value for name, value in asdict(settings).items() if value is not None}
+
+    @property
+    def network(self) -> Callable[..., Tensor]:
+        """The model as a function of (x_t, t, condition), whatever it is told of t."""
+        return self.objective.network(self.model)
+
+    def after_step(self) -> None:
+        self.objective.after_step()
+
+    def _settings(self, asked: dict[str, Any]) -> SamplerSettings:
+        check.options(asked, [field.name for field in fields(SamplerSettings)], "a diffusion system")
+        settings = replace(self.sampler, **{name: value for name, value in asked.items() if value is not None})
+        for name in ("interval", "rescale"):
+            if asked.get(name) and settings.guidance == 1:
+                raise ValueError(f"{name} changes guidance, and there is none: guidance is 1")
+        return settings
+
+    def _plan(self, settings: SamplerSettings) -> Plan:
+        return plan(
+            settings.sampler,
+            self.objective.schedule,
+            self.objective.prediction,
+            steps=settings.steps,
+            spacing=settings.spacing,
+            shift=settings.shift,
+            **{name: value for name in _OF_THE_SAMPLER if (value := getattr(settings, name)) is not None},
+        )

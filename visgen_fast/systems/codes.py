@@ -1,0 +1,179 @@
+"""What is trained when a model of codes is, and how its images are drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import _check as check
+from .. import ops
+from ..autoregression.likelihood import nll
+from ..autoregression.model import CodeModel
+from ..autoregression.sampling import sample
+from ..data.images import AT_A_TIME, Images, evenly, in_chunks, to_range
+from ..data.order import Batch
+from ..diffusion.guidance import drop_labels
+from ..evaluation.codes import Codec, CodeEvaluation, evaluate_codes
+from ..evaluation.fid import distances
+from ..tokenizers.pixels import PixelCodes, fit_palette
+from ..tokenizers.places import above, grids_of
+from .classes import check_labels, guidance_after
+from .generative import GenerativeSystem
+
+_PALETTE_PIXELS = 2**16  # that a palette is found among
+
+
+@dataclass(frozen=True)
+class CodeSampling:
+    """How codes are drawn: as of `autoregression.sample`, for all images alike."""
+
+    guidance: float = 1.0
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+
+class CodeSystem(GenerativeSystem):
+    """A class-conditional model of the codes of a tokenizer, which stays as it is. The loss is in nats per code.
+
+    model: of the tokenizer's codes, with a null label. label_drop: share of the images trained on without their label.
+    """
+
+    metric_names = ("bits_per_code",)
+    frozen = ("tokenizer",)
+
+    def __init__(self, model: CodeModel, tokenizer: nn.Module, drawing: CodeSampling, label_drop: float) -> None:
+        super().__init__()
+        if model.null_label is None:
+            raise ValueError("the model must have classes: a system of codes draws images of classes")
+        self.model, self.tokenizer, self.drawing, self.label_drop = model, tokenizer, drawing, label_drop
+        self.null_label = model.null_label
+        self._losses: list[Tensor] = []
+
+    @property
+    def codec(self) -> Codec:
+        """The tokenizer, as what is known of it."""
+        return self.tokenizer  # type: ignore[return-value]
+
+    @property
+    def grids(self) -> list[tuple[int, int]]:
+        """The grids over the image whose places the codes have, as of `grids_of`."""
+        return grids_of(self.tokenizer, self.model.order.shape[:-1])
+
+    def begin(self, images: Images, *, device: torch.device) -> None:
+        """Finds the palette of pixels that have one, among those of the training images."""
+        if isinstance(self.tokenizer, PixelCodes) and self.tokenizer.palette is not None:
+            some = max(1, _PALETTE_PIXELS // (images.format.height * images.format.width))
+            pixels, _, _ = images.read(evenly(len(images), some))
+            self.tokenizer.palette.copy_(fit_palette(to_range(pixels), len(self.tokenizer.palette)))
+
+    def given(self, images: Tensor, share: float) -> Tensor:
+        """The codes of the upper `share` of images [B, C, H, W], −1 below: what `sample` takes as `known`.
+
+        ValueError for a share outside (0, 1), and for codes that belong to no place of the image.
+        """
+        if not 0 < share < 1:
+            raise ValueError(f"complete must lie between 0 and 1, got {share}")
+        if not self.grids:
+            raise ValueError("complete needs codes with places in the image, and those of this tokenizer have none")
+        with torch.no_grad():
+            codes = self.codec.encode(images)
+        there = above(self.grids, share).to(codes.device).view(*codes.shape[1:-1], 1)
+        return torch.where(there, codes, -1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        labels = drop_labels(batch.labels, batch.seeds, self.label_drop, self.null_label)
+        assert isinstance(labels, Tensor)  # as the batch's are
+        losses = self.code_loss(to_range(batch.images), labels, batch.seeds)
+        self._losses.append(losses.detach().mean())
+        return losses
+
+    def code_loss(self, images: Tensor, labels: Tensor, seeds: Tensor) -> Tensor:
+        """The mean over its codes for each of the images [B, C, H, W], whose seeds decide what is random in it."""
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            codes = self.codec.encode(images)
+        return nll(self.model, codes, labels).flatten(1).mean(1)
+
+    def metrics(self) -> dict[str, Tensor]:
+        mean = torch.stack(self._losses).mean()
+        self._losses.clear()
+        return {"bits_per_code": mean / math.log(2)}
+
+    @torch.no_grad()
+    def evaluate(self, images: Images, *, device: torch.device) -> dict[str, float]:
+        """Bits of the held-out images. Bits per dimension are there where the codes of none of them lose anything."""
+        found = self.measure(images, device=device)
+        bits = {"bits_per_code": found.bits_per_code, "bits_per_image": found.bits_per_image}
+        return bits if found.bits_per_dim is None else {**bits, "bits_per_dim": found.bits_per_dim}
+
+    def measure(self, images: Images, *, device: torch.device) -> CodeEvaluation:
+        """Bits of images and where they go. The model is told the images' labels, unless it never saw any."""
+
+        def told(labels: Tensor) -> Tensor:
+            return labels if self.label_drop < 1 else torch.full_like(labels, self.null_label)
+
+        chunks = in_chunks(images, device)
+        return evaluate_codes(self.model, self.codec, ((shown, told(labels)) for shown, labels in chunks))
+
+    @torch.no_grad()
+    def distances(self, images: Images, embed: Callable[[Tensor], Tensor], *, device: torch.device) -> dict[str, float]:
+        """The Fréchet and kernel distances, in features [B, F], from images to as many drawn ones of the same labels.
+
+        Beside them the Fréchet distance to their reconstructions by the tokenizer, which no model of its codes beats by
+        much. What `distances` of `evaluation.fid` raises.
+        """
+        drawn, rebuilt = [], []
+        for number, (shown, labels) in enumerate(in_chunks(images, device)):
+            places = AT_A_TIME * number + torch.arange(len(shown), device=device)
+            seeds = ops.derive_seeds(0, places, purpose=ops.Purpose.INITIAL_STATE)
+            real = embed(shown).cpu()
+            drawn.append((real, embed(self.sample(labels, seeds).clamp(-1, 1)).cpu()))
+            rebuilt.append((real, embed(self.codec.decode(self.codec.encode(shown)).clamp(-1, 1)).cpu()))
+        fid, kernel = distances(drawn)
+        return {"fid": fid, "rfid": distances(rebuilt)[0], "kernel_distance": kernel}
+
+    @torch.no_grad()
+    def sample(
+        self,
+        labels: Tensor,
+        seeds: Tensor,
+        *,
+        callback: Callable[..., None] | None = None,
+        known: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """See `GenerativeSystem.sample`. known: codes that stay, as of `autoregression.sample`."""
+        settings = self._settings(options)
+        check_labels(labels, self.null_label)
+
+        def show(step: int, codes: Tensor) -> None:
+            if callback is not None:
+                images = self.codec.decode(codes.clamp_min(0))
+                callback(step, 1 - (step + 1) / self.model.order.count, images, images)
+
+        drawing = asdict(settings)
+        watch = None if callback is None else show
+        drawn = sample(self.model, labels, seeds, callback=watch, known=known, **drawing)
+        return self.codec.decode(drawn)
+
+    def options(self, **asked: Any) -> dict[str, Any]:
+        settings = asdict(self._settings(asked))
+        return {
+            "steps": self.model.order.count,
+            **{name: value for name, value in settings.items() if value is not None},
+        }
+
+    def _settings(self, asked: dict[str, Any]) -> CodeSampling:
+        asked = {name: value for name, value in asked.items() if value is not None}
+        steps, count = asked.pop("steps", None), self.model.order.count
+        if steps not in (None, count):
+            raise ValueError(f"steps must be {count}, those of the order in which the codes are drawn, got {steps}")
+        check.options(asked, [field.name for field in fields(CodeSampling)], "a model of codes")
+        wanted = replace(self.drawing, **asked)
+        guidance = guidance_after(self.label_drop, wanted.guidance, asked="guidance" in asked)
+        return replace(wanted, guidance=guidance)
