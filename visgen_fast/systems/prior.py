@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.images import Images
 from ..data.order import Batch
@@ -34,6 +34,11 @@ class PriorSystem(GenerativeSystem):
         parts = ["first_stage"] if isinstance(first_stage, FirstStage) else []
         self.frozen = (*parts, *(f"condition.{name}" for name in condition.frozen))
         self._said = False
+
+    @property
+    def model(self) -> nn.Module:
+        """The prior's network, or the prior itself where it is one."""
+        return getattr(self.prior, "model", self.prior)
 
     @property
     def shape(self) -> tuple[int, ...]:
