@@ -2,6 +2,7 @@
 
 Each mutation is a small change of the text of one source, made in a copy of the tree. The copy's kernels are built for
 the CPU and tested: first the fast build and then, if nothing was noticed, the one that checks every access to memory.
+With --first-use the question is another: which of them does a device notice that is tried before its first use?
 """
 
 import argparse
@@ -45,9 +46,12 @@ def run_tests(tree: Path, tests: list[str], variant: str) -> str:
     return (reports or result.stdout.splitlines())[0].removeprefix("E").strip()[:160]
 
 
-def notice(tree: Path, tests: list[str]) -> str:
-    """Which build notices, and what it says; empty if neither does."""
-    for variant in ("fast", "checked"):
+FIRST_USE = ["python_tests/test_trust.py", "-k", "cuda-on-host and right_kernels"]
+
+
+def notice(tree: Path, tests: list[str], variants: tuple[str, ...]) -> str:
+    """Which build notices, and what it says; empty if none does."""
+    for variant in variants:
         report = run_tests(tree, tests, variant)
         if report:
             return f"{variant}: {report}"
@@ -62,22 +66,25 @@ def check_fit(tree: Path, mutation: Mutation) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="WORDS", help="those whose name or file contains these words")
-    only = parser.parse_args().only
+    parser.add_argument("--first-use", action="store_true", help="by what is tried before the first use alone")
+    options = parser.parse_args()
+    only, variants = options.only, ("fast",) if options.first_use else ("fast", "checked")
     chosen = [mutation for mutation in MUTATIONS if only in mutation.name or only in mutation.file]
+    tests_of = {mutation.name: FIRST_USE if options.first_use else list(mutation.tests) for mutation in chosen}
     for mutation in chosen:
         check_fit(ROOT, mutation)
     with tempfile.TemporaryDirectory(prefix="visgen_fast-mutations-") as folder:
         tree = Path(folder)
         copy_tree(tree)
-        for tests in {tuple(mutation.tests) for mutation in chosen}:
-            if report := notice(tree, list(tests)):
+        for tests in {tuple(tests) for tests in tests_of.values()}:
+            if report := notice(tree, list(tests), variants):
                 sys.exit(f"the tests fail without any mutation: {report}")
         caught = 0
         for mutation in chosen:
             path, begin = tree / mutation.file, time.monotonic()
             original = path.read_text()
             path.write_text(original.replace(mutation.old, mutation.new))
-            report = notice(tree, mutation.tests)
+            report = notice(tree, tests_of[mutation.name], variants)
             path.write_text(original)
             caught += bool(report)
             verdict = f"caught   {mutation.name}\n         {report}" if report else f"MISSED   {mutation.name}"

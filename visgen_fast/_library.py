@@ -23,7 +23,7 @@ def _load(name: str) -> ctypes.CDLL | None:
     return ctypes.CDLL(str(path))
 
 
-def _driver_version() -> int:
+def driver_version() -> int:
     """The newest CUDA version the installed driver supports, as 1000·major + 10·minor; 0 without a driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -34,7 +34,7 @@ def _driver_version() -> int:
 
 
 def _load_cuda(built_with: int) -> None:
-    driver = _driver_version()
+    driver = driver_version()
     if not built_with or not driver or torch.version.cuda is None:
         return
     if driver // 1000 < built_with // 1000:  # a driver runs every minor version of its own major one
@@ -72,6 +72,12 @@ def has_kernels(device: torch.device) -> bool:
         return True
     _warn_once(device.type)
     return False
+
+
+def build_of(device: torch.device) -> str:
+    """What changes with every build of the library that serves the device."""
+    path = next(_FOLDER.glob(f"libvisgen_fast_{device.type}.*"), None)
+    return f"{path.stat().st_size}-{path.stat().st_mtime_ns}" if path else "none"
 
 
 def cpu_capability() -> str:

@@ -45,7 +45,7 @@ commands:
   schedule NAME       show noise schedules, and what their training weighs
   judge serve SET ... let people choose between the pictures of folders; judge results rates the folders
   recipes             list the recipes
-  info                show versions, device and compiled libraries
+  info                show versions, device and compiled libraries; --check compares every kernel with plain PyTorch
   bench [FAMILY]      measure the operations (in a checkout of the repository)
   demo                train a small model on images that are at hand, in two minutes on two CPU cores
   --version           show the version alone

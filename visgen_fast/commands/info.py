@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .options import no_options
+from .options import parse
 
 if TYPE_CHECKING:
     import torch
@@ -20,12 +22,20 @@ def version() -> str:
         return "not installed, used from a checkout"
 
 
+@dataclass(frozen=True)
+class Info:
+    """Show versions, device and compiled libraries."""
+
+    check: bool = False
+    """Compare the kernels of every family with plain PyTorch on each device; exit code 1 if one is wrong."""
+
+
 def info(arguments: list[str]) -> int:
     import platform
 
     import torch
 
-    no_options(arguments, "info", "Show versions, device and compiled libraries.")
+    options = parse(Info, arguments, "visgen-fast info")
     from visgen_fast import ops  # noqa: F401  loads the compiled libraries
 
     accelerator = torch.accelerator.current_accelerator(check_available=True)
@@ -41,7 +51,30 @@ def info(arguments: list[str]) -> int:
     }
     for name, value in rows.items():
         print(f"{name:<20}" + value.replace("\n", "\n" + " " * 20))
-    return 0
+    return _check() if options.check else 0
+
+
+def _check() -> int:
+    """Prints and remembers what is wrong with each family on each device that has kernels."""
+    import torch
+
+    from visgen_fast import _trust
+    from visgen_fast.ops import _self_test
+
+    devices = [torch.device("cpu"), *(torch.device("cuda", index) for index in range(torch.cuda.device_count()))]
+    wrong = 0
+    for device in devices:
+        print(f"\n{_trust.identity_of(device)}")
+        found = {}
+        for family in _self_test.FAMILIES:
+            with _trust.untested():
+                _self_test.complaint_about(family, device)  # the first call loads and allocates
+                began = time.perf_counter()
+                found[family] = _self_test.complaint_about(family, device)
+            print(f"  {family:<18}{1e3 * (time.perf_counter() - began):7.1f} ms  {found[family] or 'right'}")
+        wrong += sum(map(bool, found.values()))
+        _trust.remember(_trust.identity_of(device), found)
+    return int(wrong > 0)
 
 
 def _device_name(device: torch.device) -> str:

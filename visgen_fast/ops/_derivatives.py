@@ -15,6 +15,7 @@ from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
+from .. import _trust
 from .._library import has_kernels
 
 Values = Mapping[str, Any]  # by the names of arguments and results in the schema
@@ -24,26 +25,40 @@ _library = torch.ops.visgen_fast
 _registrations = torch.library.Library("visgen_fast", "IMPL")  # noqa: TOR901  (for as long as the process lives)
 
 
-def runs_reference(*tensors: Tensor | None) -> bool:
-    """Whether the reference must serve this call instead of the compiled operation.
+def gate(family: str) -> Callable[..., bool]:
+    """For a family: the function (tensors…) that says whether the reference must serve a call instead of its kernels.
 
-    So it is where no kernels were built for the device, and where a forward-mode tangent or a `torch.func.vmap`
-    dimension rides on an input: PyTorch would drop the one silently and has no rule for the other.
+    So it is where no kernels were built for the device, where they are not to be trusted (`_trust.py`), and where a
+    forward-mode tangent or a `torch.func.vmap` dimension rides on an input: PyTorch would drop the one silently and has
+    no rule for the other.
 
     The first tensor must be there. Small calls spend much of their time here: a list is made where one is needed.
     """
-    if not has_kernels(tensors[0].device):  # type: ignore[union-attr]
-        return True
-    forward_mode = forward_ad._current_level >= 0
-    if torch.compiler.is_compiling():
-        return forward_mode
-    in_transforms = torch._C._are_functorch_transforms_active()
-    if not (in_transforms or forward_mode):
-        return False
-    given = [tensor for tensor in tensors if tensor is not None]
-    if in_transforms:  # inner ones hide the tangents of outer ones
-        return any(forward_mode and tensor.is_floating_point() or _is_batched(tensor) for tensor in given)
-    return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in given)
+
+    def runs_reference(*tensors: Tensor | None) -> bool:
+        device = tensors[0].device  # type: ignore[union-attr]
+        if not has_kernels(device):
+            return True
+        if device.type in _trust.UNPROVEN_DEVICES and not _trust.serves(family, device, _complaint_about):
+            return True
+        forward_mode = forward_ad._current_level >= 0
+        if torch.compiler.is_compiling():
+            return forward_mode
+        in_transforms = torch._C._are_functorch_transforms_active()
+        if not (in_transforms or forward_mode):
+            return False
+        given = [tensor for tensor in tensors if tensor is not None]
+        if in_transforms:  # inner ones hide the tangents of outer ones
+            return any(forward_mode and tensor.is_floating_point() or _is_batched(tensor) for tensor in given)
+        return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in given)
+
+    return runs_reference
+
+
+def _complaint_about(family: str, device: torch.device) -> str:
+    from ._self_test import complaint_about  # it calls the families, which come after this
+
+    return complaint_about(family, device)
 
 
 def _is_batched(tensor: Tensor) -> bool:
@@ -86,6 +101,7 @@ def differentiable(
         made: the result that is the gradient into the first input where the upstream gradient is 1, if it has its type.
     """
     backward = f"{operations[0]}_backward"
+    runs_reference = gate(definition.__module__.rpartition(".")[2])
     derivative = getattr(_library, backward).default
     told = [argument.name for argument in derivative._schema.arguments]
     incoming = [name for name in told if name.startswith("grad_")]

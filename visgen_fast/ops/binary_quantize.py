@@ -10,10 +10,12 @@ from torch import Tensor
 
 from .. import _check as check
 from .. import reference
-from ._derivatives import differentiable, register_fake, run, runs_reference
+from ._derivatives import differentiable, gate, register_fake, run
 from .finite_scalar import MOST_BITS, check_codes, check_rows
 
 __all__ = ["binary_decode", "binary_spherical_quantize", "lookup_free_quantize"]
+
+runs_reference = gate("binary_quantize")
 
 _MOST_GROUP_BITS = 20
 

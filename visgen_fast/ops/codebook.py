@@ -7,10 +7,12 @@ from torch import Tensor
 
 from .. import _check as check
 from .. import reference
-from ._derivatives import register_fake, runs_reference
+from ._derivatives import gate, register_fake
 from .quantize import as_codebooks, as_rows, check_codebooks, check_codes
 
 __all__ = ["codebook_statistics"]
+
+runs_reference = gate("codebook")
 
 
 def codebook_statistics(x: Tensor, codes: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor]:

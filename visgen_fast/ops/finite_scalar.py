@@ -11,9 +11,11 @@ from torch import Tensor
 
 from .. import _check as check
 from .. import reference
-from ._derivatives import differentiable, register_fake, run, runs_reference
+from ._derivatives import differentiable, gate, register_fake, run
 
 __all__ = ["finite_scalar_decode", "finite_scalar_quantize"]
+
+runs_reference = gate("finite_scalar")
 
 _BOUNDS = ("atanh", "tan", "symmetric")  # numbered like this in the schemas
 _MOST_LEVELS, MOST_BITS = 1000, 62  # of a dimension, of a code: it stays below 2^62

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from .. import _check as check
 from .. import reference
-from ._derivatives import differentiable, register_fake, run, runs_reference
+from ._derivatives import differentiable, gate, register_fake, run
 
 __all__ = ["adaptive_instance_norm", "gated_residual_norm", "modulated_norm"]
+
+runs_reference = gate("modulate")
 
 _NORMS = ("layer", "rms")  # numbered like this in the schemas
 _MOST_DIMENSIONS = 8

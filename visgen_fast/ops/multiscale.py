@@ -16,7 +16,7 @@ from .. import _check as check
 from .. import reference
 from ..reference.diffuse import from_pixels
 from ..reference.multiscale import PENALTIES, REDUCTIONS, per_sample, weights_of_scales
-from ._derivatives import differentiable, register_fake, run, runs_reference
+from ._derivatives import differentiable, gate, register_fake, run
 from .diffuse import check_diffusion
 from .diffuse import definition as definition_of_diffuse
 
@@ -24,6 +24,8 @@ _MOST_SCALES = 16
 _PENALTIES, _REDUCTIONS = tuple(PENALTIES), tuple(REDUCTIONS)
 
 __all__ = ["denoising_loss", "multiscale_loss"]
+
+runs_reference = gate("multiscale")
 
 
 def multiscale_loss(

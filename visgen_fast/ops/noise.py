@@ -14,9 +14,11 @@ from torch import Tensor
 from .. import _check as check
 from .. import reference
 from ..reference import Purpose
-from ._derivatives import register_fake, runs_reference
+from ._derivatives import gate, register_fake
 
 __all__ = ["Purpose", "derive_seeds", "draw_seeds", "gaussian", "gumbel", "uniform"]
+
+runs_reference = gate("noise")
 
 
 def derive_seeds(seed: int | Tensor, index: Tensor, *, step: int = 0, purpose: int = 0) -> Tensor:

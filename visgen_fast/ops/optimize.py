@@ -15,9 +15,11 @@ from torch import Tensor
 
 from .. import _check as check
 from .. import reference
-from ._derivatives import register_fake, runs_reference
+from ._derivatives import gate, register_fake
 
 __all__ = ["adamw_", "gradient_norm"]
+
+runs_reference = gate("optimize")
 
 _adamw = torch.ops.visgen_fast.adamw_.default
 _norm = torch.ops.visgen_fast.gradient_norm.default

@@ -11,9 +11,11 @@ from torch import Tensor
 from .. import _check as check
 from .. import reference
 from ..reference.quantize import from_codes
-from ._derivatives import differentiable, register_autograd, register_fake, run, runs_reference
+from ._derivatives import differentiable, gate, register_autograd, register_fake, run
 
 __all__ = ["decode_codes", "nearest_code", "residual_quantize"]
+
+runs_reference = gate("quantize")
 
 _METRICS = ("l2", "cosine", "dot")  # numbered as in csrc/ops/quantize.h, like the gradients
 GRADIENTS = ("none", "straight_through", "straight_through_per_depth", "rotation", "rotation_per_depth")

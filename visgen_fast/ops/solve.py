@@ -15,9 +15,11 @@ from torch import Tensor
 from .. import _check as check
 from .. import reference
 from ..reference.solve import COLUMNS, MOST_SLOTS
-from ._derivatives import register_fake, runs_reference
+from ._derivatives import gate, register_fake
 
 __all__ = ["denoised_quantile", "output_products", "solver_step", "solver_step_"]
+
+runs_reference = gate("solve")
 
 _MOST_OUTPUTS = 3
 _step = torch.ops.visgen_fast.solver_step_.default
