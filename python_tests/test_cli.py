@@ -209,7 +209,7 @@ def test_a_folder_of_images_is_trained_on_with_loading_processes(tmp_path):
         (["sample"], "checkpoint"),
         (["sample", "nowhere"], "nowhere holds no checkpoint"),
         (["recipes", "digits"], "takes no arguments"),
-        (["info", "digits"], "takes no arguments"),
+        (["info", "digits"], "Unrecognized options: digits"),
     ],
 )
 def test_a_mistake_is_answered_in_one_sentence(arguments, said, capsys, tmp_path, monkeypatch):
