@@ -7,24 +7,35 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from visgen_fast.autoregression import (
+    Cascade,
     CodeModel,
     columns,
     in_turn,
-    nll,
     plane_by_plane,
     raster,
+    scale_by_scale,
     shuffled,
     snake,
 )
-from visgen_fast.models import PixelCNN, PixelRNN, SequenceModel, SpaceDepthModel
+from visgen_fast.models import MaskedModel, PixelCNN, PixelRNN, ScaleModel, SequenceModel, SpaceDepthModel
+from visgen_fast.nn import MultiscaleQuantizer
 
 BLOCKS = {"width": 16, "depth": 2, "heads": 2}
 
 
 def sequence(order, size: int, **options) -> SequenceModel:
     return SequenceModel(order, size, **{**BLOCKS, **options})
+
+
+def scales(patch_numbers, size: int, **options) -> ScaleModel:
+    return ScaleModel(MultiscaleQuantizer(size, 4, patch_numbers), **{**BLOCKS, **options})
+
+
+def masked(order, size: int, **options) -> MaskedModel:
+    return MaskedModel(order, size, **{**BLOCKS, **options})
 
 
 # At most a few hundred arrays of codes each, so that all of them can be looked at.
@@ -44,6 +55,11 @@ TINY: dict[str, Callable[[], CodeModel]] = {
     "PixelCNN, one column": lambda: PixelCNN((4, 1, 1), 3, width=8, depth=1, kernel=5),
     "PixelRNN": lambda: PixelRNN((2, 3, 1), 2, width=8, depth=2),
     "PixelRNN of classes": lambda: PixelRNN((2, 2, 2), 2, width=8, depth=2, classes=3),
+    "scales of classes": lambda: scales(((1, 1), (2, 2)), 3, classes=2),
+    "one scale": lambda: scales(((1, 2),), 4),
+    "masked": lambda: masked(shuffled((2, 2, 1), 4), 3),
+    "masked of classes, several codes a step": lambda: masked(scale_by_scale((1, 2)), 3, classes=2),
+    "cascade": lambda: Cascade(sequence(snake((1, 2, 1)), 3), masked(in_turn(*[raster((2, 1))] * 2), 3)),
 }
 # Large enough for a blind spot.
 LARGER: dict[str, Callable[[], CodeModel]] = {
@@ -55,6 +71,8 @@ LARGER: dict[str, Callable[[], CodeModel]] = {
     "PixelCNN, wide kernel": lambda: PixelCNN((5, 5, 2), 4, width=8, depth=3, kernel=5),
     "PixelRNN": lambda: PixelRNN((4, 5, 1), 4, width=8, depth=2),
     "PixelRNN, three channels": lambda: PixelRNN((3, 4, 3), 4, width=12, depth=2),
+    "scales": lambda: scales((1, 2, (3, 4)), 4),
+    "masked, several codes a step": lambda: masked(scale_by_scale((1, 2, 3)), 4),
 }
 
 
@@ -85,9 +103,26 @@ def all_codes(model: CodeModel) -> Tensor:
     )
 
 
+def one_pass(model: CodeModel, codes: Tensor, condition: Tensor | None = None) -> Tensor:
+    """The logits of every code from those of earlier steps; of a masked model by a pass for each step."""
+    if model.one_pass:
+        return model(codes, condition)
+    steps, found = model.order.steps, torch.zeros(())
+    for step in range(model.order.count):
+        logits = model(torch.where(steps < step, codes, -1), condition)
+        found = torch.where(steps[..., None] == step, logits, found)
+    return found
+
+
+def loss(model: CodeModel, codes: Tensor, condition: Tensor | None = None) -> Tensor:
+    """−ln p of each code, by `one_pass`."""
+    logits = one_pass(model, codes, condition)
+    return F.cross_entropy(logits.flatten(0, -2), codes.flatten(), reduction="none").view(codes.shape)
+
+
 @torch.no_grad()
 def probabilities(model: CodeModel, label: int | None) -> Tensor:
     """Of every array, float64."""
     arrays = all_codes(model)
     condition = None if label is None else torch.full((len(arrays),), label)
-    return (-nll(model, arrays, condition).double().flatten(1).sum(1)).exp()
+    return (-loss(model, arrays, condition).double().flatten(1).sum(1)).exp()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from visgen_fast import ops
 from visgen_fast.autoregression import (
+    Cascade,
     CodeModel,
     Order,
     columns,
@@ -226,6 +227,18 @@ SAMPLE = {
         "order must be the model's own, Order(4 codes [2, 2, 1] in 4 steps), got Order(4 codes [2, 2, 1] in 4 steps): "
         "it can't be asked in another",
     ),
+    "a fine model without fine codes": (
+        lambda: cascade(3, raster((4, 1))),
+        "fine must be of codes [L, 1], more than the coarse ones, got Order(4 codes [4, 1] in 4 steps)",
+    ),
+    "coarse codes that are not first": (
+        lambda: cascade(3, shuffled((10, 1), 0)),
+        "the order of fine must have the coarse codes before all others",
+    ),
+    "coarse codes of more values": (
+        lambda: cascade(6, raster((10, 1))),
+        "coarse must have at most as many values, 5, and the same classes as fine, got 6",
+    ),
     "masked in one pass": (
         lambda: nll(Masked(raster((2, 1)), 3), torch.zeros(1, 2, 1).long()),
         "a masked model has a stepwise likelihood alone: stepwise must be True",
@@ -285,6 +298,22 @@ def test_the_likelihood_is_the_loss_and_its_own_order_is_no_foreign_one():
     assert not nll(model, codes, stepwise=True).requires_grad
     low = awake(plain, torch.bfloat16)
     assert nll(low, codes).dtype == torch.float32
+
+
+def cascade(size: int, order: Order, **options) -> Cascade:
+    return Cascade(awake(lambda: sequence(raster((2, 2, 1)), size)), awake(lambda: sequence(order, 5, **options)))
+
+
+def test_coarse_codes_of_a_cascade_have_their_own_values_and_the_fine_model_is_told_them():
+    model = cascade(3, in_turn(columns((2, 2, 1)), snake((2, 3, 1))))
+    seeds = ops.derive_seeds(7, torch.arange(50))
+    codes = sample(model, None, seeds)
+    coarse, fine = codes.split([4, 6], 1)
+    assert coarse.max() == 2 and fine.max() == 4
+    assert torch.equal(coarse, sample(model.coarse, None, seeds).flatten(1, 2))
+    logits = model.fine.order.to_sequence(model.fine(codes))[:, 4:]
+    drawn = [ops.sample_tokens(logits[:, i], seeds, stream=ops.Purpose.CODE.stream(4 + i)) for i in range(6)]
+    assert torch.equal(model.fine.order.to_sequence(codes)[:, 4:], torch.stack(drawn, 1))
 
 
 def test_a_model_learns_what_its_codes_are():

@@ -34,10 +34,13 @@ def nll(
         [B, *grid, Q], nats, float64 for logits of float64, else float32.
 
     Raises:
-        ValueError: codes of another shape, a foreign order, or a masked model without `stepwise`.
+        ValueError: codes of another shape, a foreign order, a masked model without `stepwise`, or a model of no codes:
+            MAR draws vectors, and has no exact likelihood.
 
     Source: Esser, Rombach and Ommer, "Taming transformers for high-resolution image synthesis", 2021, equation 11.
     """
+    if not isinstance(model, CodeModel):
+        raise ValueError(f"model must be a CodeModel: {type(model).__name__} has no exact likelihood")
     if order is not None:
         model = model.in_order(order)
     if tuple(codes.shape[1:]) != model.order.shape:

@@ -44,18 +44,7 @@ def loop(
     state, last, first = model.begin(condition), sequence[:, :0], 0
     for step, size in enumerate(order.sizes):
         logits = model.advance(state, torch.cat((last, last)) if draws.guidance else last)
-        conditional, unconditional = logits.chunk(2) if draws.guidance else (logits, None)
-        drawn = ops.sample_tokens(
-            conditional,
-            seeds,
-            unconditional=unconditional,
-            guidance=draws.guidance[step] if draws.guidance else 1.0,
-            temperature=draws.temperature,
-            top_k=draws.top_k,
-            top_p=draws.top_p,
-            stream=ops.Purpose.CODE.stream(step),
-        )
-        assert isinstance(drawn, Tensor)  # no log-probability was asked for
+        drawn, _ = draw(draws, step, logits, seeds)
         places = slice(first, first + size)
         if given is not None:
             drawn = torch.where(given[:, places] < 0, drawn, given[:, places])
@@ -64,3 +53,25 @@ def loop(
         if watch is not None:
             watch(step, sequence)
     return sequence
+
+
+def draw(
+    draws: Draws, step: int, logits: Tensor, seeds: Tensor, *, log_probability: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """The codes [B, n] of a step, and their log-probabilities if asked for; −1 and NaN where logits are not finite.
+
+    logits: [B, n, V]; for guidance [2·B, n, V], the conditional ones and then the unconditional.
+    """
+    conditional, unconditional = logits.chunk(2) if draws.guidance else (logits, None)
+    found = ops.sample_tokens(
+        conditional,
+        seeds,
+        unconditional=unconditional,
+        guidance=draws.guidance[step] if draws.guidance else 1.0,
+        temperature=draws.temperature,
+        top_k=draws.top_k,
+        top_p=draws.top_p,
+        stream=ops.Purpose.CODE.stream(step),
+        log_probability=log_probability,
+    )
+    return found if isinstance(found, tuple) else (found, None)

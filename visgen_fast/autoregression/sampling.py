@@ -58,12 +58,9 @@ def sample(
             not finite.
     """
     order = model.order
-    draws = Draws(_by_step(guidance, order.count), temperature, top_k, top_p)
-    if draws.guidance is not None:
-        if model.null_label is None:
-            raise ValueError("guidance must be 1 for a model without a null label: it has nothing to be guided by")
-        condition = concatenate([condition, null_like(condition, model.null_label)])
-    given = None if known is None else order.to_sequence(_checked(known, model, seeds))
+    scales, condition = guided(model, condition, guidance, order.count)
+    draws = Draws(scales, temperature, top_k, top_p)
+    given = None if known is None else order.to_sequence(checked_codes(known, model, seeds))
 
     def show(step: int, sequence: Tensor) -> None:
         if callback is not None:
@@ -80,14 +77,25 @@ def sample(
     return order.to_array(sequence)
 
 
-def _by_step(guidance: Guidance, count: int) -> tuple[float | Tensor, ...] | None:
-    """The guidance of each step, or None for none."""
+def guided(
+    model: CodeModel, condition: AnyCondition, guidance: Guidance, steps: int
+) -> tuple[tuple[float | Tensor, ...] | None, AnyCondition]:
+    """The guidance of each step and the condition with its null after it; without guidance None and the condition.
+
+    ValueError for guidance of a model without a null label.
+    """
+    if isinstance(guidance, int | float) and guidance == 1:
+        return None, condition
+    if model.null_label is None:
+        raise ValueError("guidance must be 1 for a model without a null label: it has nothing to be guided by")
+    both = concatenate([condition, null_like(condition, model.null_label)])
     if callable(guidance):
-        return tuple(guidance(step / max(count - 1, 1)) for step in range(count))
-    return None if isinstance(guidance, int | float) and guidance == 1 else (guidance,) * count
+        return tuple(guidance(step / max(steps - 1, 1)) for step in range(steps)), both
+    return (guidance,) * steps, both
 
 
-def _checked(known: Tensor, model: CodeModel, seeds: Tensor) -> Tensor:
+def checked_codes(known: Tensor, model: CodeModel, seeds: Tensor) -> Tensor:
+    """Known codes, as of `sample`, expanded to [B, *grid, Q]; ValueError for those of another shape or range."""
     shape = (len(seeds), *model.order.shape)
     try:
         expanded = known.to(seeds.device).expand(shape)

@@ -4,8 +4,11 @@ from .dcgan import DCGANDiscriminator, DCGANGenerator
 from .dit import DiT
 from .experts import Experts
 from .layers.code_transformer import Transformer
+from .mar import MAR
+from .masked_model import MaskedModel
 from .pixel_cnn import PixelCNN
 from .pixel_rnn import PixelRNN
+from .scale_model import ScaleModel
 from .sequence_model import SequenceModel
 from .space_depth_model import SpaceDepthModel
 from .stylegan import StyleDiscriminator, StyleGenerator
@@ -14,13 +17,16 @@ from .uvit import UViT
 from .vae import VAE
 
 __all__ = [
+    "MAR",
     "VAE",
     "DCGANDiscriminator",
     "DCGANGenerator",
     "DiT",
     "Experts",
+    "MaskedModel",
     "PixelCNN",
     "PixelRNN",
+    "ScaleModel",
     "SequenceModel",
     "SpaceDepthModel",
     "StyleDiscriminator",

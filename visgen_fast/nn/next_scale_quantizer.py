@@ -169,13 +169,23 @@ class MultiscaleQuantizer(Quantizer):
 
     def prefix_features(self, codes: Tensor) -> list[Tensor]:
         """f̂_s [B, C, H, W] after each scale s that codes [B, L, 1] have."""
+        totals: list[Tensor] = []
+        for scale, scale_codes in enumerate(self.split(codes)):
+            totals.append(self.add_scale(totals[-1] if totals else None, scale_codes, scale))
+        return totals
+
+    def add_scale(self, features: Tensor | None, codes: Tensor, scale: int) -> Tensor:
+        """f̂ [B, C, H, W] of the scales before, None before the first, with what this scale's codes add to it.
+
+        codes: int64 [B, rows·columns].
+        """
         with torch.autocast(codes.device.type, enabled=False):
-            totals: list[Tensor] = []
-            vectors = self.codebook.vectors()
-            for scale, scale_codes in enumerate(self.split(codes)):
-                part = self._part(scale_codes, scale, vectors)
-                totals.append(totals[-1] + part if totals else part)
-            return totals
+            part = self._part(codes, scale, self.codebook.vectors())
+            return part if features is None else features + part
+
+    def to_scale(self, features: Tensor, scale: int) -> Tensor:
+        """Features [B, C, H, W] averaged down to the scale's grid, row by row: [B, rows·columns, C]."""
+        return _as_rows(_down(features, self.grids[scale]))
 
     def to_next_scale_inputs(self, codes: Tensor) -> Tensor:
         """What a next-scale transformer sees in training: for each scale but the first, f̂ of those before it.
@@ -183,9 +193,8 @@ class MultiscaleQuantizer(Quantizer):
         codes: [B, L, 1]. Returns [B, L − (first scale's length), C]: f̂_s averaged down to the grid of scale s + 1,
         row by row, the scales one after the other.
         """
-        prefixes = zip(self.prefix_features(codes), self.grids[1:], strict=False)
-        rows = [_as_rows(_down(features, grid)) for features, grid in prefixes]
-        return torch.cat(rows, 1)
+        prefixes = self.prefix_features(codes)[: self.scales - 1]
+        return torch.cat([self.to_scale(features, scale) for scale, features in enumerate(prefixes, 1)], 1)
 
     def commit(self) -> None:
         if not self.commits_in_forward and self.codebook.learns_from_statistics:

@@ -43,6 +43,7 @@ class Purpose(IntEnum):
     LIKELIHOOD = 10
     CODE = 11
     COUPLING = 12
+    ORDER = 13
 
     def stream(self, step: int = 0) -> int:
         """The stream of this purpose at `step` (0 to 2³² − 1)."""
