@@ -13,13 +13,14 @@ from PIL import Image
 
 from visgen_fast import cli, ops
 from visgen_fast.autoregression import nll, raster
-from visgen_fast.data.images import ImageFormat, to_range
+from visgen_fast.data.images import ImageFormat, digits, to_range
 from visgen_fast.errors import UserError
 from visgen_fast.models import SequenceModel
 from visgen_fast.recipes.registry import load_recipe
 from visgen_fast.recipes.runs import build, load_system
 from visgen_fast.systems.codes import CodeSampling, CodeSystem
 from visgen_fast.tokenizers import PixelCodes
+from visgen_fast.tokenizers.places import outside
 
 SHORT = ["--device=cpu", "--batch-size=16", "--steps=4", "--width=12", "--depth=1", "--sample-every=0"]
 RUNS = {
@@ -160,6 +161,42 @@ def test_the_upper_half_is_given_and_the_lower_drawn(run, tmp_path):
     assert cli.main(["sample", str(run), "--device=cpu", f"--like={files[0]}", f"--out={files[1]}"]) == 0
     assert cli.main([*asked, f"--out={files[2]}"]) == 0
     assert pixels_of(files[0]) == pixels_of(files[1]) != pixels_of(files[2])
+
+
+def mask_file(path: Path, size: int = 8) -> Path:
+    mask = Image.new("L", (size, size))
+    mask.paste(255, (2, 1, 5, 4))
+    mask.save(path)
+    return path
+
+
+def test_what_a_mask_covers_is_drawn_and_the_rest_is_given(run, tmp_path, capsys):
+    system, mask = load_system(run), torch.zeros(8, 8).bool()
+    mask[1:4, 2:5] = True
+    pictures = to_range(digits().read(range(3))[0])
+    known = system.given(pictures, mask)
+    assert torch.equal(known[..., 0] < 0, mask.expand(3, -1, -1))
+    drawn = system.sample(torch.tensor([0, 1, 2]), torch.arange(3), known=known)
+    assert torch.equal(drawn[:, :, ~mask], pictures[:, :, ~mask]) and not torch.equal(drawn, pictures)
+    files = [tmp_path / name for name in ("a.png", "b.png")]
+    asked = ["sample", str(run), "--device=cpu", "--labels=3", "--count-per-class=2"]
+    assert cli.main([*asked, f"--complete={mask_file(tmp_path / 'mask.png')}", f"--out={files[0]}"]) == 0
+    assert cli.main([*asked, "--complete=0.5", f"--out={files[1]}"]) == 0
+    assert pixels_of(files[0]) != pixels_of(files[1])
+    large = mask_file(tmp_path / "large.png", 9)
+    shape = f"--complete must be a mask of 8×8 pixels, as the images are, but {large} has 9×9"
+    assert shape in mistake(capsys, *asked, f"--complete={large}", f"--out={files[0]}")
+    (tmp_path / "text.png").write_text("no picture")
+    assert "text.png is no picture that can be read" in mistake(capsys, *asked, f"--complete={tmp_path / 'text.png'}")
+    said = mistake(capsys, *asked, "--complete=half", f"--out={files[0]}")
+    assert "--complete must be a number or the file of a mask, got half" in said
+
+
+def test_a_mask_leaves_a_coarse_place_out_only_where_it_covers_none_of_it():
+    mask = torch.zeros(8, 8).bool()
+    mask[2, 3] = True
+    kept = outside([(1, 1), (2, 2), (4, 4)], mask).tolist()
+    assert kept == [False, False, True, True, True, *(place != 5 for place in range(16))]
 
 
 def test_a_palette_is_found_among_the_training_images_and_kept(tmp_path):

@@ -28,7 +28,7 @@ TINY_TOKENIZER = [*TINY, "--widths", "4", "--levels", "3", "3"]
 # Whose networks cut nothing into parts; or whose first stage does, as test_recipes_first_stage.py says.
 OF_ANY_SIZE = (
     *("classifier", "pixel-cnn", "pixel-gpt", "pixel-rnn", "vae", "vdm"),
-    *("token-gpt", "rq-transformer", "latent-diffusion"),
+    *("token-gpt", "rq-transformer", "latent-diffusion", "var", "maskgit", "muse", "cascade"),
 )
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(visgen_fast.__file__).parents[1])}
 OWN_IMAGES = '''"""Stripes of a class of one's own."""
@@ -80,8 +80,19 @@ def test_every_recipe_is_an_object_that_takes_any_data_set(name, tmp_path):
     mine, others = folder_of(tmp_path / "mine", 20), {}
     if "first_stage" in recipe.settings.OTHER_RUNS:
         others["first_stage"] = str(tmp_path / "stage")
-        small = [*TINY, "--widths", "4", "--workers=0", "--size=16", f"--dataset={mine}"]
-        assert cli.main(["train", "rq-vae", *small, f"--out={tmp_path / 'stage'}"]) == 0
+        small = [*TINY, "--widths", "4", "--workers=0", f"--dataset={mine}"]
+        stage = {"var": "var-tokenizer", "muse": "vq-vae", "cascade": "vq-vae"}.get(name, "rq-vae")
+        assert cli.main(["train", stage, *small, "--size=16", f"--out={tmp_path / 'stage'}"]) == 0
+    if "coarse" in recipe.settings.OTHER_RUNS:
+        others["coarse"] = str(tmp_path / "coarse")
+        assert cli.main(["train", "vq-vae", *small, "--size=8", f"--out={tmp_path / 'half'}"]) == 0
+        half = [f"--first-stage={tmp_path / 'half'}", "--size=8", "--width=8", "--depth=1", "--heads=1"]
+        assert (
+            cli.main(
+                ["train", "maskgit", *TINY, "--workers=0", f"--dataset={mine}", *half, f"--out={others['coarse']}"]
+            )
+            == 0
+        )
     settings = recipe.settings_for(str(mine), size=16, **others)
     images = recipe.pictures(settings)
     assert images.format.shape == (3, 16, 16)

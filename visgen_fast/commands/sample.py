@@ -78,9 +78,9 @@ class SampleOptions:
     """Of a model of codes: draw from so many most probable codes only."""
     top_p: float | None = None
     """Of a model of codes: draw from the most probable codes that together have this probability."""
-    complete: float | None = None
+    complete: str | None = None
     """Of a model of codes: the share of each image, from its top, that is given from held-out pictures; 0.5 gives the
-    upper half."""
+    upper half. Or the file of a mask of the images' size, white where they are drawn and black where they are given."""
     truncation: float | None = None
     """Of a model with styles: how far they are from their mean, 1 for as they are, 0 for the mean itself."""
     interpolate: int | None = None
@@ -154,9 +154,10 @@ def draw(options: SampleOptions) -> None:
     again: dict[str, Any] = {"seeds": options.seeds, **asked}
     if options.interpolate is None:
         again["count_per_class"] = _count(options)
-    for name in ("complete", "interpolate"):
-        if getattr(options, name) is not None:
-            again[name] = getattr(options, name)
+    if options.complete is not None:
+        again["complete"] = Path(options.complete).name  # of a mask, not the folder
+    if options.interpolate is not None:
+        again["interpolate"] = options.interpolate
     if system.conditional:
         again["labels"] = [_word(label, images.class_names) for label in labels]
     for file in (options.out, options.preview_gif, options.preview_strip):

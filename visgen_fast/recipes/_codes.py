@@ -33,6 +33,8 @@ class CodeSettings(ImageSettings):
     """Draw from so many most probable codes only."""
     top_p: Annotated[float | None, Between(0, 1)] = None
     """Draw from the most probable codes that together have this probability."""
+    guidance_ramp: bool = False
+    """Let guidance grow from 1 at the first step to its weight at the last, as VAR and Muse do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,4 +82,5 @@ def code_system(settings: CodeSettings, model: CodeModel, tokenizer: nn.Module) 
 
 def drawing(settings: CodeSettings) -> CodeSampling:
     """How the settings say that codes are drawn."""
-    return CodeSampling(settings.guidance, settings.temperature, settings.top_k, settings.top_p)
+    chosen = settings.guidance, settings.temperature, settings.top_k, settings.top_p
+    return CodeSampling(*chosen, settings.guidance_ramp)

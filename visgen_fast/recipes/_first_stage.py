@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from ..data.images import ImageFormat
 from ..errors import UserError
@@ -13,6 +13,7 @@ from ..systems.tokenizer import TokenizerSystem
 from ..tokenizers import Reconstructor, Tokenizer
 from ..tokenizers.places import code_shape
 from ..training import checkpoint
+from ..training.bounds import AtLeast, Between
 from ..training.checkpoint import Checkpoint
 from ..training.settings import TrainingSettings, settings_from
 from ..untrusted import escaped
@@ -44,7 +45,26 @@ class RunBelow(ImageSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class FirstStageSettings(RunBelow, CodeSettings):
-    """A model of the codes of a tokenizer."""
+    """A transformer of the codes of a tokenizer."""
+
+    width: Annotated[int, AtLeast(1)] = 128
+    """Features of a code."""
+    depth: Annotated[int, AtLeast(1)] = 4
+    """Transformer blocks."""
+    heads: Annotated[int, AtLeast(1)] = 4
+    """Attention heads of a block."""
+    dropout: Annotated[float, Between(0, 1, "[)")] = 0.1
+    """Share of a block's features that training sets to zero."""
+    steps: int = 5000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    lr_schedule: Literal["constant", "cosine"] = "cosine"
+    sample_every: int = 1000
+
+    def network(self, images: ImageFormat) -> dict[str, Any]:
+        """Keyword arguments of its network."""
+        sizes = {"width": self.width, "depth": self.depth, "heads": self.heads, "dropout": self.dropout}
+        return {**sizes, "classes": len(images.class_names)}
 
 
 class Below(NamedTuple):

@@ -6,7 +6,7 @@ Lee et al., "Autoregressive image generation using residual quantization", 2022,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from ..data.images import ImageFormat
 from ..errors import UserError
@@ -24,25 +24,12 @@ from .recipe import Recipe
 class Settings(FirstStageSettings):
     """A transformer over the places of a tokenizer's grid, and another over the codes of a place."""
 
-    width: Annotated[int, AtLeast(1)] = 128
-    """Features of both transformers."""
-    depth: Annotated[int, AtLeast(1)] = 4
-    """Blocks of the transformer over the places."""
     inner_depth: Annotated[int, AtLeast(1)] = 2
-    """Blocks of the transformer over the codes of a place."""
-    heads: Annotated[int, AtLeast(1)] = 4
-    """Attention heads of a block."""
-    dropout: Annotated[float, Between(0, 1, "[)")] = 0.1
-    """Share of a block's features that training sets to zero."""
+    """Blocks of the transformer over the codes of a place; depth is that of the one over the places."""
     soft_targets: Annotated[float, Between(0, 1e6)] = 0.0
     """τ of the targets softmax(−‖residual − code‖²/τ), which know of the codes nearby; 0 takes the nearest alone."""
     stochastic_codes: bool = False
     """Train on codes drawn from these targets, in the place of the nearest ones."""
-    steps: int = 5000
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    lr_schedule: Literal["constant", "cosine"] = "cosine"
-    sample_every: int = 1000
 
 
 def system(settings: Settings, images: ImageFormat) -> CodeSystem:
@@ -57,12 +44,8 @@ def system(settings: Settings, images: ImageFormat) -> CodeSystem:
         grid,
         codes,
         stage.tokenizer.quantizer.size,
-        width=settings.width,
-        depth=settings.depth,
         inner_depth=settings.inner_depth,
-        heads=settings.heads,
-        classes=len(images.class_names),
-        dropout=settings.dropout,
+        **settings.network(images),
     )
     made = SoftCodeSystem(
         model,

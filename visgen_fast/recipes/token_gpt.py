@@ -7,13 +7,11 @@ Vinyals, "Generating diverse high-fidelity images with VQ-VAE-2", 2019, whose to
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 from ..autoregression.order import raster
 from ..data.images import ImageFormat
 from ..models.sequence_model import SequenceModel
 from ..systems.codes import CodeSystem
-from ..training.bounds import AtLeast, Between
 from ._codes import code_system
 from ._first_stage import FirstStageSettings, first_stage
 from ._images import held_out_images, training_images
@@ -24,33 +22,11 @@ from .recipe import Recipe
 class Settings(FirstStageSettings):
     """A transformer over the codes of a tokenizer."""
 
-    width: Annotated[int, AtLeast(1)] = 128
-    """Features of a code."""
-    depth: Annotated[int, AtLeast(1)] = 4
-    """Transformer blocks."""
-    heads: Annotated[int, AtLeast(1)] = 4
-    """Attention heads of a block."""
-    dropout: Annotated[float, Between(0, 1, "[)")] = 0.1
-    """Share of a block's features that training sets to zero."""
-    steps: int = 5000
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    lr_schedule: Literal["constant", "cosine"] = "cosine"
-    sample_every: int = 1000
-
 
 def system(settings: Settings, images: ImageFormat) -> CodeSystem:
     """The system these settings describe, for images of this format. `UserError` where the first stage doesn't fit."""
     stage = first_stage(settings, images)
-    model = SequenceModel(
-        raster(stage.shape),
-        stage.tokenizer.quantizer.size,
-        width=settings.width,
-        depth=settings.depth,
-        heads=settings.heads,
-        classes=len(images.class_names),
-        dropout=settings.dropout,
-    )
+    model = SequenceModel(raster(stage.shape), stage.tokenizer.quantizer.size, **settings.network(images))
     made = code_system(settings, model, stage.tokenizer)
     made.remembered = {"first_stage": stage.origin}
     return made

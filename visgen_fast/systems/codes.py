@@ -21,7 +21,7 @@ from ..diffusion.guidance import drop_labels
 from ..evaluation.codes import Codec, CodeEvaluation, evaluate_codes
 from ..evaluation.fid import distances
 from ..tokenizers.pixels import PixelCodes, fit_palette
-from ..tokenizers.places import above, grids_of
+from ..tokenizers.places import above, grids_of, outside
 from .classes import check_labels, guidance_after
 from .generative import GenerativeSystem
 
@@ -30,12 +30,23 @@ _PALETTE_PIXELS = 2**16  # that a palette is found among
 
 @dataclass(frozen=True)
 class CodeSampling:
-    """How codes are drawn: as of `autoregression.sample`, for all images alike."""
+    """How codes are drawn: as of `autoregression.sample`, for all images alike.
+
+    guidance_ramp: guidance grows from 1 at the first step to its weight at the last.
+    """
 
     guidance: float = 1.0
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
+    guidance_ramp: bool = False
+
+    def arguments(self) -> dict[str, Any]:
+        """Those of `autoregression.sample`."""
+        found = asdict(self)
+        if found.pop("guidance_ramp"):
+            found["guidance"] = lambda progress: 1 + (self.guidance - 1) * progress
+        return found
 
 
 class CodeSystem(GenerativeSystem):
@@ -45,7 +56,7 @@ class CodeSystem(GenerativeSystem):
     """
 
     metric_names = ("bits_per_code",)
-    frozen = ("tokenizer",)
+    frozen: tuple[str, ...] = ("tokenizer",)
 
     def __init__(self, model: CodeModel, tokenizer: nn.Module, drawing: CodeSampling, label_drop: float) -> None:
         super().__init__()
@@ -72,19 +83,20 @@ class CodeSystem(GenerativeSystem):
             pixels, _, _ = images.read(evenly(len(images), some))
             self.tokenizer.palette.copy_(fit_palette(to_range(pixels), len(self.tokenizer.palette)))
 
-    def given(self, images: Tensor, share: float) -> Tensor:
-        """The codes of the upper `share` of images [B, C, H, W], −1 below: what `sample` takes as `known`.
+    def given(self, images: Tensor, part: float | Tensor) -> Tensor:
+        """The codes of a part of images [B, C, H, W], −1 for the others: what `sample` takes as `known`.
 
+        part: the upper share; or a mask, bool [H, W], of what is drawn: given are the codes of places outside it.
         ValueError for a share outside (0, 1), and for codes that belong to no place of the image.
         """
-        if not 0 < share < 1:
-            raise ValueError(f"complete must lie between 0 and 1, got {share}")
+        if not isinstance(part, Tensor) and not 0 < part < 1:
+            raise ValueError(f"complete must lie between 0 and 1, got {part}")
         if not self.grids:
             raise ValueError("complete needs codes with places in the image, and those of this tokenizer have none")
         with torch.no_grad():
             codes = self.codec.encode(images)
-        there = above(self.grids, share).to(codes.device).view(*codes.shape[1:-1], 1)
-        return torch.where(there, codes, -1)
+        there = outside(self.grids, part) if isinstance(part, Tensor) else above(self.grids, part)
+        return torch.where(there.to(codes.device).view(*codes.shape[1:-1], 1), codes, -1)
 
     def forward(self, batch: Batch) -> Tensor:
         labels = drop_labels(batch.labels, batch.seeds, self.label_drop, self.null_label)
@@ -97,12 +109,18 @@ class CodeSystem(GenerativeSystem):
         """The mean over its codes for each of the images [B, C, H, W], whose seeds decide what is random in it."""
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             codes = self.codec.encode(images)
-        return nll(self.model, codes, labels).flatten(1).mean(1)
+        losses, own = nll(self.model, codes, labels), self.own_codes
+        return losses.flatten(1).mean(1) if own is None else losses[:, own.to(losses.device)].mean(1)
+
+    @property
+    def own_codes(self) -> Tensor | None:
+        """bool [*grid, Q]: the codes that the model draws itself; None for all."""
+        return None
 
     def metrics(self) -> dict[str, Tensor]:
         mean = torch.stack(self._losses).mean()
         self._losses.clear()
-        return {"bits_per_code": mean / math.log(2)}
+        return {self.metric_names[0]: mean / math.log(2)}
 
     @torch.no_grad()
     def evaluate(self, images: Images, *, device: torch.device) -> dict[str, float]:
@@ -117,8 +135,14 @@ class CodeSystem(GenerativeSystem):
         def told(labels: Tensor) -> Tensor:
             return labels if self.label_drop < 1 else torch.full_like(labels, self.null_label)
 
-        chunks = in_chunks(images, device)
-        return evaluate_codes(self.model, self.codec, ((shown, told(labels)) for shown, labels in chunks))
+        model, chunks = self.measured, in_chunks(images, device)
+        batches = ((shown, told(labels)) for shown, labels in chunks)
+        return evaluate_codes(model, self.codec, batches, stepwise=not model.one_pass)
+
+    @property
+    def measured(self) -> CodeModel:
+        """The model of which the bits are."""
+        return self.model
 
     @torch.no_grad()
     def distances(self, images: Images, embed: Callable[[Tensor], Tensor], *, device: torch.device) -> dict[str, float]:
@@ -148,32 +172,41 @@ class CodeSystem(GenerativeSystem):
         **options: Any,
     ) -> Tensor:
         """See `GenerativeSystem.sample`. known: codes that stay, as of `autoregression.sample`."""
-        settings = self._settings(options)
+        settings, steps = self.settings_for(options), self.options(**options)["steps"]
         check_labels(labels, self.null_label)
 
         def show(step: int, codes: Tensor) -> None:
             if callback is not None:
                 images = self.codec.decode(codes.clamp_min(0))
-                callback(step, 1 - (step + 1) / self.model.order.count, images, images)
+                callback(step, 1 - (step + 1) / steps, images, images)
 
-        drawing = asdict(settings)
-        watch = None if callback is None else show
-        drawn = sample(self.model, labels, seeds, callback=watch, known=known, **drawing)
-        return self.codec.decode(drawn)
+        return self.codec.decode(self.draw_codes(labels, seeds, settings, known, None if callback is None else show))
+
+    def draw_codes(
+        self,
+        labels: Tensor,
+        seeds: Tensor,
+        settings: CodeSampling,
+        known: Tensor | None,
+        callback: Callable[[int, Tensor], None] | None,
+    ) -> Tensor:
+        """The codes of images, by these settings; known and callback are as of `autoregression.sample`."""
+        return sample(self.model, labels, seeds, known=known, callback=callback, **settings.arguments())
 
     def options(self, **asked: Any) -> dict[str, Any]:
-        settings = asdict(self._settings(asked))
+        settings = asdict(self.settings_for(asked))
         return {
             "steps": self.model.order.count,
             **{name: value for name, value in settings.items() if value is not None},
         }
 
-    def _settings(self, asked: dict[str, Any]) -> CodeSampling:
+    def settings_for(self, asked: dict[str, Any]) -> CodeSampling:
+        """How codes are drawn where these options are asked for; what `options` raises."""
         asked = {name: value for name, value in asked.items() if value is not None}
-        steps, count = asked.pop("steps", None), self.model.order.count
-        if steps not in (None, count):
+        names, count = [field.name for field in fields(self.drawing)], self.model.order.count
+        if "steps" not in names and (steps := asked.pop("steps", count)) != count:
             raise ValueError(f"steps must be {count}, those of the order in which the codes are drawn, got {steps}")
-        check.options(asked, [field.name for field in fields(CodeSampling)], "a model of codes")
+        check.options(asked, names, "a model of codes")
         wanted = replace(self.drawing, **asked)
         guidance = guidance_after(self.label_drop, wanted.guidance, asked="guidance" in asked)
-        return replace(wanted, guidance=guidance)
+        return replace(wanted, guidance=guidance, guidance_ramp=wanted.guidance_ramp and guidance not in (0, 1))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .grid import GridTokenizer
 from .next_scale import MultiscaleTokenizer
@@ -41,6 +42,12 @@ def grids_of(tokenizer: nn.Module, shape: Sequence[int]) -> list[tuple[int, int]
 def above(grids: Sequence[tuple[int, int]], share: float) -> Tensor:
     """bool [places]: which places of the grids lie in the upper `share` of the image, to the nearest row of each."""
     flags = [torch.arange(rows * columns) < round(rows * share) * columns for rows, columns in grids]
+    return torch.cat(flags)
+
+
+def outside(grids: Sequence[tuple[int, int]], mask: Tensor) -> Tensor:
+    """bool [places]: the places of the grids whose part of the image a mask, bool [H, W], leaves out altogether."""
+    flags = [F.adaptive_max_pool2d(mask[None].float(), grid)[0].flatten() == 0 for grid in grids]
     return torch.cat(flags)
 
 

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from ..data.images import ImageFormat
 from ..errors import UserError
-from ..untrusted import MOST_STATE_BYTES, open_file, read_file
+from ..untrusted import MOST_STATE_BYTES, escaped, open_file, read_file
 from . import optimizer_state
 
 FORMAT = "visgen_fast checkpoint 2"
@@ -144,6 +144,36 @@ class Checkpoint:
         """The sentence for a damaged checkpoint, with the way out where an earlier one is intact."""
         return _damaged(self.path, what)
 
+    def part(self, name: str) -> Checkpoint:
+        """That of the frozen system `name` inside this one, which the run remembers as what state.json says of it.
+
+        Raises `UserError` where there is none.
+        """
+        remembered = self.state.get("remembered")
+        state = remembered.get(name) if isinstance(remembered, dict) else None
+        if not isinstance(state, dict):
+            raise UserError(f"{self.path} holds no {escaped(name)}")
+        whole = {key: self.state[key] for key in ("step", "sha256", "ranks")}
+        try:
+            return CheckpointPart(self.path / name, _checked({**state, **whole, "frozen": {}}), self)
+        except _Damage as damage:
+            raise self.damaged(damage) from damage
+
+
+@dataclass(frozen=True)
+class CheckpointPart(Checkpoint):
+    """The checkpoint of a frozen system inside another, `whole`: all of it is frozen there."""
+
+    whole: Checkpoint
+
+    def tensors(self, part: str) -> dict[str, Tensor]:
+        return {}
+
+    def frozen(self) -> dict[str, Tensor]:
+        inside = f"{self.path.name}."
+        tensors = self.whole.frozen().items()
+        return {key.removeprefix(inside): tensor for key, tensor in tensors if key.startswith(inside)}
+
 
 def checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints in `folder`, oldest first."""
@@ -154,12 +184,16 @@ def checkpoints(folder: Path) -> list[Path]:
 def read(path: Path) -> Checkpoint:
     """The checkpoint at `path`, which may also be a run's folder, whose newest checkpoint is meant.
 
-    Raises `UserError` if there is none or if it isn't one of ours.
+    Where a system has another one in it, as a cascade its `coarse` one, PATH/coarse is that one's. Raises `UserError`
+    if there is none or if it isn't one of ours.
     """
     newest = (checkpoints(path / "checkpoints") or checkpoints(path) or [path])[-1]
     try:
         return Checkpoint(newest, _read_state(newest))
     except FileNotFoundError as error:
+        with suppress(UserError):
+            if not path.exists() and path.parent.is_dir():
+                return read(path.parent).part(path.name)
         raise UserError(f"{path} holds no checkpoint of visgen-fast") from error
     except _Damage as damage:
         raise _damaged(newest, damage) from damage
@@ -248,6 +282,11 @@ def _read_state(path: Path) -> dict[str, Any]:
     if written != FORMAT:
         known = f": it is of format {written!r}" if isinstance(written, str) and written.isprintable() else ""
         raise UserError(f"{path} is not a checkpoint that this version of visgen-fast can read{known[:80]}")
+    return _checked(state)
+
+
+def _checked(state: dict[str, Any]) -> dict[str, Any]:
+    """What state.json says, where it says all that it must."""
     for name, kind in _TYPES.items():
         if type(state.get(name)) is not kind:
             raise _Damage(f"{_STATE} has no {name!r} of type {kind.__name__}")

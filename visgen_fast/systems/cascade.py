@@ -1,0 +1,117 @@
+"""What is trained when a model of codes is that are drawn after those of the same image at half its size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .. import ops
+from ..autoregression.cascade import Cascade
+from ..autoregression.model import CodeModel
+from ..autoregression.sampling import checked_codes
+from ..data.images import to_range
+from ..evaluation.codes import Codec
+from ..tokenizers.places import grids_of
+from .codes import CodeSampling, CodeSystem
+from .masked import MaskedSystem
+
+
+@dataclass(frozen=True)
+class CoarseToFine:
+    """Images to the codes of the image at half its size, and then its own, [L, Q]; back from its own alone.
+
+    grid: of its own codes.
+    """
+
+    coarse: Codec
+    fine: Codec
+    grid: Sequence[int]
+
+    def encode(self, images: Tensor) -> Tensor:
+        both = self.coarse.encode(halved(images)), self.fine.encode(images)
+        return torch.cat([codes.flatten(1, -2) for codes in both], 1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return self.fine.decode(codes[:, -math.prod(self.grid) :].unflatten(1, self.grid))
+
+
+class CascadeSystem(CodeSystem):
+    """A `CodeSystem` that draws its codes after those that another one draws of the image at half its size.
+
+    coarse: that other system, which stays as it is and draws as its own settings say. model: of all codes [L, Q], as
+    the fine one of `Cascade`; it learns what it draws itself. grid: of the tokenizer's codes.
+
+    Bits are those of all codes, the coarse ones included. ValueError where the two don't fit together.
+    """
+
+    frozen = ("tokenizer", "coarse")
+
+    def __init__(
+        self,
+        model: CodeModel,
+        tokenizer: nn.Module,
+        drawing: CodeSampling,
+        label_drop: float,
+        *others: Any,
+        coarse: CodeSystem,
+        grid: Sequence[int],
+    ) -> None:
+        super().__init__(model, tokenizer, drawing, label_drop, *others)
+        self.coarse, self.grid = coarse, tuple(grid)
+        self.places = self.measured.places
+
+    @property
+    def codec(self) -> Codec:
+        return CoarseToFine(self.coarse.codec, super().codec, self.grid)
+
+    @property
+    def grids(self) -> list[tuple[int, int]]:
+        coarse, fine = self.coarse.grids, grids_of(self.tokenizer, self.grid)
+        return [*coarse, *fine] if coarse and fine else []
+
+    @property
+    def own_codes(self) -> Tensor:
+        later = torch.arange(self.model.order.shape[0]) >= self.places
+        return later[:, None].expand(self.model.order.shape)
+
+    @property
+    def measured(self) -> Cascade:
+        return Cascade(self.coarse.measured, self.model)
+
+    def draw_codes(
+        self,
+        labels: Tensor,
+        seeds: Tensor,
+        settings: CodeSampling,
+        known: Tensor | None,
+        callback: Callable[[int, Tensor], None] | None,
+    ) -> Tensor:
+        given = checked_codes(torch.full((1, 1), -1) if known is None else known, self.model, seeds)
+        coarse, fine = given.split([self.places, given.shape[1] - self.places], 1)
+        coarse = self.coarse.draw_codes(
+            labels,
+            ops.derive_seeds(seeds, torch.zeros_like(seeds), purpose=ops.Purpose.CODE),
+            self.coarse.settings_for({}),
+            coarse.unflatten(1, self.coarse.measured.order.shape[:-1]),
+            None,
+        )
+        known = torch.cat((coarse.flatten(1, -2), fine), 1)
+        return super().draw_codes(labels, seeds, settings, known, callback)
+
+
+class MaskedCascadeSystem(CascadeSystem, MaskedSystem):
+    """A `CascadeSystem` whose model is masked (Chang et al., "Muse", 2023, section 2.3)."""
+
+
+def halved(images: Tensor) -> Tensor:
+    """Images [B, C, H, W] in [−1, 1] at half their size, to a unit of a pixel as `data.images.resized` makes them."""
+    pixels, (height, width) = images.float().add(1).mul(127.5), images.shape[2:]
+    for size in ((height, width // 2), (height // 2, width // 2)):  # which rounds after either direction
+        pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True).round().clamp(0, 255)
+    return to_range(pixels)
