@@ -68,6 +68,7 @@ class EvaluateOptions:
 
 def measure(options: EvaluateOptions) -> None:
     """Measures what the options of `evaluate` ask for, and writes and prints it."""
+    from ..diffusion.prior import DiffusionPrior
     from ..recipes.runs import trained
     from ..systems.bridge import PathSystem
     from ..systems.codes import CodeSystem
@@ -85,6 +86,8 @@ def measure(options: EvaluateOptions) -> None:
     if isinstance(system, TokenizerSystem) and recipe.held_out is not None:
         _refuse(options, ("bins", "transfer_steps"), saved, "diffusion model")
         text = _tokenizer(options, saved, system, recipe.held_out(settings), device)
+    elif isinstance(system, PriorSystem) and not isinstance(system.prior, DiffusionPrior):
+        raise UserError(f"the recipe {saved.state['recipe']} trains a model without an exact likelihood to measure")
     elif isinstance(system, PriorSystem) and isinstance(system.first_stage, FirstStage):
         raise UserError(f"evaluate measures diffusion models of pixels, but that in {saved.path} is one of latents")
     elif isinstance(system, PriorSystem):
