@@ -3,7 +3,9 @@
 Batch 16, width 256 and random weights of one seed. A `SequenceModel` of 8 blocks draws 256 codes against transformers'
 GPT-2 of the same size (`pip install transformers`), and a `PixelCNN` of the recipe's size draws 28×28 pixels from its
 cached rows against a loop that runs the whole network for each pixel. With --rq-transformer CHECKOUT, kakaobrain's
-RQ-Transformer draws greedy codes with our `sample` against its own. Rivals take turns, and medians are compared.
+RQ-Transformer draws greedy codes with our `sample` against its own. With --var CHECKOUT, FoundationVision's VAR draws
+ten scales with our draws against its own, and a `ScaleModel` of the same size against it, all without the decoder.
+Rivals take turns, and medians are compared.
 """
 
 from __future__ import annotations
@@ -24,13 +26,16 @@ from torch import Tensor
 
 from visgen_fast import ops
 from visgen_fast.autoregression import CodeModel, raster, sample
-from visgen_fast.interop import apply_visgen_to_rqvae
-from visgen_fast.models import PixelCNN, SequenceModel
+from visgen_fast.interop import apply_visgen_to_rqvae, apply_visgen_to_var
+from visgen_fast.models import PixelCNN, ScaleModel, SequenceModel
+from visgen_fast.nn import MultiscaleQuantizer
 
+from . import rq_transformer as published_rq_transformer
+from . import var as published_var
 from .machine import OtherLoad, describe, provenance
-from .rq_transformer import network
 
 _BATCH, _WIDTH, _BLOCKS, _HEADS, _CODES = 16, 256, 8, 8, 256
+_VAR_BATCH, _VAR_CODES = 4, 4096
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
     parser.add_argument("--case", default="", metavar="TEXT", help="only loops whose name contains this text")
     parser.add_argument("--rq-transformer", type=Path, metavar="CHECKOUT", help="of kakaobrain/rq-vae-transformer")
+    parser.add_argument("--var", type=Path, metavar="CHECKOUT", help="of FoundationVision/VAR")
     parser.add_argument("--rounds", type=int, default=3, help="of each loop; default: 3")
     parser.add_argument("--out", type=Path, metavar="FILE", help="a JSON file for the times")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    known = loops(options.device, options.rq_transformer)
+    known = loops(options.device, options.rq_transformer, options.var)
     found = [measure(make(), options.rounds) for name, make in known.items() if options.case in name]
     for one in found:
         beside = f"{one['peer_name']} {one['peer']:.3g} s"
@@ -73,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(not all(one["right"] and one["times"] >= one["at_least"] for one in found))
 
 
-def loops(device: str, rq_transformer: Path | None = None) -> dict[str, Callable[[], Loop]]:
+def loops(device: str, rq_transformer: Path | None = None, var: Path | None = None) -> dict[str, Callable[[], Loop]]:
     """The loops by their names; those without their peer are left out."""
     found: dict[str, Callable[[], Loop]] = {}
     if importlib.util.find_spec("transformers"):
@@ -89,6 +95,9 @@ def loops(device: str, rq_transformer: Path | None = None) -> dict[str, Callable
         for shape, body, batch, at_least in (((8, 8, 4), 8, 16, 2.0), ((16, 16, 4), 6, 8, 3.5)):
             name = f"rq-transformer {'×'.join(map(str, shape))}"
             found[name] = functools.partial(_residual, name, rq_transformer, shape, body, batch, at_least, device)
+    if var is not None:
+        for name, at_least in (("VAR", 1.0), ("ScaleModel", 1.5)):
+            found[name] = functools.partial(_scales, name, var, at_least, device)
     return found
 
 
@@ -149,7 +158,7 @@ def _pixels(name: str, device: str) -> Loop:
 def _residual(
     name: str, checkout: Path, shape: tuple[int, int, int], body: int, batch: int, at_least: float, device: str
 ) -> Loop:
-    model, first_stage = (part.to(device) for part in network(checkout, shape, 2048, body))
+    model, first_stage = (part.to(device) for part in published_rq_transformer.network(checkout, shape, 2048, body))
     start = torch.zeros(batch, *shape, dtype=torch.int64, device=device)
     labels = torch.arange(batch, device=device) % 10
 
@@ -161,6 +170,27 @@ def _residual(
             return draw()
 
     return Loop(name, ours, "its own loop", draw, at_least, same=True)
+
+
+def _scales(name: str, checkout: Path, at_least: float, device: str) -> Loop:
+    sizes: dict[str, Any] = {"width": _WIDTH, "depth": _BLOCKS, "heads": _HEADS}
+    published = published_var.network(checkout, _VAR_CODES, **sizes).to(device)
+    labels, drawing = torch.arange(_VAR_BATCH, device=device), {"top_k": 900, "top_p": 0.96}
+    seeds = ops.derive_seeds(0, labels)
+    quantizer = MultiscaleQuantizer(_VAR_CODES, published.Cvae)
+    model = ScaleModel(quantizer, classes=published.num_classes, **sizes).to(device).eval()
+
+    def draw() -> Tensor:
+        return published.autoregressive_infer_cfg(_VAR_BATCH, labels, cfg=1.5, **drawing)
+
+    def swapped() -> Tensor:
+        with apply_visgen_to_var(published):
+            return draw()
+
+    def ours() -> Tensor:
+        return sample(model, labels, seeds, guidance=lambda progress: 1 + 1.5 * progress, **drawing)
+
+    return Loop(name, swapped if name == "VAR" else ours, "the published VAR", draw, at_least, same=False)
 
 
 @torch.no_grad()

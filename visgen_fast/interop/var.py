@@ -15,6 +15,7 @@ from ..nn.collective import is_distributed, rank_and_world, sum_over_ranks
 from ..nn.side_effects import is_recomputation
 from ._replacement import Replacement, find_classes
 from ._states import taken
+from .var_draws import replace_draws
 
 __all__ = ["apply_visgen_to_var", "from_var", "to_var"]
 
@@ -22,23 +23,29 @@ _QUANTIZER = ("f_to_idxBl_or_fhat", "idxBl_to_var_input", "embed_to_fhat")
 
 
 def apply_visgen_to_var(model: nn.Module | None = None) -> Replacement:
-    """Makes VAR's `VectorQuantizer2` search its codebook with our operation; options and state dicts stay.
+    """Makes VAR's `VectorQuantizer2` and `VAR` search and draw with our operations; options and state dicts stay.
 
     `forward` and `f_to_idxBl_or_fhat` are replaced: no (patches × vocabulary) matrix at any scale, and the gradient of
     the codebook a deterministic sum. `ret_usages` works without a process group too. Codes are exact; the
     original compares rounded distances, so codes at nearly equal distances may differ.
 
+    `VAR.autoregressive_infer_cfg` draws with `ops.sample_tokens`, which sorts nothing, from a seed for each image that
+    `g_seed`, or else torch's random state, gives; with `cfg=0` it asks the network half as much. With `more_smooth`, or
+    where a model has other parts than the published one, its own code runs, and a warning says so.
+
     Args:
-        model: the quantizers in it are replaced; by default the class is, in all modules imported so far.
+        model: the quantizers in it are replaced, and a `VAR`'s draws; by default the classes are, in all modules
+            imported so far.
 
     Returns:
         What to call `revert()` on, or to use in a `with`, to have the original code back.
 
     Raises:
-        ValueError: model has no such quantizer, or no class of theirs is imported.
+        ValueError: model has neither of them, or no class of theirs is imported.
     """
     replacement = Replacement()
-    for owner in find_classes(model, "VectorQuantizer2", _QUANTIZER):
+    draws = replace_draws(replacement, model)
+    for owner in find_classes(model, "VectorQuantizer2", _QUANTIZER, needed=not draws):
         replacement.replace(owner, "forward", _forward)
         replacement.replace(owner, "f_to_idxBl_or_fhat", _f_to_codes_or_maps)
     return replacement
