@@ -66,7 +66,7 @@ def _scores(
             own |= of_likelihood(system.bits(pixels, seeds), png_bits(pixels), usual)
         rebuilt = system.rebuild(pixels, seeds)
         if rebuilt is not None:
-            own["reconstruction"] = reconstruction_error(to_range(pixels), rebuilt)
+            own["reconstruction"] = reconstruction_error(to_range(pixels), rebuilt.clamp(-1, 1))
         if classifier is not None:
             own["confidence"] = doubt(classifier(to_range(pixels)))
         for name, scores in own.items():
