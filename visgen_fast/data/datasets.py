@@ -10,6 +10,7 @@ from .emoji import emoji
 from .folder import ImageFolder
 from .idx import fashion_mnist
 from .images import Images, digits, resized
+from .mnist import mnist
 from .photographs import photographs
 
 
@@ -41,6 +42,11 @@ DATASETS = {
         28,
         lambda folder, size: resized(fashion_mnist(folder), size),
         lambda folder, size: resized(fashion_mnist(folder, part="t10k"), size),
+    ),
+    "mnist": DataSet(
+        28,
+        lambda folder, size: resized(mnist(folder), size),
+        lambda folder, size: resized(mnist(folder, part="t10k"), size),
     ),
     "photographs": DataSet(
         32,

@@ -10,6 +10,7 @@ import gzip
 import math
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -73,28 +74,29 @@ def fashion_mnist(folder: Path | None = None, *, part: str = "train") -> ImagesI
     `folder` defaults to that of the Debian package dataset-fashion-mnist. Source: Xiao, Rasul and Vollgraf,
     "Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms" (2017).
     """
-    folder = folder or FASHION_MNIST_FOLDER
-    pixels = read_idx(_find(folder, f"{part}-images-idx3-ubyte"))
-    labels = read_idx(_find(folder, f"{part}-labels-idx1-ubyte"))
+    missing = "install the Debian package dataset-fashion-mnist, or give the folder with the four IDX files as --data"
+    return labelled_images(folder or FASHION_MNIST_FOLDER, part, FASHION_MNIST_CLASSES, missing)
+
+
+def labelled_images(folder: Path, part: str, classes: Sequence[str], missing: str) -> ImagesInMemory:
+    """The grey images of MNIST's pair of files in a folder, `<part>-images-idx3-ubyte` and `<part>-labels-idx1-ubyte`.
+
+    missing: what to do where there are none. `UserError` for files that are not there or don't belong together.
+    """
+    pixels = read_idx(_find(folder, f"{part}-images-idx3-ubyte", missing))
+    labels = read_idx(_find(folder, f"{part}-labels-idx1-ubyte", missing))
     squares = pixels.ndim == 3 and pixels.shape[1] == pixels.shape[2] > 0
     if not squares or labels.shape != pixels.shape[:1]:
         raise UserError(
             f"the IDX files in {folder} don't belong together: images {pixels.shape}, labels {labels.shape}"
         )
-    if len(labels) == 0 or labels.max() >= len(FASHION_MNIST_CLASSES):
-        raise UserError(
-            f"the labels in {folder} must be numbers from 0 to {len(FASHION_MNIST_CLASSES) - 1}, and not none"
-        )
-    return ImagesInMemory(
-        torch.from_numpy(pixels.copy())[:, None], torch.from_numpy(labels.astype(np.int64)), FASHION_MNIST_CLASSES
-    )
+    if len(labels) == 0 or labels.max() >= len(classes):
+        raise UserError(f"the labels in {folder} must be numbers from 0 to {len(classes) - 1}, and not none")
+    return ImagesInMemory(torch.from_numpy(pixels.copy())[:, None], torch.from_numpy(labels.astype(np.int64)), classes)
 
 
-def _find(folder: Path, name: str) -> Path:
+def _find(folder: Path, name: str, missing: str) -> Path:
     for path in (folder / f"{name}.gz", folder / name):
         if path.is_file():
             return path
-    raise UserError(
-        f"{folder} has no {name} or {name}.gz: install the Debian package dataset-fashion-mnist, or give the folder "
-        "with the four IDX files as --data"
-    )
+    raise UserError(f"{folder} has no {name} or {name}.gz: {missing}")

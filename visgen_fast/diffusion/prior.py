@@ -101,11 +101,18 @@ class DiffusionPrior(Prior):
         *,
         null: Null = None,
         callback: Callback | None = None,
+        initial: tuple[Tensor, float] | None = None,
         **options: Any,
     ) -> Tensor:
+        """See `Prior.draw`. initial: samples to begin with, and the share of the way to noise, as of `sample`."""
         settings = self._settings(options)
         guidance = ClassifierFree(settings.guidance, null, interval=settings.interval, rescale=settings.rescale)
-        return sample(self.network, self._plan(settings), shape, condition, seeds, guidance=guidance, callback=callback)
+        return sample(
+            *(self.network, self._plan(settings), shape, condition, seeds),
+            guidance=guidance,
+            callback=callback,
+            initial=initial,
+        )
 
     def options(self, **asked: Any) -> dict[str, Any]:
         settings = self._settings(asked)

@@ -32,7 +32,7 @@ DAYS: dict[str, Any] = {
     **{"steps": 100_000, "learning_rate": 3e-4, "ema_decay": 0.9998},
     **{"sample_every": 2000, "checkpoint_every": 2000, "horizontal_flip": True, "workers": 2},
 }
-SMALL_IMAGES = ("fashion-mnist", "photographs", "emoji")
+SMALL_IMAGES = ("fashion-mnist", "mnist", "photographs", "emoji")
 DIT_PRESETS = {
     "digits": MINUTES,
     **dict.fromkeys(SMALL_IMAGES, {**HOURS, "width": 256, "depth": 6}),

@@ -11,7 +11,7 @@ from ..systems.adversarial import GameSettings
 from ..training.bounds import AtLeast, Between
 from ._images import ImageSettings
 
-SMALL_IMAGES = ("fashion-mnist", "photographs", "emoji")
+SMALL_IMAGES = ("fashion-mnist", "mnist", "photographs", "emoji")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -23,3 +24,10 @@ def guidance_after(label_drop: float, wanted: float, *, asked: bool) -> float:
             f"guidance must be {only:g} for a model that was trained with label_drop {label_drop:g}, got {wanted}"
         )
     return only
+
+
+def without_class(label_drop: float, null_label: int, seeds: Tensor) -> Tensor:
+    """The label "no class" for each of the seeds [B]; ValueError for a network that has never seen it."""
+    if label_drop == 0:
+        raise ValueError("an image without a class must be known to the model: train with --label-drop above 0")
+    return torch.full_like(seeds, null_label)

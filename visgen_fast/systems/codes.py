@@ -22,7 +22,7 @@ from ..evaluation.codes import Codec, CodeEvaluation, evaluate_codes
 from ..evaluation.fid import distances
 from ..tokenizers.pixels import PixelCodes, fit_palette
 from ..tokenizers.places import above, grids_of, outside
-from .classes import check_labels, guidance_after
+from .classes import check_labels, guidance_after, without_class
 from .generative import GenerativeSystem
 
 _PALETTE_PIXELS = 2**16  # that a palette is found among
@@ -57,6 +57,7 @@ class CodeSystem(GenerativeSystem):
 
     metric_names = ("bits_per_code",)
     frozen: tuple[str, ...] = ("tokenizer",)
+    gives_likelihood = True
 
     def __init__(self, model: CodeModel, tokenizer: nn.Module, drawing: CodeSampling, label_drop: float) -> None:
         super().__init__()
@@ -121,6 +122,14 @@ class CodeSystem(GenerativeSystem):
         mean = torch.stack(self._losses).mean()
         self._losses.clear()
         return {self.metric_names[0]: mean / math.log(2)}
+
+    @torch.no_grad()
+    def bits(self, pixels: Tensor, seeds: Tensor) -> Tensor:
+        """Of the codes, which may lose something of the image."""
+        nobody = without_class(self.label_drop, self.null_label, seeds)
+        codes = self.codec.encode(to_range(pixels))
+        found = nll(self.model, codes, nobody, stepwise=not self.model.one_pass)
+        return found.double().flatten(1).sum(1) / math.log(2)
 
     @torch.no_grad()
     def evaluate(self, images: Images, *, device: torch.device) -> dict[str, float]:

@@ -18,7 +18,7 @@ from ..diffusion.guidance import drop_labels
 from ..flows.dequantization import Dequantization
 from ..flows.flow import Flow, cleaned
 from ..nn.conditions import AnyCondition
-from .classes import check_labels, guidance_after
+from .classes import check_labels, guidance_after, without_class
 from .generative import GenerativeSystem
 
 
@@ -39,6 +39,8 @@ class FlowSystem(GenerativeSystem):
     label_drop: share of the images trained on without their label.
     """
 
+    gives_likelihood = True
+
     def __init__(
         self, flow: Flow, dequantization: Dequantization, drawing: FlowSampling, label_drop: float = 0.0
     ) -> None:
@@ -53,6 +55,11 @@ class FlowSystem(GenerativeSystem):
         """The bound of each image in [−1, 1], in bits, [B]."""
         noised = self.dequantization.noised(images, seeds)
         return self.dequantization.bits(noised, images, self.flow.log_likelihood(noised, labels))
+
+    @torch.no_grad()
+    def bits(self, pixels: Tensor, seeds: Tensor) -> Tensor:
+        nobody = without_class(self.label_drop, self.flow.null_label, seeds)
+        return self._bits(to_range(pixels), nobody, seeds).double()
 
     @torch.no_grad()
     def evaluate(self, images: Images, *, device: torch.device) -> dict[str, float]:

@@ -19,7 +19,12 @@ _GRID_CLASSES, _GRID_COLUMNS, _GRID_IMAGES = 10, 10, 40
 
 
 class GenerativeSystem(System):
-    """A system that draws images, of classes unless it is not `conditional`: then labels tell it nothing."""
+    """A system that draws images, of classes unless it is not `conditional`: then labels tell it nothing.
+
+    gives_likelihood: whether `bits` says how likely an image is.
+    """
+
+    gives_likelihood = False
 
     @property
     def conditional(self) -> bool:
@@ -36,6 +41,20 @@ class GenerativeSystem(System):
     @abstractmethod
     def options(self, **asked: Any) -> dict[str, Any]:
         """Every option that `sample` would draw with, if it were asked for these; `steps` is one. What it raises."""
+
+    def bits(self, pixels: Tensor, seeds: Tensor) -> Tensor:
+        """−log₂ p of each of the images uint8 [B, C, H, W], of whatever class, or its upper bound: float [B].
+
+        seeds: int64 [B], of what is random in it. ValueError for a system that gives none.
+        """
+        raise ValueError(f"{type(self).__name__} gives no likelihood of images")
+
+    def rebuild(self, pixels: Tensor, seeds: Tensor) -> Tensor | None:
+        """Images [B, C, H, W] in [−1, 1] that the system makes of images uint8 after losing a part of each.
+
+        None for a system that makes an image of nothing else than noise.
+        """
+        return None
 
     def draw(self, images: Images, *, seed: int, device: torch.device) -> tuple[Tensor, Sequence[str]]:
         """Samples of some classes, or one of each of some captions; without classes just samples."""

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.images import Images
+from ..data.images import Images, to_range
 from ..data.order import Batch
-from ..diffusion.prior import Prior
+from ..diffusion.prior import DiffusionPrior, Prior
 from ..diffusion.sampling import Callback
 from ..nn.class_condition import Labels
 from ..nn.conditions import AnyCondition, Null
@@ -19,6 +19,8 @@ from .classes import check_labels, guidance_after
 from .generative import GenerativeSystem
 
 logger = logging.getLogger(__name__)
+
+_STRENGTH = 0.5  # of the noise that `rebuild` undoes
 
 
 class PriorSystem(GenerativeSystem):
@@ -73,6 +75,16 @@ class PriorSystem(GenerativeSystem):
         told, null = self.condition(labels), self._null(labels)
         drawn = self.prior.draw(self.shape, told, seeds, null=null, callback=watch, **self._guided(options))
         return stage.decode(drawn)
+
+    @torch.no_grad()
+    def rebuild(self, pixels: Tensor, seeds: Tensor) -> Tensor | None:
+        """From latents that half of the way to noise is undone of, without a class."""
+        if self.condition.drop == 0 or not isinstance(self.prior, DiffusionPrior):
+            return None
+        nobody = self.condition(torch.full_like(seeds, self.condition.null_label))
+        latents = self.first_stage.encode(to_range(pixels), seeds)
+        drawn = self.prior.draw(self.shape, nobody, seeds, initial=(latents, _STRENGTH), guidance=1.0)
+        return self.first_stage.decode(drawn)
 
     def options(self, **asked: Any) -> dict[str, Any]:
         return self.prior.options(**self._guided(asked))

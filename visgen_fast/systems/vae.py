@@ -31,6 +31,7 @@ class VAESystem(VectorSystem):
 
     figure = "reconstructions"
     metric_names = ("bits_per_dimension", "kl", "spread")
+    gives_likelihood = True
 
     def __init__(self, vae: VAE, likelihood: Likelihood, beta: float) -> None:
         super().__init__()
@@ -55,6 +56,17 @@ class VAESystem(VectorSystem):
         posterior = self.vae.encode(observed)
         output = self.vae.decode(posterior.sample(seeds))
         return -log_likelihood(output, observed, self.vae.log_scale, self.likelihood), posterior.kl()
+
+    @torch.no_grad()
+    def bits(self, pixels: Tensor, seeds: Tensor) -> Tensor:
+        reconstruction, kl = self.terms(pixels, seeds)
+        return (reconstruction.double() + kl.double().sum(1)) / math.log(2)
+
+    @torch.no_grad()
+    def rebuild(self, pixels: Tensor, seeds: Tensor) -> Tensor:
+        """From the means of the latents."""
+        observed = observe(pixels, seeds, self.likelihood)
+        return self.render(self.vae.encode(observed).mean, None, seeds)
 
     def metrics(self) -> dict[str, Tensor]:
         bound, kl = torch.stack(self._seen).mean(0)

@@ -12,10 +12,12 @@ from ..data.images import Images, in_chunks, to_range
 from ..data.order import Batch
 from ..diffusion.likelihood import elbo, ends_of_bound
 from ..diffusion.prior import DiffusionPrior
+from .classes import without_class
 from .prior import PriorSystem
 
 # Calls of the network for an image when it is measured, at most, and for all images together.
 _MOST_CALLS, _ALL_CALLS = 128, 2**15
+_CALLS_OF_AN_IMAGE = 16  # where images are told apart
 
 
 class VariationalSystem(PriorSystem):
@@ -26,11 +28,26 @@ class VariationalSystem(PriorSystem):
     """
 
     prior: DiffusionPrior
+    gives_likelihood = True
 
     def forward(self, batch: Batch) -> Tensor:
         levels = super().forward(batch) / 2
         ends = ends_of_bound(to_range(batch.images), batch.seeds, schedule=self.prior.objective.schedule)
         return (levels + torch.stack(ends).sum(0) / math.prod(self.shape)) / math.log(2)
+
+    @torch.no_grad()
+    def bits(self, pixels: Tensor, seeds: Tensor) -> Tensor:
+        """The bound, from 16 calls of the network an image."""
+        nobody = self.condition(without_class(self.condition.drop, self.condition.null_label, seeds))
+        objective = self.prior.objective
+        bound = elbo(
+            *(self.prior.network, to_range(pixels), nobody, seeds),
+            schedule=objective.schedule,
+            prediction=objective.prediction,
+            calls=_CALLS_OF_AN_IMAGE,
+            span=(0.0, 1.0),
+        )
+        return bound.double() * math.prod(self.shape)
 
     @torch.no_grad()
     def evaluate(self, images: Images, *, device: torch.device) -> dict[str, float]:
