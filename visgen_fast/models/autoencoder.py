@@ -2,7 +2,8 @@
 
 Esser, Rombach and Ommer, "Taming transformers for high-resolution image synthesis", 2021; Lee et al., "Autoregressive
 image generation using residual quantization", 2022: residual blocks with group normalisation and SiLU, a convolution
-that halves or doubles the resolution between levels, attention at the coarsest one.
+that halves or doubles the resolution between levels, attention at the coarsest one. Shortcuts beside that convolution
+are those of Chen et al., "Deep compression autoencoder for efficient high-resolution diffusion models", 2025.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from .layers.attention import SpatialAttention
 from .layers.residual import ResidualBlock, group_norm
+from .layers.shortcuts import DoublingShortcut, HalvingShortcut
 
 
 class Encoder(nn.Module):
@@ -21,8 +23,10 @@ class Encoder(nn.Module):
     widths: features at each level, the finest first; each level has half the resolution of the one before.
     patch_size: side of the squares of pixels that the first convolution turns into one position each.
     blocks: residual blocks at each level; attention: one head of attention at the coarsest level; dropout: in blocks.
+    shortcuts: between levels the image passes beside the convolution too, pixels moved into features and averaged.
 
-    ValueError where a size is below 1 or widths is empty; images whose sides f does not divide are refused likewise.
+    ValueError where a size is below 1 or widths is empty, and where a level has no whole share of four times the
+    features of the one before, which shortcuts need; images whose sides f does not divide are refused likewise.
     """
 
     def __init__(
@@ -35,9 +39,11 @@ class Encoder(nn.Module):
         blocks: int = 1,
         attention: bool = False,
         dropout: float = 0.0,
+        shortcuts: bool = False,
     ) -> None:
         super().__init__()
-        _check(channels=channels, widths=widths, dimensions=dimensions, patch_size=patch_size, blocks=blocks)
+        sizes = {"channels": channels, "dimensions": dimensions, "patch_size": patch_size, "blocks": blocks}
+        _check(widths=widths, shortcuts=shortcuts, **sizes)
         self.channels, self.reduction = channels, reduction(widths, patch_size)
         if patch_size == 1:
             layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 3, padding=1)]
@@ -45,7 +51,8 @@ class Encoder(nn.Module):
             layers = [nn.Conv2d(channels, widths[0], patch_size, stride=patch_size)]
         for level, width in enumerate(widths):
             if level:
-                layers.append(nn.Conv2d(widths[level - 1], width, 3, stride=2, padding=1))
+                half = nn.Conv2d(widths[level - 1], width, 3, stride=2, padding=1)
+                layers.append(HalvingShortcut(half) if shortcuts else half)
             layers += [ResidualBlock(width, width, dropout) for _ in range(blocks)]
         layers += _bottom(widths[-1], attention, dropout)
         layers += [group_norm(widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], dimensions, 1)]
@@ -74,15 +81,18 @@ class Decoder(nn.Module):
         blocks: int = 1,
         attention: bool = False,
         dropout: float = 0.0,
+        shortcuts: bool = False,
     ) -> None:
         super().__init__()
-        _check(channels=channels, widths=widths, dimensions=dimensions, patch_size=patch_size, blocks=blocks)
+        sizes = {"channels": channels, "dimensions": dimensions, "patch_size": patch_size, "blocks": blocks}
+        _check(widths=widths, shortcuts=shortcuts, **sizes)
         layers: list[nn.Module] = [nn.Conv2d(dimensions, widths[-1], 3, padding=1)]
         layers += _bottom(widths[-1], attention, dropout)
         for level in reversed(range(len(widths))):
             layers += [ResidualBlock(widths[level], widths[level], dropout) for _ in range(blocks)]
             if level:
-                layers += [nn.Upsample(scale_factor=2), nn.Conv2d(widths[level], widths[level - 1], 3, padding=1)]
+                twice = [nn.Upsample(scale_factor=2), nn.Conv2d(widths[level], widths[level - 1], 3, padding=1)]
+                layers += [DoublingShortcut(nn.Sequential(*twice), widths[level - 1])] if shortcuts else twice
         layers += [group_norm(widths[0]), nn.SiLU()]
         self.layers = nn.Sequential(*layers)
         self.output = nn.Conv2d(widths[0], channels * patch_size**2, 3, padding=1)
@@ -110,10 +120,12 @@ def _bottom(width: int, attention: bool, dropout: float) -> list[nn.Module]:
     return [ResidualBlock(width, width, dropout), SpatialAttention(width), ResidualBlock(width, width, dropout)]
 
 
-def _check(*, widths: Sequence[int], **sizes: int) -> None:
+def _check(*, widths: Sequence[int], shortcuts: bool, **sizes: int) -> None:
     if not widths or min(widths) < 1:
         raise ValueError(f"widths must be one positive number a level, got {tuple(widths)}")
     for name, value in sizes.items():
         least = 0 if name == "blocks" else 1
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
+    if shortcuts and any(4 * fine % coarse for fine, coarse in zip(widths, widths[1:], strict=False)):
+        raise ValueError(f"with shortcuts each of widths must divide four times the one before, got {tuple(widths)}")

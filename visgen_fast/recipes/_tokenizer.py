@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -84,23 +85,28 @@ class CodebookSettings(LossSettings):
     """Weight of the distance of what is encoded to its codes."""
 
 
-def networks(settings: TokenizerSettings, images: ImageFormat, dimensions: int) -> tuple[Encoder, Decoder]:
-    """Encoder and decoder for images of this format and latents of `dimensions` features."""
+def networks(
+    settings: TokenizerSettings, images: ImageFormat, dimensions: int, *, said: int = 1, **options: Any
+) -> tuple[Encoder, Decoder]:
+    """Encoder and decoder, with more `options`, for images of this format and latents of `dimensions` features.
+
+    The encoder says `said` numbers of each.
+    """
     sizes: dict[str, Any] = {
         "channels": images.channels,
         "widths": settings.widths,
-        "dimensions": dimensions,
         "patch_size": settings.patch_size,
         "blocks": settings.blocks,
         "attention": settings.attention,
+        **options,
     }
-    encoder = Encoder(**sizes)
+    encoder = Encoder(dimensions=said * dimensions, **sizes)
     if images.height % encoder.reduction or images.width % encoder.reduction:
         raise ValueError(
             f"patch_size × 2^(levels of widths − 1) must divide the images' sides {images.height} and {images.width}, "
             f"got {encoder.reduction}"
         )
-    return encoder, Decoder(**sizes)
+    return encoder, Decoder(dimensions=dimensions, **sizes)
 
 
 def dead_below(settings: LossSettings, vectors: int, codes: int) -> float:
@@ -108,11 +114,16 @@ def dead_below(settings: LossSettings, vectors: int, codes: int) -> float:
     return 0.1 * settings.batch_size * vectors / codes
 
 
-def tokenizer_system(tokenizer: Reconstructor, settings: LossSettings, images: ImageFormat) -> TokenizerSystem:
-    """`tokenizer` with the losses that the settings describe, for images of this format."""
+def tokenizer_system(
+    tokenizer: Reconstructor,
+    settings: LossSettings,
+    images: ImageFormat,
+    kind: Callable[..., TokenizerSystem] = TokenizerSystem,
+) -> TokenizerSystem:
+    """The system, of a `kind`, of `tokenizer` with the losses of the settings, for images of this format."""
     if settings.perceptual and not settings.features:
         raise UserError("--perceptual needs a trained classifier: give a run of the recipe classifier as --features")
-    return TokenizerSystem(
+    return kind(
         tokenizer,
         ReconstructionLoss(settings.pixel_loss, settings.perceptual, settings.adversarial, settings.adversarial_start),
         features=trained_classifier(Path(settings.features), images.channels) if settings.features else None,

@@ -20,6 +20,7 @@ from ..nn.adversarial import discriminator_loss, generator_loss
 from ..nn.bsq import BSQ
 from ..nn.codebook import Codebook
 from ..nn.lookup_free import LookupFree
+from ..nn.quantized import Quantized
 from ..tokenizers.losses import adaptive_weight, perceptual_loss, pixel_loss
 from ..tokenizers.tokenizer import Reconstructor, Tokenizer
 from ..training.system import Player, System
@@ -81,12 +82,11 @@ class TokenizerSystem(System):
             *(("adversarial_weight",) if discriminator is not None else ()),
         )
         self._playing = discriminator is not None and loss.adversarial_start == 0
-        self._judged: deque[Tensor] = deque()
+        self._judged: deque[tuple[Tensor, Tensor]] = deque()
         self._seen: dict[str, list[Tensor]] = {}
 
     def forward(self, batch: Batch) -> Tensor:
-        images = to_range(batch.images)
-        reconstruction, quantized = self.tokenizer(images, batch.seeds)
+        images, reconstruction, quantized = self.reconstruct(to_range(batch.images), batch.seeds)
         closeness = pixel_loss(reconstruction, images, self.loss.pixel)
         self._note("psnr", psnr(pixel_errors(reconstruction.detach(), images)))
         if self.features is not None and self.loss.perceptual > 0:
@@ -95,10 +95,14 @@ class TokenizerSystem(System):
             self._note("perceptual", distance)
         loss = closeness + quantized.loss.flatten(1).mean(1)
         if self.discriminator is not None:
-            loss = loss + self._deceive(self.discriminator, reconstruction, closeness)
+            loss = loss + self._deceive(self.discriminator, images, reconstruction, closeness)
         return loss
 
-    def _deceive(self, discriminator: nn.Module, reconstruction: Tensor, closeness: Tensor) -> Tensor:
+    def reconstruct(self, images: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor, Quantized]:
+        """What the loss compares, images and their reconstructions, and what the latents cost."""
+        return images, *self.tokenizer(images, seeds)
+
+    def _deceive(self, discriminator: nn.Module, images: Tensor, reconstruction: Tensor, closeness: Tensor) -> Tensor:
         """What the tokenizer has to pay for each image that doesn't pass for a real one."""
         if not self._playing:
             nothing = torch.zeros((), device=reconstruction.device)
@@ -108,7 +112,7 @@ class TokenizerSystem(System):
         weight = self.loss.adversarial * adaptive_weight(closeness.mean(), fooling.mean(), self.tokenizer.last_layer)
         self._note("adversarial_weight", weight)
         # Kept for the discriminator's turn: quantizers learn in the forward, and would learn twice if it ran again.
-        self._judged.append(reconstruction.detach())
+        self._judged.append((images, reconstruction.detach()))
         return weight * fooling
 
     def judge(self, batch: Batch) -> Tensor:
@@ -117,7 +121,7 @@ class TokenizerSystem(System):
         Half of the hinge, as in RQ-VAE's training.
         """
         assert self.discriminator is not None
-        real, fake = (self.discriminator(images) for images in (to_range(batch.images), self._judged.popleft()))
+        real, fake = (self.discriminator(images) for images in self._judged.popleft())
         return 0.5 * discriminator_loss(real, fake, "hinge")
 
     def players(self) -> Sequence[Player]:

@@ -3,6 +3,7 @@
 from .autoencoder import Autoencoder
 from .first_stage import FirstStage
 from .grid import GridTokenizer
+from .kl_autoencoder import KLAutoencoder
 from .next_scale import MultiscaleTokenizer
 from .pixels import PixelCodes, fit_palette
 from .titok import TiTok
@@ -13,6 +14,7 @@ __all__ = [
     "Autoencoder",
     "FirstStage",
     "GridTokenizer",
+    "KLAutoencoder",
     "MultiscaleTokenizer",
     "PixelCodes",
     "Reconstruction",

@@ -20,7 +20,7 @@ class Autoencoder(Reconstructor):
     def last_layer(self) -> Tensor:
         return self.decoder.last_layer
 
-    def encode_latents(self, images: Tensor, seeds: Tensor) -> Tensor:
+    def encode_posterior(self, images: Tensor) -> Tensor:
         return self.encoder(images)
 
     def decode_latents(self, latents: Tensor) -> Tensor:

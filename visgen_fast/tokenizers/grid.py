@@ -38,7 +38,7 @@ class GridTokenizer(Tokenizer):
         """The images of quantized vectors: [B, h, w, D] to [B, C, H, W]."""
         return self.decoder(latents.permute(0, 3, 1, 2))
 
-    def encode_latents(self, images: Tensor, seeds: Tensor) -> Tensor:
+    def encode_posterior(self, images: Tensor) -> Tensor:
         return self.encoder(images)
 
     def decode_latents(self, latents: Tensor) -> Tensor:

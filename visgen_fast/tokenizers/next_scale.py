@@ -39,7 +39,7 @@ class MultiscaleTokenizer(Tokenizer):
         """The images of quantized features: [B, D, H, W] to [B, C, h, w]."""
         return self.decoder(self.after(features))
 
-    def encode_latents(self, images: Tensor, seeds: Tensor) -> Tensor:
+    def encode_posterior(self, images: Tensor) -> Tensor:
         return self.features(images)
 
     def decode_latents(self, latents: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class TiTok(Tokenizer):
         """The tokens to quantize: [B, C, H, W] to [B, L, D]."""
         return self.encoder(images)
 
-    def encode_latents(self, images: Tensor, seeds: Tensor) -> Tensor:
+    def encode_posterior(self, images: Tensor) -> Tensor:
         """The sequence as a grid of one row."""
         return self.latents(images).transpose(1, 2)[:, :, None]
 

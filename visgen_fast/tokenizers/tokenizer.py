@@ -31,12 +31,24 @@ class Reconstructor(Freezable, ABC):
     def last_layer(self) -> Tensor:
         """The decoder's last weight, where an adversarial loss is balanced against the reconstruction's."""
 
-    def encode_latents(self, images: Tensor, seeds: Tensor) -> Tensor:
-        """The latents of images as a prior models them, before they are quantized: [B, D, h, w].
+    def encode_posterior(self, images: Tensor) -> Tensor:
+        """What the encoder says of an image's latents, [B, P, h, w]: what `draw_latents` needs, and a cache keeps.
 
-        `seeds` int64 [B] draw them where the encoder says a distribution. ValueError where there is no single grid.
+        The latents themselves, or the means and log-variances of a distribution. ValueError where there is no single
+        grid of them.
         """
         raise ValueError(f"{type(self).__name__} has no single grid of latents that a prior could model")
+
+    def draw_latents(self, posterior: Tensor, seeds: Tensor) -> Tensor:
+        """The latents [B, D, h, w] as a prior models them, of what `encode_posterior` says.
+
+        They are as they are before quantization; `seeds` int64 [B] draw them where that is a distribution.
+        """
+        return posterior
+
+    def encode_latents(self, images: Tensor, seeds: Tensor) -> Tensor:
+        """`draw_latents` of `encode_posterior`."""
+        return self.draw_latents(self.encode_posterior(images), seeds)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """The images [B, C, H, W] of latents as `encode_latents` makes them, quantized first where they are."""
