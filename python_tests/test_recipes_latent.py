@@ -20,7 +20,7 @@ from visgen_fast.systems.prior import PriorSystem
 from visgen_fast.tokenizers.first_stage import FirstStage
 from visgen_fast.training import checkpoint
 
-KINDS = {**{name: TOKENIZERS[name] for name in OF_ONE_GRID[:-1]}, "autoencoder": [*WIDTHS, "--dimensions=4"]}
+KINDS = {name: TOKENIZERS.get(name, [*WIDTHS, "--dimensions=4"]) for name in OF_ONE_GRID}
 NETWORK = ["--width=8", "--depth=1", "--heads=1", "--sampling-steps=2", "--learning-rate=0.01", "--warmup-steps=0"]
 TRAIN = ["train", "latent-diffusion", *SHORT, *NETWORK]
 CPU = torch.device("cpu")
@@ -30,7 +30,10 @@ CPU = torch.device("cpu")
 def runs(tmp_path_factory) -> Path:
     """A folder with a short run of every kind, and of one whose latents lie on two grids."""
     folder = tmp_path_factory.mktemp("runs")
-    for name, options in {**KINDS, "vq-vae-2": TOKENIZERS["vq-vae-2"]}.items():
+    classifier = folder / "classifier"
+    assert cli.main(["train", "classifier", *SHORT, "--widths", "4", "8", f"--out={classifier}"]) == 0
+    own = {"representation-autoencoder": [*WIDTHS, f"--encoder={classifier}"], "vq-vae-2": TOKENIZERS["vq-vae-2"]}
+    for name, options in {**KINDS, **own}.items():
         assert cli.main(["train", name, *SHORT, *options, f"--out={folder / name}"]) == 0
     return folder
 
@@ -82,7 +85,8 @@ def test_wrong_use_is_one_sentence(runs, tmp_path, capsys):
     def said(*options: object) -> str:
         return mistake(capsys, *TRAIN, *options, f"--out={tmp_path / 'x'}")
 
-    kinds = "--first-stage must be a run of fsq, lfq, rq-vae, titok, var-tokenizer, vq-vae or autoencoder"
+    kinds = "--first-stage must be a run of fsq, lfq, rq-vae, titok, var-tokenizer, vq-vae, autoencoder, "
+    kinds += "kl-autoencoder, pyramid-autoencoder or representation-autoencoder"
     assert f"{kinds}, and none was given" in said()
     assert f"{kinds}, but {runs / 'vq-vae-2'} is of vq-vae-2" in said(f"--first-stage={runs / 'vq-vae-2'}")
     assert "must be of images of shape (1, 16, 16)" in said(f"--first-stage={runs / 'fsq'}", "--size=16")

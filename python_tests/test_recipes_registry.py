@@ -93,6 +93,10 @@ def test_every_recipe_is_an_object_that_takes_any_data_set(name, tmp_path):
             )
             == 0
         )
+    if "encoder" in recipe.settings.OTHER_RUNS:
+        others["encoder"] = str(tmp_path / "classifier")
+        small = [*TINY, "--widths", "4", "--workers=0", "--size=16", f"--dataset={mine}"]
+        assert cli.main(["train", "classifier", *small, f"--out={tmp_path / 'classifier'}"]) == 0
     settings = recipe.settings_for(str(mine), size=16, **others)
     images = recipe.pictures(settings)
     assert images.format.shape == (3, 16, 16)

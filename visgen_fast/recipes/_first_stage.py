@@ -117,7 +117,7 @@ def run_below(settings: RunBelow, images: ImageFormat, kinds: Sequence[str]) -> 
             f"--first-stage must be of images of shape {images.shape}, but {path} is of {saved.images.shape}"
         )
     recipe, weights = load_recipe(origin["recipe"]), saved.module("tokenizer", "first_stage.reconstructor")
-    own = _alone(settings_from(recipe.settings, origin["settings"]))
+    own = _alone(settings_from(recipe.settings, origin["settings"]), saved.path)
     require_fit(lambda: recipe.system(own, images), weights)
     system = recipe.system(own, images)
     assert isinstance(system, TokenizerSystem)
@@ -139,9 +139,12 @@ def _origin(saved: Checkpoint) -> dict[str, Any]:
     return found
 
 
-def _alone(settings: TrainingSettings) -> TrainingSettings:
-    """The settings of a tokenizer without what it took from other runs, and without what only trains it."""
+def _alone(settings: TrainingSettings, kept: Path) -> TrainingSettings:
+    """The settings of a tokenizer without what it took from other runs, and without what only trains it.
+
+    A frozen encoder is part of it, and in the checkpoint `kept`.
+    """
     if isinstance(settings, LossSettings):
         settings = replace(settings, perceptual=0.0, adversarial=0.0)
-    nothing: dict[str, Any] = dict.fromkeys(settings.OTHER_RUNS, "")
-    return replace(settings, **nothing)
+    others: dict[str, Any] = {name: str(kept) if name == "encoder" else "" for name in settings.OTHER_RUNS}
+    return replace(settings, **others)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from ..data.images import ImageFormat, Images
 from ..errors import UserError
-from ..models.autoencoder import Decoder, Encoder
+from ..models.autoencoder import Decoder, Encoder, reduction
 from ..models.discriminator import PatchDiscriminator
 from ..systems.tokenizer import ReconstructionLoss, TokenizerSystem
 from ..tokenizers import Reconstructor
 from ..training.bounds import AtLeast, Between
 from . import _images
+from ._frozen import absolute, feature_network
 from ._images import ImageSettings
-from .runs import trained_classifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +27,9 @@ class LossSettings(ImageSettings):
     pixel_loss: Literal["l1", "l2"] = "l2"
     """Absolute or squared differences of the pixels."""
     perceptual: Annotated[float, AtLeast(0)] = 0.0
-    """Weight of the distance in the features of a classifier; above 0 it needs --features."""
+    """Weight of the distance in the features of a network; above 0 it needs --features."""
     features: str = ""
-    """A run of the recipe classifier on images of the same kind; with it the metrics have rFID."""
+    """A run of the recipe classifier on images of the same kind, or efficientnet-lite0; the metrics have rFID then."""
     adversarial: Annotated[float, AtLeast(0)] = 0.0
     """Weight of a discriminator's verdict, times the adaptive one; 0.75 is RQ-VAE's."""
     adversarial_start: Annotated[int, AtLeast(0)] = 0
@@ -49,8 +48,8 @@ class LossSettings(ImageSettings):
 
     def __post_init__(self) -> None:
         # As for the data: a run means the same from every working directory.
-        if isinstance(self.features, str) and self.features:
-            object.__setattr__(self, "features", str(Path(self.features).absolute()))
+        if isinstance(self.features, str):
+            object.__setattr__(self, "features", absolute(self.features))
         super().__post_init__()
         if self.adversarial and self.mixed_precision == "fp16":
             raise ValueError(
@@ -85,6 +84,23 @@ class CodebookSettings(LossSettings):
     """Weight of the distance of what is encoded to its codes."""
 
 
+def network_sizes(settings: TokenizerSettings, images: ImageFormat) -> dict[str, Any]:
+    """What encoder and decoder are made of, for images of this format; ValueError where the two don't fit."""
+    factor = reduction(settings.widths, settings.patch_size)
+    if images.height % factor or images.width % factor:
+        raise ValueError(
+            f"patch_size × 2^(levels of widths − 1) must divide the images' sides {images.height} and {images.width}, "
+            f"got {factor}"
+        )
+    return {
+        "channels": images.channels,
+        "widths": settings.widths,
+        "patch_size": settings.patch_size,
+        "blocks": settings.blocks,
+        "attention": settings.attention,
+    }
+
+
 def networks(
     settings: TokenizerSettings, images: ImageFormat, dimensions: int, *, said: int = 1, **options: Any
 ) -> tuple[Encoder, Decoder]:
@@ -92,21 +108,8 @@ def networks(
 
     The encoder says `said` numbers of each.
     """
-    sizes: dict[str, Any] = {
-        "channels": images.channels,
-        "widths": settings.widths,
-        "patch_size": settings.patch_size,
-        "blocks": settings.blocks,
-        "attention": settings.attention,
-        **options,
-    }
-    encoder = Encoder(dimensions=said * dimensions, **sizes)
-    if images.height % encoder.reduction or images.width % encoder.reduction:
-        raise ValueError(
-            f"patch_size × 2^(levels of widths − 1) must divide the images' sides {images.height} and {images.width}, "
-            f"got {encoder.reduction}"
-        )
-    return encoder, Decoder(dimensions=dimensions, **sizes)
+    sizes = {**network_sizes(settings, images), **options}
+    return Encoder(dimensions=said * dimensions, **sizes), Decoder(dimensions=dimensions, **sizes)
 
 
 def dead_below(settings: LossSettings, vectors: int, codes: int) -> float:
@@ -126,7 +129,7 @@ def tokenizer_system(
     return kind(
         tokenizer,
         ReconstructionLoss(settings.pixel_loss, settings.perceptual, settings.adversarial, settings.adversarial_start),
-        features=trained_classifier(Path(settings.features), images.channels) if settings.features else None,
+        features=feature_network(settings.features, images.channels, "--features") if settings.features else None,
         discriminator=PatchDiscriminator(
             channels=images.channels, width=settings.discriminator_width, layers=settings.discriminator_layers
         )

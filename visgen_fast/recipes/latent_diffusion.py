@@ -22,7 +22,8 @@ from ._images import held_out_images, training_images
 from .recipe import Recipe
 
 # VQ-VAE-2 has latents on two grids.
-OF_ONE_GRID = (*(kind for kind in KINDS if kind != "vq-vae-2"), "autoencoder")
+AUTOENCODERS = ("autoencoder", "kl-autoencoder", "pyramid-autoencoder", "representation-autoencoder")
+OF_ONE_GRID = (*(kind for kind in KINDS if kind != "vq-vae-2"), *AUTOENCODERS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from ..data.images import Images, in_chunks, to_range
 from ..data.order import Batch
 from ..evaluation import evaluate_tokenizer, pixel_errors, psnr
 from ..models.classifier import Classifier
+from ..models.efficientnet_lite import EfficientNetLite
 from ..nn.adversarial import discriminator_loss, generator_loss
 from ..nn.bsq import BSQ
 from ..nn.codebook import Codebook
@@ -62,7 +63,7 @@ class TokenizerSystem(System):
         tokenizer: Reconstructor,
         loss: ReconstructionLoss,
         *,
-        features: Classifier | None = None,
+        features: Classifier | EfficientNetLite | None = None,
         discriminator: nn.Module | None = None,
         adversary_lr_scale: float = 1.0,
     ) -> None:

@@ -6,6 +6,8 @@ from .grid import GridTokenizer
 from .kl_autoencoder import KLAutoencoder
 from .next_scale import MultiscaleTokenizer
 from .pixels import PixelCodes, fit_palette
+from .pyramid import PyramidAutoencoder
+from .representation import FeatureEncoder, RepresentationAutoencoder
 from .titok import TiTok
 from .tokenizer import Reconstruction, Reconstructor, Tokenizer
 from .vq_vae_2 import VQVAE2
@@ -13,12 +15,15 @@ from .vq_vae_2 import VQVAE2
 __all__ = [
     "Autoencoder",
     "FirstStage",
+    "FeatureEncoder",
     "GridTokenizer",
     "KLAutoencoder",
     "MultiscaleTokenizer",
     "PixelCodes",
+    "PyramidAutoencoder",
     "Reconstruction",
     "Reconstructor",
+    "RepresentationAutoencoder",
     "TiTok",
     "Tokenizer",
     "VQVAE2",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -20,8 +22,9 @@ class FirstStage(nn.Module):
     The latents of a tokenizer are its vectors before they are quantized; decoding quantizes them first. A sequence of L
     vectors is 1×L. Everything is float32 whatever the autocast around it: half precision overflows in many decoders.
 
-    shape: of an image's latents. `mean` and `deviation` of the channels are buffers, which `measure` fills; until then
-    latents are what the encoder says. The reconstructor is kept in evaluation mode, without gradients of its own;
+    shape: of an image's latents. `mean` and `deviation` of the channels [D] are buffers, which `measure` fills; until
+    then latents are what the encoder says. Where a sequence has several parts they are [D, parts], and each part has
+    mean 0 and deviation 1. The reconstructor is kept in evaluation mode, without gradients of its own;
     gradients pass through `decode`.
 
     ValueError for a reconstructor that has no single grid of latents.
@@ -38,8 +41,10 @@ class FirstStage(nn.Module):
             blank = weight.new_zeros(1, *image_shape)
             latents = reconstructor.encode_latents(blank, torch.zeros(1, dtype=torch.int64, device=weight.device))
         self.shape = tuple(latents.shape[1:])
-        self.register_buffer("mean", torch.zeros(self.shape[0], device=weight.device))
-        self.register_buffer("deviation", torch.ones(self.shape[0], device=weight.device))
+        self.lengths = reconstructor.lengths
+        parts = (self.shape[0], len(self.lengths)) if self.lengths else self.shape[:1]
+        self.register_buffer("mean", torch.zeros(parts, device=weight.device))
+        self.register_buffer("deviation", torch.ones(parts, device=weight.device))
 
     def train(self, mode: bool = True) -> FirstStage:
         """Evaluation mode always: quantizers would learn."""
@@ -51,29 +56,28 @@ class FirstStage(nn.Module):
         shown = to_range(images) if images.dtype == torch.uint8 else images.float()
         with torch.autocast(images.device.type, enabled=False):
             latents = self.reconstructor.encode_latents(shown, seeds).float()
-        return (latents - _of_channels(self.mean)) / _of_channels(self.deviation)
+        return (latents - self._everywhere(self.mean)) / self._everywhere(self.deviation)
 
     def decode(self, latents: Tensor) -> Tensor:
         """The images of latents [B, D, h, w]."""
         with torch.autocast(latents.device.type, enabled=False):
-            raw = latents.float() * _of_channels(self.deviation) + _of_channels(self.mean)
+            raw = latents.float() * self._everywhere(self.deviation) + self._everywhere(self.mean)
             return self.reconstructor.decode_latents(raw)
 
     @torch.no_grad()
     def measure(self, images: Images) -> None:
         """Takes mean and deviation of the channels from the first 2,048 images: the same on every rank."""
-        device, count = self.mean.device, min(len(images), _MEASURED)
-        sums = torch.zeros(2, self.shape[0], dtype=torch.float64, device=device)
         self.mean.zero_()
         self.deviation.fill_(1)
-        for places in torch.arange(count).split(AT_A_TIME):
-            pixels = images.read(places.tolist())[0].to(device)
-            seeds = ops.derive_seeds(0, places.to(device), purpose=ops.Purpose.CODE)
-            latents = self.encode(pixels, seeds).double().flatten(2)
-            sums += torch.stack((latents.sum((0, 2)), latents.square().sum((0, 2))))
-        mean, square = sums / (count * self.shape[1] * self.shape[2])
-        self.mean.copy_(mean)
-        self.deviation.copy_((square - mean.square()).clamp_min(_LEAST_DEVIATION**2).sqrt())
+        mean, deviation = channel_moments(self.encode, images, self.mean.device, self.lengths)
+        self.mean.copy_(mean.view_as(self.mean))
+        self.deviation.copy_(deviation.view_as(self.deviation))
+
+    def _everywhere(self, values: Tensor) -> Tensor:
+        """Values [D], or [D, parts], for latents [B, D, h, w]."""
+        if not self.lengths:
+            return values[:, None, None]
+        return values.repeat_interleave(torch.tensor(self.lengths, device=values.device), 1)[:, None]
 
 
 class Pixels(nn.Module):
@@ -93,5 +97,21 @@ class Pixels(nn.Module):
         """Pixels are modelled with the mean and the deviation that they have."""
 
 
-def _of_channels(values: Tensor) -> Tensor:
-    return values[:, None, None]
+@torch.no_grad()
+def channel_moments(
+    encode: Callable[[Tensor, Tensor], Tensor], images: Images, device: torch.device, lengths: Sequence[int] = ()
+) -> tuple[Tensor, Tensor]:
+    """Mean and deviation, float64 [D, parts], of the first 2,048 images' latents, in each channel of each part.
+
+    encode: of images in [−1, 1] and their seeds to [B, D, h, w]; lengths: of the parts of all places, by default one.
+    """
+    count, totals = min(len(images), _MEASURED), []
+    for places in torch.arange(count).split(AT_A_TIME):
+        pixels = images.read(places.tolist())[0].to(device)
+        seeds = ops.derive_seeds(0, places.to(device), purpose=ops.Purpose.CODE)
+        latents = encode(to_range(pixels), seeds).double().flatten(2)
+        parts = latents.split(list(lengths) or latents.shape[2], 2)
+        totals.append(torch.stack([torch.stack((part.sum((0, 2)), part.square().sum((0, 2))), 1) for part in parts], 2))
+    sizes = torch.tensor([part.shape[2] for part in parts], device=device)
+    mean, square = (torch.stack(totals).sum(0) / (count * sizes)).unbind(1)
+    return mean, (square - mean.square()).clamp_min(_LEAST_DEVIATION**2).sqrt()

@@ -1,4 +1,4 @@
-"""The autoencoder of latent diffusion: an encoder that says normal distributions on a grid, near N(0, 1), and a decoder.
+"""The autoencoder of latent diffusion: an encoder that says a grid of normal distributions near N(0, 1), and a decoder.
 
 Rombach et al., "High-resolution image synthesis with latent diffusion models", 2022, appendix G.
 """

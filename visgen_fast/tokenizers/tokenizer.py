@@ -31,6 +31,11 @@ class Reconstructor(Freezable, ABC):
     def last_layer(self) -> Tensor:
         """The decoder's last weight, where an adversarial loss is balanced against the reconstruction's."""
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Of the parts of a prior's sequence of latents that differ in spread; () where all places are alike."""
+        return ()
+
     def encode_posterior(self, images: Tensor) -> Tensor:
         """What the encoder says of an image's latents, [B, P, h, w]: what `draw_latents` needs, and a cache keeps.
 

@@ -81,9 +81,10 @@ class Checkpoint:
     def module(self, *names: str) -> dict[str, Tensor]:
         """The state dict of the first of the system's sub-modules `names` that there is, {} for none.
 
-        It is averaged where there is an average of it.
+        It is averaged where there is an average of it, with what is frozen in it.
         """
-        for tensors in (self.tensors("average"), self.frozen(), self.tensors("weights")):
+        kept = {**self.frozen(), **self.tensors("average")}
+        for tensors in (kept, self.tensors("weights")):
             for name in names:
                 inside = f"{name}."
                 found = {key.removeprefix(inside): tensor for key, tensor in tensors.items() if key.startswith(inside)}
