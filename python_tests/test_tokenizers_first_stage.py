@@ -221,10 +221,14 @@ def test_two_ranks_hold_the_buffers_of_one(tmp_path):
     for rank in range(2):
         found = load_file(tmp_path / f"{rank}.safetensors")
         assert torch.equal(found["mean"], alone.mean) and torch.equal(found["deviation"], alone.deviation)
+    assert len([*(tmp_path / "cache").iterdir()]) == 1  # of one rank, for both
 
 
 if __name__ == "__main__":
-    trained = trainer_of(system_of("autoencoder"), Path(sys.argv[1]) / "run", 1)
+    own = system_of("autoencoder")
+    own.first_stage.cache = Path(sys.argv[1]) / "cache"
+    trained = trainer_of(own, Path(sys.argv[1]) / "run", 1)
+    trained.optimize()
     stage = trained.system.first_stage
     rank = trained.accelerator.process_index
     save_file({"mean": stage.mean, "deviation": stage.deviation}, Path(sys.argv[1]) / f"{rank}.safetensors")

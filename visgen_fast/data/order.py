@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from .. import ops
 from ..errors import UserError
 from .images import Images
+from .latents import CachedLatents
 
 _TENSORS = ("images", "labels", "seeds", "positions")
 
@@ -25,6 +26,8 @@ _TENSORS = ("images", "labels", "seeds", "positions")
 @dataclass(frozen=True)
 class Batch:
     """Some positions' images, uint8 [B, C, H, W], their labels int64 [B], their seeds int64 [B], and the positions.
+
+    Where latents come from a cache, `images` are what that keeps of them, float32 [B, P, h, w].
 
     `module_seed` seeds torch's own generators for this batch, which dropout draws from. `complaints` has a sentence for
     every unreadable file that was met.
@@ -78,11 +81,14 @@ class ImagesByPosition(Dataset):
 
     def __getitems__(self, positions: list[int]) -> Batch:
         at = torch.tensor(positions)
-        pixels, labels, complaints = self.images.read(self.permutation(at).tolist())
+        indices = self.permutation(at).tolist()
+        pixels, labels, complaints = self.images.read(indices)
         seeds = ops.derive_seeds(self.seed, at)
         if self.horizontal_flip:
             chance = ops.uniform(seeds, (1, 1, 1), stream=ops.Purpose.AUGMENTATION.stream())
-            pixels = torch.where(chance <= 0.5, pixels.flip(-1), pixels)
+            cached = isinstance(self.images, CachedLatents)
+            turned = self.images.mirrored(indices) if cached else pixels.flip(-1)  # type: ignore[attr-defined]
+            pixels = torch.where(chance <= 0.5, turned, pixels)
         module_seed = int(ops.derive_seeds(self.seed, at[:1], purpose=ops.Purpose.DROPOUT))
         return Batch(pixels, labels, seeds, module_seed, complaints, at)
 

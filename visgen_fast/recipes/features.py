@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from ..data.latents import digest
 from ..errors import UserError
 from ..evaluation.features import Features
 from ._frozen import IMAGENET, imagenet_network
@@ -35,7 +34,7 @@ def features_named(name: str, channels: int, device: torch.device | str = "cpu")
     classifier = trained_classifier(Path(name), channels).to(device)
     # A network of our own is trained on little: its features are whitened, so that none counts for its scale.
     size = classifier.output.in_features
-    return Features(Path(name).name, _digest(classifier.state_dict()), size, classifier.embedding, whitened=True)
+    return Features(Path(name).name, digest(classifier.state_dict()), size, classifier.embedding, whitened=True)
 
 
 def _imagenet(channels: int, device: torch.device | str) -> Features:
@@ -43,7 +42,7 @@ def _imagenet(channels: int, device: torch.device | str) -> Features:
         raise UserError(f"--features {IMAGENET} is for images of 1 or 3 channels, and these have {channels}")
     network = imagenet_network("--features").to(device)
     return Features(
-        IMAGENET, _digest(network.state_dict()), _IMAGENET_SIZE, lambda pictures: network.embedding(pictures.to(device))
+        IMAGENET, digest(network.state_dict()), _IMAGENET_SIZE, lambda pictures: network.embedding(pictures.to(device))
     )
 
 
@@ -63,11 +62,3 @@ def _own(name: str, channels: int, device: torch.device | str) -> Features:
             f"--features {name} gives no features [B, F] of images [1, {channels}, 32, 32]: {error}"
         ) from error
     return Features(name, hashlib.sha256(f"{name}\n{source}".encode()).hexdigest(), size, function)
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    found = hashlib.sha256()
-    for name in sorted(tensors):
-        found.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}\n".encode())
-        found.update(tensors[name].detach().cpu().contiguous().view(-1).numpy().tobytes())
-    return found.hexdigest()

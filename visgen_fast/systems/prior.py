@@ -50,8 +50,11 @@ class PriorSystem(GenerativeSystem):
     def begin(self, images: Images, *, device: torch.device) -> None:
         self.first_stage.measure(images)
 
+    def source(self, images: Images, *, mirrored: bool) -> Images:
+        return self.first_stage.source(images, mirrored=mirrored)
+
     def forward(self, batch: Batch) -> Tensor:
-        x = self.first_stage.encode(batch.images, batch.seeds)
+        x = self.first_stage.encode_read(batch.images, batch.seeds)
         return self.prior.loss(x, self.told(batch.labels, batch.seeds), batch.seeds, batch.positions)
 
     def told(self, labels: Tensor, seeds: Tensor) -> AnyCondition:

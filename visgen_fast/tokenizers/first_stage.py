@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from .. import ops
 from ..data.images import AT_A_TIME, Images, to_range
+from ..data.latents import cached_latents, digest
 from .tokenizer import Reconstructor
 
 # Training images whose latents say what their channels' mean and deviation are.
@@ -25,13 +27,14 @@ class FirstStage(nn.Module):
     shape: of an image's latents. `mean` and `deviation` of the channels [D] are buffers, which `measure` fills; until
     then latents are what the encoder says. Where a sequence has several parts they are [D, parts], and each part has
     mean 0 and deviation 1. The reconstructor is kept in evaluation mode, without gradients of its own;
-    gradients pass through `decode`.
+    gradients pass through `decode`. cache: the folder in which latents are kept (`data.latents`), None for none.
 
     ValueError for a reconstructor that has no single grid of latents.
     """
 
     mean: Tensor
     deviation: Tensor
+    cache: Path | None = None
 
     def __init__(self, reconstructor: Reconstructor, image_shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -50,12 +53,34 @@ class FirstStage(nn.Module):
         """Evaluation mode always: quantizers would learn."""
         return super().train(False)
 
-    @torch.no_grad()
     def encode(self, images: Tensor, seeds: Tensor) -> Tensor:
         """The latents of images, or of uint8 pixels; `seeds` draw them where the encoder says a distribution."""
+        return self._drawn(self._posterior(images), seeds)
+
+    def encode_read(self, read: Tensor, seeds: Tensor) -> Tensor:
+        """The latents of what training reads of its `source`: pixels uint8, or what the cache has of them, float32."""
+        return self.encode(read, seeds) if read.dtype == torch.uint8 else self._drawn(read, seeds)
+
+    def source(self, images: Images, *, mirrored: bool) -> Images:
+        """What training reads: the images, or with a cache what the encoder says of them, and of mirrored ones too."""
+        if self.cache is None:
+            return images
+
+        def said(pixels: Tensor) -> Tensor:
+            return self._posterior(pixels.to(self.mean.device))
+
+        return cached_latents(images, self.cache, said, digest(self.reconstructor.state_dict()), mirrored=mirrored)
+
+    @torch.no_grad()
+    def _posterior(self, images: Tensor) -> Tensor:
         shown = to_range(images) if images.dtype == torch.uint8 else images.float()
         with torch.autocast(images.device.type, enabled=False):
-            latents = self.reconstructor.encode_latents(shown, seeds).float()
+            return self.reconstructor.encode_posterior(shown)
+
+    @torch.no_grad()
+    def _drawn(self, posterior: Tensor, seeds: Tensor) -> Tensor:
+        with torch.autocast(posterior.device.type, enabled=False):
+            latents = self.reconstructor.draw_latents(posterior, seeds).float()
         return (latents - self._everywhere(self.mean)) / self._everywhere(self.deviation)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -88,6 +113,12 @@ class Pixels(nn.Module):
         self.shape = tuple(shape)
 
     def encode(self, images: Tensor, seeds: Tensor) -> Tensor:
+        return images
+
+    def encode_read(self, read: Tensor, seeds: Tensor) -> Tensor:
+        return read
+
+    def source(self, images: Images, *, mirrored: bool) -> Images:
         return images
 
     def decode(self, latents: Tensor) -> Tensor:

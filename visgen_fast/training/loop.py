@@ -74,7 +74,7 @@ class Trainer:
                 raise UserError(str(error)) from error
         else:
             self._restore(run.saved)
-        self.batches = self._load_batches()
+        self.batches = self._load_batches(self._source())
         self.seen_complaints: set[str] = set()
 
     @property
@@ -91,7 +91,12 @@ class Trainer:
             turns.append(Turn(self.system, player, place, others, averages, self.settings, self.accelerator))
         return turns
 
-    def _load_batches(self) -> Iterator[Batch]:
+    def _source(self) -> Images:
+        mirrored, made = self.settings.horizontal_flip, []
+        on_main_rank(self.accelerator, lambda: made.append(self.system.source(self.images, mirrored=mirrored)))
+        return made[0] if made else self.system.source(self.images, mirrored=mirrored)
+
+    def _load_batches(self, source: Images) -> Iterator[Batch]:
         settings, accelerator = self.settings, self.accelerator
         try:
             positions = MicroBatches(
@@ -103,7 +108,7 @@ class Trainer:
             )
         except ValueError as error:
             raise UserError(str(error)) from error
-        data = ImagesByPosition(self.images, settings.seed, horizontal_flip=settings.horizontal_flip)
+        data = ImagesByPosition(source, settings.seed, horizontal_flip=settings.horizontal_flip)
         return load(data, positions, workers=settings.workers, pin_memory=accelerator.device.type == "cuda")
 
     def run(self) -> None:

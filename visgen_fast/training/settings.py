@@ -14,7 +14,7 @@ S = TypeVar("S", bound="TrainingSettings")
 # These say how long a run goes on, what it shows, where the data lies and where to compute: a resumed run may be given
 # others. Those that may change what a step computes, steps and accumulation, are then warned about.
 MAY_CHANGE = {
-    *("steps", "data", "workers", "device", "accumulation"),
+    *("steps", "data", "cache", "workers", "device", "accumulation"),
     *("log_every", "sample_every", "checkpoint_every", "keep_checkpoints"),
 }
 

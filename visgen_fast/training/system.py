@@ -123,6 +123,13 @@ class System(nn.Module, ABC):
         """The scalars `metric_names`, over this rank's images since the last call."""
         return {}
 
+    def source(self, images: Images, *, mirrored: bool) -> Images:
+        """What training reads of the `images`, which it sees `mirrored` too: by default themselves.
+
+        On one rank first, and then on the others.
+        """
+        return images
+
     def evaluate(self, images: Images, *, device: torch.device) -> dict[str, float]:
         """What a finished run is worth, measured on images that were held out, where there are some.
 
