@@ -211,11 +211,28 @@ def test_the_figure_s_latents_are_sorted_by_what_they_tell(runs):
     assert sum(told) == pytest.approx(again["kl"], abs=0.02)
 
 
+def test_a_traversal_moves_each_latent_of_an_image_and_is_drawn_again(runs, tmp_path):
+    out, again = tmp_path / "x.png", tmp_path / "y.png"
+    command = ["sample", str(runs["gaussian"]), "--device=cpu"]
+    assert cli.main([*command, "--traverse", "--count-per-class=5", "--seed=3", f"--out={out}"]) == 0
+    assert cli.main([*command, f"--like={out}", f"--out={again}"]) == 0
+    with Image.open(out) as drawn, Image.open(again) as same:
+        assert drawn.height == 4 + 3 * 52 and drawn.tobytes() == same.tobytes()
+    system, point = load_system(runs["gaussian"]), torch.tensor([0.5, -1.0, 2.0])
+    rows = system.traverse(point, torch.tensor([0.1, 0.3, 0.2]), 7)
+    assert list(rows) == ["latent 1: 0.30", "latent 2: 0.20", "latent 0: 0.10"]
+    for end, place in ((-3.0, 0), (0.0, 3), (3.0, 6)):
+        expected = system.vae.decode(torch.tensor([[0.5, end, 2.0]]))
+        torch.testing.assert_close(rows["latent 1: 0.30"][place], expected[0])
+
+
 def test_wrong_use_is_one_sentence(runs, capsys, tmp_path):
     for options, said in (
         (["--truncation=0.5"], "this model has no mapping network"),
         (["--labels=3"], "--labels must be left out"),
         (["--guidance=2"], "guidance is no option of this system"),
+        (["--traverse", "--interpolate=3"], "--traverse and --interpolate must not be given together"),
+        (["--traverse", "--seeds", "1", "2"], "--traverse takes one --seed"),
     ):
         capsys.readouterr()
         command = ["sample", str(runs["gaussian"]), f"--out={tmp_path / 'x.png'}", "--device=cpu", *options]

@@ -12,6 +12,7 @@ import tyro
 from ..errors import UserError, writing
 from ..untrusted import MOST_BEAM
 from .options import device_named, parse
+from .probe import probe
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +55,8 @@ class EvaluateOptions:
     transfer_steps: int | None = None
     """Diffusion models: steps of tuning on each interval alone, to see what it does to the others; by default 0, which
     leaves that out."""
+    probe: bool = False
+    """Tokenizers and autoencoders: fit a linear classifier to their frozen latents instead; writes probe.json."""
     pictures: int | None = None
     """How many images to measure; by default 512 for a diffusion model, else 2000."""
     out: Path | None = None
@@ -83,7 +86,10 @@ def measure(options: EvaluateOptions) -> None:
     saved = checkpoint.read(options.checkpoint)
     recipe, settings, system = trained(saved, options.recipe)
     settings = _with_data(settings, options.data)
-    if isinstance(system, TokenizerSystem) and recipe.held_out is not None:
+    if options.probe:
+        _refuse(options, ("beam", "features", "bins", "transfer_steps"), saved, "measurement without --probe")
+        text = probe(system, recipe, settings, _out(options), _head(saved), device, options.pictures)
+    elif isinstance(system, TokenizerSystem) and recipe.held_out is not None:
         _refuse(options, ("bins", "transfer_steps"), saved, "diffusion model")
         text = _tokenizer(options, saved, system, recipe.held_out(settings), device)
     elif isinstance(system, PriorSystem) and not isinstance(system.prior, DiffusionPrior):

@@ -15,6 +15,8 @@ from ..untrusted import MOST_STATE_BYTES, open_file
 from .info import version
 
 _KEY = "visgen_fast"
+# Options without a value.
+_SWITCHES = ("traverse",)
 
 
 def save(image: Any, path: Path, told: Mapping[str, Any]) -> None:
@@ -89,6 +91,8 @@ def read_story(path: Path) -> dict[str, Any]:
 def _words(name: str, value: Any, like: str) -> list[str]:
     """An option as words of a command line; nothing in a file may become another option."""
     flag = f"--{name.replace('_', '-')}"
+    if value is True and name in _SWITCHES:
+        return [flag]
     values = value if isinstance(value, list) else [value]
     for one in values:
         if type(one) not in (int, float, str) or (isinstance(one, str) and one.startswith("-")):

@@ -17,6 +17,7 @@ from ..untrusted import MOST_PIXELS, MOST_SAMPLING_STEPS
 from . import repeat
 from .complete import known_codes
 from .options import device_named, parse
+from .traverse import check_traversal, traversals
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,6 +86,8 @@ class SampleOptions:
     """Of a model with styles: how far they are from their mean, 1 for as they are, 0 for the mean itself."""
     interpolate: int | None = None
     """Of a model of latent vectors: show so many images on the way from the first of a row to its second."""
+    traverse: bool = False
+    """Of a VAE: a row for each latent, which goes from −3 to 3 in it, those that tell most of held-out images first."""
     direction: str | None = None
     """Of a path between two ends: backward to images, or forward from those that it was trained on to the other end."""
     out: Path = Path("samples.png")
@@ -106,7 +109,7 @@ _OF_THE_SYSTEM = (
     *("guidance", "interval", "rescale", "temperature", "top_k", "top_p", "truncation", "direction"),
 )
 # What a drawn file keeps. Words that follow the last one are no more of its: it takes a single number.
-_KEPT = ("labels", "seeds", *_OF_THE_SYSTEM, "complete", "interpolate", "count_per_class")
+_KEPT = ("labels", "seeds", *_OF_THE_SYSTEM, "complete", "interpolate", "traverse", "count_per_class")
 
 
 def draw(options: SampleOptions) -> None:
@@ -146,7 +149,12 @@ def draw(options: SampleOptions) -> None:
         if options.complete is not None:
             wanted = labels, _count(options), len(options.seeds), options.complete
             known = known_codes(system, recipe, settings, images, *wanted)
-        drawn, previews = _drawn(system, labels, options, asked, known)
+        names = [images.class_names[label] for label in labels] if system.conditional else []
+        if options.traverse:
+            drawn, names = traversals(system, recipe, settings, options.seeds[0], _count(options))
+            previews = None
+        else:
+            drawn, previews = _drawn(system, labels, options, asked, known)
     except ValueError as error:
         raise UserError(str(error)) from error
     if not drawn.isfinite().all():
@@ -158,6 +166,8 @@ def draw(options: SampleOptions) -> None:
         again["complete"] = Path(options.complete).name  # of a mask, not the folder
     if options.interpolate is not None:
         again["interpolate"] = options.interpolate
+    if options.traverse:
+        again["traverse"] = True
     if system.conditional:
         again["labels"] = [_word(label, images.class_names) for label in labels]
     for file in (options.out, options.preview_gif, options.preview_strip):
@@ -165,10 +175,9 @@ def draw(options: SampleOptions) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
     told = repeat.story(saved.state, saved.path, again)
     if options.out.suffix:
-        names = [images.class_names[label] for label in labels] if system.conditional else ()
         repeat.save(image_grid(drawn, names), options.out, told)
     else:
-        _save_each(drawn, labels, options, told)
+        _save_each(drawn, range(len(drawn)) if options.traverse else labels, options, told)
     if previews is not None:
         _save_previews(previews, options, columns)
     print(f"images: {options.out}")
@@ -219,6 +228,8 @@ def _check(options: SampleOptions) -> None:
             raise UserError(f"--seed must lie in [-2**63, 2**63), got {seed}")
     if options.interpolate is not None:
         _check_interpolation(options)
+    if options.traverse:
+        check_traversal(options.seeds, options.interpolate, options.preview_gif, options.preview_strip)
     for name, kind in (("out", ".png"), ("preview_gif", ".gif"), ("preview_strip", ".png")):
         file = getattr(options, name)
         if file is not None and file.suffix.lower() != kind and not (name == "out" and not file.suffix):

@@ -116,13 +116,26 @@ class VAESystem(VectorSystem):
             "reconstruction": self.render(means, None, seeds),
             "samples": self.sample(torch.zeros_like(seeds), seeds),
         }
-        kl = self._measure(images, device)[1]
-        reach = torch.linspace(-_REACH, _REACH, len(places), device=device)
-        for latent in kl.argsort(descending=True)[:_MOST_LATENTS].tolist():
-            moved = means[:1].repeat(len(places), 1)
-            moved[:, latent] = reach
-            rows[f"latent {latent}: {kl[latent]:.2f}"] = self.render(moved, None, seeds)
+        rows |= self.traverse(means[0], self._measure(images, device)[1], len(places))
         return torch.stack(list(rows.values())), list(rows)
+
+    @torch.no_grad()
+    def traverse(self, point: Tensor, kl: Tensor, count: int) -> dict[str, Tensor]:
+        """Rows of `count` images around latents [D], one latent of each row moved from −3 to 3; at most 16 of them.
+
+        kl: of each latent, [D], by which the rows are sorted, the largest first, and named.
+        """
+        reach, rows = torch.linspace(-_REACH, _REACH, count, device=point.device), {}
+        for latent in kl.argsort(descending=True)[:_MOST_LATENTS].tolist():
+            moved = point.repeat(count, 1)
+            moved[:, latent] = reach
+            rows[f"latent {latent}: {kl[latent]:.2f}"] = mean_image(self.vae.decode(moved), self.likelihood)
+        return rows
+
+    @torch.no_grad()
+    def divergences(self, images: Images, *, device: torch.device) -> Tensor:
+        """The mean divergence of each latent from N(0, 1) over the images, in nats, float64 [D]."""
+        return self._measure(images, device)[1]
 
     @property
     def classes(self) -> int:

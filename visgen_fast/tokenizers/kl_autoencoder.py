@@ -34,8 +34,9 @@ class KLAutoencoder(Reconstructor):
     def encode_posterior(self, images: Tensor) -> Tensor:
         return self.encoder(images)
 
-    def draw_latents(self, posterior: Tensor, seeds: Tensor) -> Tensor:
-        return DiagonalGaussian.of(posterior).sample(seeds)
+    def draw_latents(self, posterior: Tensor, seeds: Tensor | None) -> Tensor:
+        said = DiagonalGaussian.of(posterior)
+        return said.mean if seeds is None else said.sample(seeds)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         return self.decoder(latents.to(self.last_layer.dtype))

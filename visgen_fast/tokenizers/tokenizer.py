@@ -44,14 +44,15 @@ class Reconstructor(Freezable, ABC):
         """
         raise ValueError(f"{type(self).__name__} has no single grid of latents that a prior could model")
 
-    def draw_latents(self, posterior: Tensor, seeds: Tensor) -> Tensor:
+    def draw_latents(self, posterior: Tensor, seeds: Tensor | None) -> Tensor:
         """The latents [B, D, h, w] as a prior models them, of what `encode_posterior` says.
 
-        They are as they are before quantization; `seeds` int64 [B] draw them where that is a distribution.
+        They are as they are before quantization; `seeds` int64 [B] draw them where that is a distribution, and without
+        seeds they are its mean.
         """
         return posterior
 
-    def encode_latents(self, images: Tensor, seeds: Tensor) -> Tensor:
+    def encode_latents(self, images: Tensor, seeds: Tensor | None) -> Tensor:
         """`draw_latents` of `encode_posterior`."""
         return self.draw_latents(self.encode_posterior(images), seeds)
 
