@@ -1,8 +1,10 @@
 """What latent models are worth: `python -m benchmarks.latent_models PART` trains what the part needs, and measures it.
 
-Parts: `vae` (a linear autoencoder against probabilistic PCA, a nonlinear one, β) and `gan` (the two gradients, classes
-in 2,000 samples, modes of stacked digits). An hour each on two cores at most. Runs are kept in a folder of their own:
-an interrupted part goes on where it was when the same command is given again. One process and thread a training.
+Parts: `vae` (a linear autoencoder against probabilistic PCA, a nonlinear one, β), `gan` (the two gradients, classes
+in 2,000 samples, modes of stacked digits), `stylegan` (lengths of paths, truncation, images between two) and `latents`
+(FID by the first stage at equal steps; images per second with and without a cache). An hour each on two cores at most.
+Runs are kept in a folder of their own: an interrupted part goes on where it was when the same command is given again.
+One process and thread a training.
 
 Written to benchmarks/results/latent_models/PART: table.md, results.json, and images.
 """
@@ -19,7 +21,7 @@ from pathlib import Path
 from . import studies
 from .machine import describe, provenance
 
-PARTS = ("vae", "gan")
+PARTS = ("vae", "gan", "stylegan", "latents")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,15 +32,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     part = importlib.import_module(f"{__package__}.latent_models_{options.part}")
     folder = options.runs / options.part
-    wanted = {name: [*words, f"--out={folder / name}"] for name, words in part.trainings(options.short).items()}
+    trainings = part.trainings(options.short)
+    # Where there are several sets, each is trained on what the one before has trained, in the folder {runs}.
+    sets = trainings if isinstance(trainings, list) else [trainings]
+    wanted: dict[str, list[str]] = {}
     began, failed = time.monotonic(), 0
     with studies.jobs(options.jobs) as pool:
-        missing = [name for name in wanted if studies.read(folder / f"{name}.json") != wanted[name]]
-        for name, complaint in studies.finished(pool, lambda name: _train(folder, name, wanted[name]), missing):
-            print(f"{time.monotonic() - began:6.0f} s  {name}: {complaint or 'trained'}", flush=True)
-            failed += complaint is not None
-    if failed:
-        return 1
+        for some in sets:
+            told = {name: [word.replace("{runs}", str(folder)) for word in words] for name, words in some.items()}
+            wanted |= {name: [*words, f"--out={folder / name}"] for name, words in told.items()}
+            missing = [name for name in some if studies.read(folder / f"{name}.json") != wanted[name]]
+            tasks = [(folder, name, wanted[name]) for name in missing]
+            for (_, name, _), complaint in studies.finished(pool, _train, tasks):
+                print(f"{time.monotonic() - began:6.0f} s  {name}: {complaint or 'trained'}", flush=True)
+                failed += complaint is not None
+            if failed:
+                return 1
     out = options.out / options.part
     out.mkdir(parents=True, exist_ok=True)
     entries = part.report({name: folder / name for name in wanted}, out, options.short)
@@ -47,8 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _train(folder: Path, name: str, words: Sequence[str]) -> str | None:
+def _train(task: tuple[Path, str, list[str]]) -> str | None:
     """Trains by a command line, from where a run of the same one stopped; what went wrong, if anything did."""
+    folder, name, words = task
     begun = folder / f".{name}.json"
     if studies.read(begun) != words:
         shutil.rmtree(folder / name, ignore_errors=True)
