@@ -12,7 +12,7 @@ from torch import distributions
 from torch.nn import functional as F
 
 from visgen_fast import cli, ops
-from visgen_fast.data.images import digits, to_range
+from visgen_fast.data.images import Part, digits, to_range
 from visgen_fast.models.autoencoder import Decoder, Encoder
 from visgen_fast.models.classifier import Classifier
 from visgen_fast.models.efficientnet_lite import EfficientNetLite
@@ -68,6 +68,14 @@ def test_a_prior_models_draws_of_the_posterior():
     shown = images(2)[:1].expand(2, -1, -1, -1)
     first, second = stage.encode(shown, torch.tensor([1, 2]))
     assert stage.shape == (3, 4, 4) and not torch.allclose(first, second, atol=1e-3)
+
+
+def test_draws_of_the_posterior_have_mean_0_and_deviation_1_on_unseen_images():
+    stage, whole = FirstStage(kl_autoencoder(), (1, 8, 8)), digits()
+    stage.measure(Part(whole, range(1000)))
+    latents = stage.encode(to_range(whole.pixels[1000:]), torch.arange(797))
+    channels = latents.transpose(0, 1).flatten(1)
+    assert channels.mean(1).abs().max() < 0.1 and (channels.std(1) - 1).abs().max() < 0.1
 
 
 def moved_system(draws: list[float]) -> KLSystem:

@@ -50,7 +50,7 @@ def cached_latents(
 ) -> CachedLatents:
     """What `encode` makes of all images, from `folder` if it is there, else made and written there.
 
-    encode: of pixels uint8 [B, C, H, W] to float32 [B, P, h, w] on the CPU; weights: `digest` of its weights. All
+    encode: of pixels uint8 [B, C, H, W] to [B, P, h, w], kept as float32; weights: `digest` of its weights. All
     images are read once to see whether they are those of the cache. `UserError` where the folder has latents of another
     encoder or of other images, or damaged ones, and where the disk refuses.
     """
@@ -102,8 +102,13 @@ def _kept(images: Images, file: Path, encode: Callable[[Tensor], Tensor]) -> Ten
         unfinished = file.with_name(f".{file.name}.{os.getpid()}")
         with writing(file.parent):
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_file({_NAME: made.contiguous()}, unfinished)
-            os.replace(unfinished, file)
+            try:
+                save_file({_NAME: made.contiguous()}, unfinished)
+                os.replace(unfinished, file)
+            except SafetensorError as error:  # as which it tells of a full disk
+                raise OSError(str(error)) from error
+            finally:
+                unfinished.unlink(missing_ok=True)
         return made
     try:
         kept = load_file(file)[_NAME]
