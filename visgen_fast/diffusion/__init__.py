@@ -10,6 +10,7 @@ from .callbacks import Previews, ProgressBar
 from .couplings import optimal
 from .densities import Cauchy, Density, HyperbolicSecant, Laplace, Normal
 from .derived_schedules import FromDensity, Interpolated, Shifted
+from .flow_map import FlowMap
 from .graphs import release_graphs
 from .guidance import (
     Auto,
@@ -77,6 +78,7 @@ __all__ = [
     "DynamicThresholding",
     "EDMMonotonic",
     "EDMWeight",
+    "FlowMap",
     "FromDensity",
     "Guidance",
     "HyperbolicSecant",
