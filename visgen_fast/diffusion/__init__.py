@@ -54,6 +54,8 @@ from .times import (
     TimeSampling,
     UniformTimes,
 )
+from .trajectory import TrajectoryObjective
+from .trajectory_rules import RULES
 from .uncertainty import Uncertainty
 from .upsampling import Upsample
 from .weights import ELBO, P2, EDMMonotonic, EDMWeight, MinSNR, Sigmoid, SoftMinSNR, TruncatedSNR, Weight
@@ -62,6 +64,7 @@ __all__ = [
     "ELBO",
     "P2",
     "PREDICTIONS",
+    "RULES",
     "SAMPLERS",
     "SPACINGS",
     "AdaptiveTimes",
@@ -106,6 +109,7 @@ __all__ = [
     "SoftMinSNR",
     "Table",
     "TimeSampling",
+    "TrajectoryObjective",
     "TruncatedSNR",
     "TwoConditions",
     "Uncertainty",

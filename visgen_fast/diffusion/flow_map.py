@@ -60,7 +60,7 @@ class FlowMap:
         return cls(lambda x, t, labels, destination: model(x, t, labels), schedule, prediction)
 
     def __call__(self, x: Tensor, t: Tensor, destination: Tensor, labels: AnyCondition) -> Tensor:
-        """X(x, t→destination), in x's type. x: [B, ...]; t, destination: [B], destination ≤ t for steps to the data."""
+        """X(x, t→destination), float32 or float64. x: [B, ...]; t, destination: [B], falling on the way to the data."""
         return self.step(x, self.predict(x, t, destination, labels), t, destination)
 
     def predict(self, x: Tensor, t: Tensor, destination: Tensor, labels: AnyCondition) -> Tensor:
@@ -69,7 +69,7 @@ class FlowMap:
         return self.network(self.prediction.scale_input(x, alpha, sigma), t, labels, destination)
 
     def step(self, x: Tensor, output: Tensor, t: Tensor, destination: Tensor) -> Tensor:
-        """X = P·x + Q·output, in x's type; differentiable in x and output."""
+        """X = P·x + Q·output, float32 or float64; differentiable in x and output."""
         p, q = jump(self.schedule, self.prediction, t, destination)
         return combined((p, x), (q, output))
 
@@ -190,13 +190,13 @@ def _apart_from_zero(determinant: Tensor) -> Tensor:
 
 
 def combined(*terms: tuple[Tensor, Tensor]) -> Tensor:
-    """The sum of two or three weights [B] times tensors [B, ...] of one shape, in one pass, in the first one's type."""
+    """The sum of two or three weights [B] times tensors [B, ...] of one shape, in one pass; float32 or float64."""
     zero = torch.zeros_like(terms[0][0])
     (a, x), (b, noise), *rest = terms
     columns = [a, b, zero, zero, *(weight for weight, _ in rest), *[zero] * len(rest)]
     third = rest[0][1] if rest else None
     dtype = torch.promote_types(x.dtype, torch.float32)
-    return ops.add_noise(x, torch.stack(columns, -1).to(dtype), endpoint=third, noise=noise)
+    return ops.add_noise(x, torch.stack(columns, -1).to(dtype), endpoint=third, noise=noise, out_dtype=dtype)
 
 
 def along(model: Network, plan: Plan) -> Callable[..., Tensor]:
