@@ -25,6 +25,7 @@ from .inversion import invert, slerp
 from .learned_schedule import LearnedVP
 from .likelihood import elbo, ends_of_bound, likelihood
 from .low_discrepancy_times import LowDiscrepancyTimes
+from .matching import critic_loss, distillation_loss, matching_direction, matching_loss
 from .objective import DiffusionObjective
 from .plan import Plan, plan
 from .predictions import (
@@ -125,6 +126,8 @@ __all__ = [
     "check_samplable",
     "coefficients",
     "convert",
+    "critic_loss",
+    "distillation_loss",
     "drift_to",
     "drop_labels",
     "edm",
@@ -132,6 +135,8 @@ __all__ = [
     "ends_of_bound",
     "invert",
     "likelihood",
+    "matching_direction",
+    "matching_loss",
     "optimal",
     "plan",
     "release_graphs",
