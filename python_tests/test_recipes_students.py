@@ -28,6 +28,10 @@ STUDENTS = {
     "mean-flow": ["--guidance", "1", "3"],
     "shortcut": ["--grid=8"],
     "lagrangian": [],
+    "dmd2": ["--every=2", "--guidance=2"],
+    "moment-matching": [],
+    "add": [],
+    "ladd": [],
 }
 
 
@@ -58,12 +62,15 @@ def assert_same(one: Path, other: Path) -> None:
 @pytest.mark.parametrize("name", STUDENTS)
 def test_a_student_that_was_killed_goes_on_bit_for_bit_and_draws(name: str, teacher: Path, tmp_path: Path) -> None:
     asked = [name, *STUDENTS[name], f"--teacher={teacher}"]
-    assert train(*asked, "--steps=6", f"--out={tmp_path / 'once'}") == 0
-    assert train(*asked, "--steps=6", "--checkpoint-every=3", f"--out={tmp_path / 'twice'}") == 0
-    newest = sorted((tmp_path / "twice" / "checkpoints").glob("*6"))
-    assert newest
-    shutil.rmtree(newest[0])
-    assert train(*asked, "--steps=6", "--resume", f"--out={tmp_path / 'twice'}") == 0
+    if name == "add":
+        command = ["train", "classifier", "--dataset=digits", "--steps=1", "--batch-size=4", "--device=cpu"]
+        assert cli.main([*command, f"--out={tmp_path / 'judge'}"]) == 0
+        asked += [f"--features={tmp_path / 'judge'}"]
+    assert train(*asked, "--steps=6", "--checkpoint-every=3", f"--out={tmp_path / 'once'}") == 0
+    shutil.copytree(tmp_path / "once", tmp_path / "twice")
+    (newest,) = (tmp_path / "twice" / "checkpoints").glob("*6")
+    shutil.rmtree(newest)
+    assert train(*asked, "--steps=6", "--checkpoint-every=3", "--resume", f"--out={tmp_path / 'twice'}") == 0
     assert_same(tmp_path / "once", tmp_path / "twice")
     system: Any = load_system(tmp_path / "once")
     labels, seeds = torch.tensor([3, 3, 1]), ops.derive_seeds(0, torch.arange(3))
@@ -105,6 +112,25 @@ def test_a_progressive_student_s_guide_is_its_average_at_the_beginning_of_each_r
     batch = Batch(pixels, labels, ops.derive_seeds(0, torch.arange(4)), 0, (), torch.arange(4))
     loss = system(batch)
     assert loss.shape == (4,) and loss.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["dmd2", "ladd"])
+def test_players_teach_their_own_weights_alone_and_the_student_rests_in_between(name: str, teacher: Path) -> None:
+    recipe = load_recipe(name)
+    system: Any = build(recipe, recipe.settings_for("digits", teacher=str(teacher)), digits().format)
+    system.freeze()
+    judge, student = players_of(system)
+    assert [player.acts(1) for player in (judge, student)] == [True, name == "ladd"]
+    pixels, labels, _ = digits().read(range(4))
+    batch = Batch(pixels, labels, ops.derive_seeds(0, torch.arange(4)), 0, (), torch.arange(4))
+    for player in (judge, student):
+        loss = player.loss(batch)
+        assert loss.shape == (4,) and loss.isfinite().all()
+    for parameter in judge.parameters:
+        parameter.requires_grad_(False)
+    student.loss(batch).mean().backward()
+    assert all(parameter.grad is not None for parameter in student.parameters if parameter.requires_grad)
+    assert all(parameter.grad is None for parameter in system.teacher.parameters())
 
 
 @pytest.mark.parametrize(("name", "more"), [("mean-flow", []), ("consistency-training", ["--intervals", "2", "4"])])

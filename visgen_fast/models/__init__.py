@@ -3,6 +3,7 @@
 from .dcgan import DCGANDiscriminator, DCGANGenerator
 from .dit import DiT
 from .experts import Experts
+from .feature_heads import FeatureHeads
 from .layers.code_transformer import Transformer
 from .pixel_cnn import PixelCNN
 from .pixel_rnn import PixelRNN
@@ -19,6 +20,7 @@ __all__ = [
     "DCGANGenerator",
     "DiT",
     "Experts",
+    "FeatureHeads",
     "PixelCNN",
     "PixelRNN",
     "SequenceModel",

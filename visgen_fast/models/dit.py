@@ -110,13 +110,24 @@ class DiT(RefilledBuffers):
         prediction stands for, [B], by default 1. ValueError for images of another size, and where a network is given
         what it was not made to be told.
         """
-        check_images(x_t, self.channels, self.image_size)
         condition = self._condition(t, labels, destination, guidance)[:, None]
-        tokens = self.embed_patch(patchify(x_t, self.patch_size))
-        stream = ResidualStream(tokens + self.positions.to(tokens.dtype))
+        stream = self._tokens(x_t)
         for block in self.blocks:
             stream = run_recomputing(self.recompute, block, stream, condition)
         return unpatchify(self.output(stream, condition), self.patch_size, self.image_size)
+
+    def features(self, x_t: Tensor, t: Tensor, labels: Tensor) -> list[Tensor]:
+        """The tokens [B, N, width] after each block; arguments as of `forward`."""
+        condition, stream, found = self._condition(t, labels, None, None)[:, None], self._tokens(x_t), []
+        for block in self.blocks:
+            stream = block(stream, condition)
+            found.append(stream.total())
+        return found
+
+    def _tokens(self, x_t: Tensor) -> ResidualStream:
+        check_images(x_t, self.channels, self.image_size)
+        tokens = self.embed_patch(patchify(x_t, self.patch_size))
+        return ResidualStream(tokens + self.positions.to(tokens.dtype))
 
     def _condition(self, t: Tensor, labels: Tensor, destination: Tensor | None, guidance: Tensor | None) -> Tensor:
         """All that the network is told beside the image, [B, width]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
@@ -10,6 +11,7 @@ from torch import nn
 
 from ..data.images import ImageFormat
 from ..diffusion.flow_map import check_differentiable
+from ..diffusion.matching import Matching
 from ..diffusion.predictions import Prediction, as_prediction
 from ..diffusion.schedules import RectifiedFlow, Schedule
 from ..diffusion.times import LogitNormalTimes, TimeSampling, UniformTimes
@@ -18,6 +20,7 @@ from ..diffusion.trajectory_rules import RULES
 from ..errors import UserError
 from ..models.dit import DiT
 from ..systems.diffusion import DiffusionSystem
+from ..systems.matching import MatchingStudent
 from ..systems.student import StudentDrawing, Teacher, TrajectoryStudent
 from ..training import checkpoint
 from ..training.bounds import AtLeast, Between
@@ -37,6 +40,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 Way = tuple[Schedule, str]
 STRAIGHT: Way = (RectifiedFlow(), "velocity")
 _SIZES = ("patch_size", "width", "depth", "heads", "time_scale")
+_NO_TEACHER = "--teacher must be a run of a recipe with a diffusion transformer, and none was given"
 _RANGE = "guidance must be one number, or two that are the ends of a range"
 
 
@@ -174,7 +178,7 @@ def parts_of(
 ) -> tuple[Base, TrajectoryObjective, StudentDrawing]:
     """What systems of a rule are made of. ValueError where it differentiates what can't be."""
     if RULES[rule].needs_teacher and not settings.teacher:
-        raise UserError("--teacher must be a run of a recipe with a diffusion transformer, and none was given")
+        raise UserError(_NO_TEACHER)
     made = base(settings, images, way)
     if RULES[rule].tangent is not None:
         check_differentiable(made.model)
@@ -241,3 +245,27 @@ def _require_images(saved: Checkpoint, images: ImageFormat, path: Path) -> None:
         raise UserError(
             f"--teacher must be of {len(images.class_names)} classes, but {path} is of {len(there.class_names)}"
         )
+
+
+def drawing_base(settings: StudentSettings, images: ImageFormat) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
+    """The arguments of a `DrawingStudent`, and how to build its teacher again; what `base` raises."""
+    if not settings.teacher:
+        raise UserError(_NO_TEACHER)
+    low, high = settings.scales
+    if low != high:
+        raise ValueError(
+            f"guidance must be one number for a model that is judged by what it draws, got {low:g} {high:g}"
+        )
+    made = base(settings, images)
+    assert made.teacher is not None
+    drawing = StudentDrawing(settings.sampling_steps, "consistency", settings.scales)
+    return (made.model, images.shape, drawing, made.teacher, low), made.origin
+
+
+def matching_student(kind: Matching, settings: StudentSettings, images: ImageFormat, every: int) -> MatchingStudent:
+    """A student of this kind of matching, with a critic that begins as the teacher."""
+    arguments, origin = drawing_base(settings, images)
+    teacher: Teacher = arguments[3]
+    made = MatchingStudent(copy.deepcopy(teacher.network), *arguments, kind=kind, every=every)
+    made.remembered = {"teacher": origin}
+    return made
