@@ -35,7 +35,7 @@ def compare(
     from ..evaluation.few_steps import as_text, evaluate_few_steps, write
     from ..recipes.features import features_named
     from ..recipes.runs import load_system
-    from ..systems.diffusion import GenerativeSystem, draw_samples
+    from ..systems.generative import GenerativeSystem, draw_samples
     from ..training.figures import image_grid
 
     if teacher is None:

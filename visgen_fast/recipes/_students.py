@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -13,14 +13,15 @@ from ..data.images import ImageFormat
 from ..diffusion.flow_map import check_differentiable
 from ..diffusion.matching import Matching
 from ..diffusion.predictions import Prediction, as_prediction
+from ..diffusion.prior import DiffusionPrior
 from ..diffusion.schedules import RectifiedFlow, Schedule
 from ..diffusion.times import LogitNormalTimes, TimeSampling, UniformTimes
 from ..diffusion.trajectory import TrajectoryObjective
 from ..diffusion.trajectory_rules import RULES
 from ..errors import UserError
 from ..models.dit import DiT
-from ..systems.diffusion import DiffusionSystem
 from ..systems.matching import MatchingStudent
+from ..systems.prior import PriorSystem
 from ..systems.student import StudentDrawing, Teacher, TrajectoryStudent
 from ..training import checkpoint
 from ..training.bounds import AtLeast, Between
@@ -139,19 +140,19 @@ def base(settings: StudentSettings, images: ImageFormat, way: Way = STRAIGHT) ->
         given = {name: value for name in _SIZES if (value := getattr(settings, name)) is not None}
         model = dit(DiTSettings(**{"time_scale": 1.0, **sizes, **given}), images, **told)
         return Base(model, way[0], as_prediction(way[1]), None, None)
-    system, teacher_settings, origin = _teacher_system(settings, images)
+    prior, teacher_settings, origin = _teacher_prior(settings, images)
     for name in _SIZES:
         there, here = getattr(teacher_settings, name), getattr(settings, name)
         if here is not None and here != there:
             raise UserError(f"--{name.replace('_', '-')} must be that of the teacher, {there}, got {here}")
     if guided and teacher_settings.label_drop == 0:
         raise ValueError("guidance must be 1 for a teacher that was trained without dropped labels")
-    objective, network = system.objective, system.model
+    objective, network = prior.objective, prior.model
     if isinstance(objective.schedule, nn.Module):
         raise UserError("--teacher must be a run of which the schedule is not learned")
     model = dit(teacher_settings, images, **told)
     model.load_state_dict(network.state_dict(), strict=False)  # all but what a teacher is not told
-    teacher = Teacher(network, objective.network(network), objective.schedule, objective.prediction)
+    teacher = Teacher(network, prior.network, objective.schedule, objective.prediction)
     return Base(model, objective.schedule, objective.prediction, teacher, origin)
 
 
@@ -199,10 +200,10 @@ def parts_of(
     return made, objective, StudentDrawing(settings.sampling_steps, sampler, settings.scales)
 
 
-def _teacher_system(
+def _teacher_prior(
     settings: StudentSettings, images: ImageFormat
-) -> tuple[DiffusionSystem, DiTSettings, dict[str, Any]]:
-    """The system of the run that the settings name, with its averaged weights."""
+) -> tuple[DiffusionPrior, DiTSettings, dict[str, Any]]:
+    """What the run that the settings name has trained, with its averaged weights."""
     path = Path(settings.teacher)
     try:
         saved = checkpoint.read(path)
@@ -210,31 +211,29 @@ def _teacher_system(
         raise UserError(f"--teacher: {error}") from error
     remembered = saved.state.get("remembered")
     origin = remembered.get("teacher") if isinstance(remembered, dict) else None
-    weights = saved.module("model") if origin is None else saved.module("teacher")
+    weights = saved.module("prior.model") if origin is None else saved.module("teacher")
     if origin is None:
         origin = {"recipe": saved.value("recipe", str), "settings": saved.state["settings"]}
     wanted = "--teacher must be a run of a recipe with a diffusion transformer of pixels"
     if not isinstance(origin, dict) or type(origin.get("settings")) is not dict:
         raise saved.damaged("state.json describes no teacher")
     name = origin.get("recipe")
-    if name not in recipe_names() or not issubclass(load_recipe(name).settings, DiTSettings):
+    recipe = load_recipe(name) if name in recipe_names() else None
+    # Of another run's latents, or of another run's network, is what has other runs.
+    if recipe is None or not issubclass(recipe.settings, DiTSettings) or recipe.settings.OTHER_RUNS:
         raise UserError(f"{wanted}, but {path} is of {escaped(str(name), 200)}")
     _require_images(saved, images, path)
-    recipe = load_recipe(name)
     own = settings_from(recipe.settings, origin["settings"])
-    own = replace(own, **dict.fromkeys(own.OTHER_RUNS, ""))
-    assert isinstance(own, DiTSettings)
-    if own.OTHER_RUNS:
-        raise UserError(f"{wanted}, but {path} is of {name}, on the run of another")
     require_fit(lambda: recipe.system(own, images), weights)
     system = recipe.system(own, images)
-    if not isinstance(system, DiffusionSystem) or not isinstance(system.model, DiT):
+    prior = system.prior if isinstance(system, PriorSystem) else None
+    if not isinstance(prior, DiffusionPrior) or not isinstance(prior.model, DiT):
         raise UserError(f"{wanted}, but {path} is of {name}")
     try:
-        system.model.load_state_dict(weights)
+        prior.model.load_state_dict(weights)
     except RuntimeError as error:
         raise saved.damaged("it holds another network than its settings say") from error
-    return system.eval(), own, origin
+    return prior.eval(), own, origin
 
 
 def _require_images(saved: Checkpoint, images: ImageFormat, path: Path) -> None:

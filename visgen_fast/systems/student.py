@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import _check as check
 from ..data.order import Batch
 from ..diffusion.flow_map import FlowMap, along
 from ..diffusion.plan import plan
@@ -19,8 +20,8 @@ from ..diffusion.schedules import Schedule
 from ..diffusion.trajectory import TrajectoryObjective
 from ..models.dit import DiT
 from ..training.system import System
-from .classes import check_labels, check_options
-from .diffusion import GenerativeSystem
+from .classes import check_labels
+from .generative import GenerativeSystem
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class StudentSystem(GenerativeSystem):
         return sample(along(model, way), way, self.shape, labels, seeds, callback=callback)
 
     def options(self, **asked: Any) -> dict[str, Any]:
-        check_options(asked, ("steps", "sampler", "guidance"), "a few-step model")
+        check.options(asked, ("steps", "sampler", "guidance"), "a few-step model")
         given = {name: value for name, value in asked.items() if value is not None}
         low, high = self.drawing.guidance
         if low == high:
