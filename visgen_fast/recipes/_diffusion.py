@@ -76,7 +76,7 @@ class DiTSettings(DiffusionSettings):
     """"cheap" halves what blocks keep for the backward pass, and computes norms and activations again."""
 
 
-def dit(settings: DiTSettings, images: ImageFormat, **told: bool) -> DiT:
+def dit(settings: DiTSettings, images: ImageFormat, **told: Any) -> DiT:
     """The transformer for images of this format, which is `told` more; ValueError where the two don't fit."""
     return DiT(
         image_size=(images.height, images.width),

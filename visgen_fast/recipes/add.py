@@ -46,7 +46,7 @@ def system(settings: Settings, images: ImageFormat) -> AdversarialStudent:
         raise UserError("--features must be a run of the recipe classifier, and none was given")
     classifier = trained_classifier(Path(settings.features), images.channels)
     widths = [level[0].out_channels for level in classifier.levels]  # type: ignore[index]
-    heads = FeatureHeads(widths, len(images.class_names))  # type: ignore[arg-type]
+    heads = FeatureHeads(widths, len(images.class_names))
     made = AdversarialStudent(*(heads, classifier, *arguments), distillation=settings.distillation, r1=settings.r1)
     made.remembered = {"teacher": origin}
     return made

@@ -6,7 +6,7 @@ Song et al., "Consistency models", 2023.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from ..data.images import ImageFormat
 from ..systems.student import TrajectoryStudent
@@ -29,7 +29,7 @@ class Settings(TrajectorySettings):
 
 def system(settings: Settings, images: ImageFormat) -> TrajectoryStudent:
     """The system these settings describe, for images of this format. ValueError where the two don't fit."""
-    options = {"steps": settings.intervals, "penalty": settings.penalty}
+    options: dict[str, Any] = {"steps": settings.intervals, "penalty": settings.penalty}
     return trajectory_student("consistency", settings, images, sampler="consistency", **options)
 
 

@@ -6,7 +6,7 @@ Song et al., "Consistency models", 2023; Song and Dhariwal, "Improved techniques
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from ..data.images import ImageFormat
 from ..errors import UserError
@@ -36,7 +36,7 @@ def system(settings: Settings, images: ImageFormat) -> TrajectoryStudent:
     if not counts or min(counts) < 1:
         raise ValueError(f"intervals must be numbers of at least 1, got {' '.join(map(str, counts)) or 'none'}")
     grids = [(settings.steps * place // len(counts), count) for place, count in enumerate(counts)]
-    options = {"steps": counts[0], "penalty": settings.penalty}
+    options: dict[str, Any] = {"steps": counts[0], "penalty": settings.penalty}
     student = {"grids": grids}
     return trajectory_student(
         "consistency_training", settings, images, sampler="consistency", student=student, **options

@@ -7,7 +7,7 @@ Geng et al., "Mean flows for one-step generative modeling", 2025; with the predi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ..data.images import ImageFormat
 from ..systems.student import TrajectoryStudent
@@ -29,7 +29,7 @@ class Settings(TimedSettings):
 
 def system(settings: Settings, images: ImageFormat) -> TrajectoryStudent:
     """The system these settings describe, for images of this format. ValueError where the two don't fit."""
-    options = {"tangent": settings.tangent, "penalty": settings.penalty}
+    options: dict[str, Any] = {"tangent": settings.tangent, "penalty": settings.penalty}
     return trajectory_student("mean_flow", settings, images, **options)
 
 
