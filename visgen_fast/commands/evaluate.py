@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..recipes.recipe import Recipe
     from ..systems.codes import CodeSystem
     from ..systems.prior import PriorSystem
+    from ..systems.student import StudentSystem
     from ..systems.tokenizer import TokenizerSystem
     from ..training.checkpoint import Checkpoint
     from ..training.settings import TrainingSettings
@@ -39,8 +40,8 @@ class EvaluateOptions:
     """Measure a trained model on images that were held out; writes evaluation.json, and figures.
 
     A tokenizer: reconstruction, codes, and which of them add nothing. A diffusion model: errors by noise level λ, and
-    whether the levels are in each other's way. A model of codes: bits, by place, by depth and by step. A normalizing
-    flow: bits per dimension.
+    whether the levels are in each other's way. A few-step model: its distance to its teacher's long run. A model of
+    codes: bits, by place, by depth and by step. A normalizing flow: bits per dimension.
     """
 
     checkpoint: tyro.conf.Positional[Path]
@@ -48,8 +49,12 @@ class EvaluateOptions:
     beam: int | None = None
     """Tokenizers: prefixes that the beam search for codes keeps; 1 takes the nearest code; by default the recipe's."""
     features: Path | None = None
-    """Tokenizers and models of codes: a run of the recipe classifier on images of the same kind, or of a tokenizer that
-    was given one: gives rFID, and FID of as many images drawn."""
+    """Tokenizers, models of codes and few-step models: a run of the recipe classifier on images of the same kind, or of
+    a tokenizer that was given one: gives rFID, and FID of as many images drawn."""
+    teacher: Path | None = None
+    """Few-step models: the run of the diffusion model to compare with, by the same seeds."""
+    steps: tuple[int, ...] | None = None
+    """Few-step models: numbers of steps to compare at; by default 1 2 4 8."""
     bins: int | None = None
     """Diffusion models: intervals of λ whose gradients are compared, at most 16; by default 8."""
     transfer_steps: int | None = None
@@ -77,6 +82,7 @@ def measure(options: EvaluateOptions) -> None:
     from ..systems.codes import CodeSystem
     from ..systems.flow import FlowSystem
     from ..systems.prior import PriorSystem
+    from ..systems.student import StudentSystem
     from ..systems.tokenizer import TokenizerSystem
     from ..tokenizers.first_stage import FirstStage
     from ..training import checkpoint
@@ -86,9 +92,14 @@ def measure(options: EvaluateOptions) -> None:
     saved = checkpoint.read(options.checkpoint)
     recipe, settings, system = trained(saved, options.recipe)
     settings = _with_data(settings, options.data)
+    if not isinstance(system, StudentSystem):
+        _refuse(options, ("teacher", "steps"), saved, "few-step model")
     if options.probe:
         _refuse(options, ("beam", "features", "bins", "transfer_steps"), saved, "measurement without --probe")
         text = probe(system, recipe, settings, _out(options), _head(saved), device, options.pictures)
+    elif isinstance(system, StudentSystem):
+        _refuse(options, ("beam", "bins", "transfer_steps"), saved, "tokenizer or diffusion model")
+        text = _students(options, saved, system, recipe, settings, device)
     elif isinstance(system, TokenizerSystem) and recipe.held_out is not None:
         _refuse(options, ("bins", "transfer_steps"), saved, "diffusion model")
         text = _tokenizer(options, saved, system, recipe.held_out(settings), device)
@@ -216,6 +227,29 @@ def _diffusion(
         write(found, _out(options), {**_head(saved), "held_out": held_out, "measures": measures})
     seen = "held out" if held_out else "that the model was trained on"
     return "\n".join([as_text(found), *_as_lines(measures), f"images: {found.images} {seen}"])
+
+
+def _students(
+    options: EvaluateOptions,
+    saved: Checkpoint,
+    system: StudentSystem,
+    recipe: Recipe[Any],
+    settings: TrainingSettings,
+    device: torch.device,
+) -> str:
+    from ..recipes.runs import images_to_measure
+    from .few_steps import compare
+
+    images, _ = images_to_measure(recipe, settings)
+    return compare(
+        *(system, saved, images, _out(options)),
+        teacher=options.teacher,
+        features=options.features,
+        steps=options.steps,
+        pictures=options.pictures or 512,
+        device=device,
+        head=_head(saved),
+    )
 
 
 def _own_measures(

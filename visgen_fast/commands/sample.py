@@ -49,8 +49,9 @@ class SampleOptions:
     """Images of each class and seed; by default 10, and 1 where there are several seeds."""
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=("--seed",))] = (0,)
     """Another seed draws other images; those of several stand side by side."""
-    steps: int | None = None
-    """Steps of the sampler; by default the recipe's, as are the options down to --rescale."""
+    steps: tuple[int, ...] | None = None
+    """Steps of the sampler; by default the recipe's, as are the options down to --rescale. Of several numbers, as 1 2 4
+    for a few-step model, each has rows of its own."""
     sampler: str | None = None
     """One of those that visgen-fast samplers lists."""
     spacing: str | None = None
@@ -114,6 +115,8 @@ _KEPT = ("labels", "seeds", *_OF_THE_SYSTEM, "complete", "interpolate", "travers
 
 def draw(options: SampleOptions) -> None:
     """Builds a checkpoint's system again, with the averaged weights, and draws what the options of `sample` ask for."""
+    import torch
+
     from ..recipes.runs import trained
     from ..systems.generative import GenerativeSystem
     from ..training import checkpoint
@@ -128,7 +131,7 @@ def draw(options: SampleOptions) -> None:
     most = _CAPTIONS if images.captions else len(images.class_names)
     labels = [_label(name, images.class_names) for name in options.labels] or images.some_labels(most)
     columns = _count(options) * len(options.seeds) if options.interpolate is None else options.interpolate
-    if columns * len(labels) * images.height * images.width > MOST_PIXELS:
+    if columns * len(labels) * len(options.steps or (1,)) * images.height * images.width > MOST_PIXELS:
         raise UserError(
             f"{columns} images of {len(labels)} classes make a figure of more than {MOST_PIXELS} pixels: "
             "give a lower --count-per-class, or fewer --labels or --seeds"
@@ -143,8 +146,9 @@ def draw(options: SampleOptions) -> None:
             raise UserError(f"--labels must be left out: the model in {saved.path} was trained without classes")
         labels = labels[:1]
     try:
-        given = {name: getattr(options, name) for name in _OF_THE_SYSTEM}
-        asked = system.options(**{name: value for name, value in given.items() if value is not None})
+        given = {name: getattr(options, name) for name in _OF_THE_SYSTEM if name != "steps"}
+        given = {name: value for name, value in given.items() if value is not None}
+        each = [system.options(**given, steps=steps) for steps in options.steps or ()] or [system.options(**given)]
         system, known = system.to(device), None
         if options.complete is not None:
             wanted = labels, _count(options), len(options.seeds), options.complete
@@ -154,12 +158,17 @@ def draw(options: SampleOptions) -> None:
             drawn, names = traversals(system, recipe, settings, options.seeds[0], _count(options))
             previews = None
         else:
-            drawn, previews = _drawn(system, labels, options, asked, known)
+            parts = [_drawn(system, labels, options, asked, known) for asked in each]
+            drawn, previews = torch.cat([images for images, _ in parts]), parts[0][1]
+            if len(each) > 1:
+                names = [f"{name} {asked['steps']}".strip() for asked in each for name in names or [""] * len(labels)]
     except ValueError as error:
         raise UserError(str(error)) from error
     if not drawn.isfinite().all():
         raise UserError(f"the model in {saved.path} draws no finite numbers; its weights may be damaged")
-    again: dict[str, Any] = {"seeds": options.seeds, **asked}
+    again: dict[str, Any] = {"seeds": options.seeds, **each[0]}
+    if len(each) > 1:
+        again["steps"] = options.steps
     if options.interpolate is None:
         again["count_per_class"] = _count(options)
     if options.complete is not None:
@@ -215,10 +224,12 @@ def _save_previews(previews: Previews, options: SampleOptions, columns: int) -> 
 
 def _check(options: SampleOptions) -> None:
     """`UserError` for a number out of bounds, or a file of another kind."""
-    if _count(options) < 1 or (options.steps is not None and options.steps < 1):
+    if _count(options) < 1 or min(options.steps or (1,)) < 1:
         raise UserError("--count-per-class and --steps must be at least 1")
-    if options.steps is not None and options.steps > MOST_SAMPLING_STEPS:
-        raise UserError(f"--steps must be at most {MOST_SAMPLING_STEPS}, got {options.steps}")
+    if max(options.steps or (1,)) > MOST_SAMPLING_STEPS:
+        raise UserError(f"--steps must be at most {MOST_SAMPLING_STEPS}, got {max(options.steps or (1,))}")
+    if len(options.steps or ()) > 1:
+        _check_several(options)
     if options.guidance is not None and not abs(options.guidance) <= _MOST_GUIDANCE:
         raise UserError(f"--guidance must lie in [-{_MOST_GUIDANCE}, {_MOST_GUIDANCE}], got {options.guidance}")
     if not options.seeds:
@@ -236,6 +247,14 @@ def _check(options: SampleOptions) -> None:
             raise UserError(f"--{name.replace('_', '-')} must be the name of a {kind} file, got {file}")
     if options.preview_strip is not None and options.preview_strip.resolve() == options.out.resolve():
         raise UserError(f"--preview-strip must be another file than --out, got {options.preview_strip} for both")
+
+
+def _check_several(options: SampleOptions) -> None:
+    if not options.out.suffix:
+        raise UserError(f"--out must be the name of a .png file where --steps has several numbers, got {options.out}")
+    for name in ("interpolate", "preview_gif", "preview_strip", "complete"):
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} and several numbers of --steps must not be given together")
 
 
 def _check_interpolation(options: SampleOptions) -> None:

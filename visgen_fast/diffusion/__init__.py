@@ -10,6 +10,7 @@ from .callbacks import Previews, ProgressBar
 from .couplings import optimal
 from .densities import Cauchy, Density, HyperbolicSecant, Laplace, Normal
 from .derived_schedules import FromDensity, Interpolated, Shifted
+from .flow_map import FlowMap
 from .graphs import release_graphs
 from .guidance import (
     Auto,
@@ -24,6 +25,7 @@ from .inversion import invert, slerp
 from .learned_schedule import LearnedVP
 from .likelihood import elbo, ends_of_bound, likelihood
 from .low_discrepancy_times import LowDiscrepancyTimes
+from .matching import critic_loss, distillation_loss, matching_direction, matching_loss
 from .objective import DiffusionObjective
 from .plan import Plan, plan
 from .predictions import (
@@ -53,6 +55,8 @@ from .times import (
     TimeSampling,
     UniformTimes,
 )
+from .trajectory import TrajectoryObjective
+from .trajectory_rules import RULES
 from .uncertainty import Uncertainty
 from .upsampling import Upsample
 from .weights import ELBO, P2, EDMMonotonic, EDMWeight, MinSNR, Sigmoid, SoftMinSNR, TruncatedSNR, Weight
@@ -61,6 +65,7 @@ __all__ = [
     "ELBO",
     "P2",
     "PREDICTIONS",
+    "RULES",
     "SAMPLERS",
     "SPACINGS",
     "AdaptiveTimes",
@@ -77,6 +82,7 @@ __all__ = [
     "DynamicThresholding",
     "EDMMonotonic",
     "EDMWeight",
+    "FlowMap",
     "FromDensity",
     "Guidance",
     "HyperbolicSecant",
@@ -104,6 +110,7 @@ __all__ = [
     "SoftMinSNR",
     "Table",
     "TimeSampling",
+    "TrajectoryObjective",
     "TruncatedSNR",
     "TwoConditions",
     "Uncertainty",
@@ -119,6 +126,8 @@ __all__ = [
     "check_samplable",
     "coefficients",
     "convert",
+    "critic_loss",
+    "distillation_loss",
     "drift_to",
     "drop_labels",
     "edm",
@@ -126,6 +135,8 @@ __all__ = [
     "ends_of_bound",
     "invert",
     "likelihood",
+    "matching_direction",
+    "matching_loss",
     "optimal",
     "plan",
     "release_graphs",

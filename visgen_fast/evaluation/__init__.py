@@ -3,6 +3,7 @@
 from .codes import CodeEvaluation, evaluate_codes
 from .conflict import GradientCosines, Transfer, gradient_cosines, transfer
 from .features import Features, FeatureSet, SetDistances, compare_sets
+from .few_steps import FewSteps, StepsMeasure, evaluate_few_steps
 from .fid import FeatureMoments, frechet_distance, frechet_distance_at_infinity, kernel_distance
 from .intervals import bootstrap_interval
 from .invalid_codes import InvalidCodes, PrefixErrors, expected_errors, invalid_codes, minimizer_weights, prefix_errors
@@ -18,6 +19,7 @@ __all__ = [
     "CodeEvaluation",
     "Copies",
     "FeatureMoments",
+    "FewSteps",
     "FeatureSet",
     "Features",
     "GradientCosines",
@@ -29,6 +31,7 @@ __all__ = [
     "Ratings",
     "ScalingLaw",
     "SetDistances",
+    "StepsMeasure",
     "TokenizerEvaluation",
     "Transfer",
     "Vote",
@@ -39,6 +42,7 @@ __all__ = [
     "copies",
     "cycles",
     "evaluate_codes",
+    "evaluate_few_steps",
     "evaluate_tokenizer",
     "expected_errors",
     "fit_scaling_law",

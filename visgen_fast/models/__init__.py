@@ -3,6 +3,7 @@
 from .dcgan import DCGANDiscriminator, DCGANGenerator
 from .dit import DiT
 from .experts import Experts
+from .feature_heads import FeatureHeads
 from .layers.code_transformer import Transformer
 from .mar import MAR
 from .masked_model import MaskedModel
@@ -23,6 +24,7 @@ __all__ = [
     "DCGANGenerator",
     "DiT",
     "Experts",
+    "FeatureHeads",
     "MaskedModel",
     "PixelCNN",
     "PixelRNN",

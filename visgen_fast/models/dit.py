@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from ..nn.modulated import GatedResidualNorm, ResidualStream
@@ -29,8 +30,11 @@ class DiT(RefilledBuffers):
     added as "no class"; mlp_ratio: hidden width of a block's MLP over `width`; dropout: on the output of each branch;
     bottleneck: features that a patch is squeezed through on its way to `width`, by two linear layers (Li and He, "Back
     to basics: let denoising generative models denoise", 2025); None is one layer; conditioning: what `t` is, a time or
-    the level λ, as the objective's `conditioning` says; recompute: "cheap" keeps of each block the results of matrix
-    products and attention for the backward pass, about half of the bytes, and computes the rest again.
+    the level λ, as the objective's `conditioning` says; time_scale: what the fastest wave of t turns by for 1 of it,
+    low where a loss differentiates t (`diffusion.FlowMap`); destination: whether the network is told the time that a
+    step leads to, and told_guidance: the guidance that it stands for, both by embeddings that start at zero;
+    recompute: "cheap" keeps of each block the results of matrix products and attention for the backward pass, about
+    half of the bytes, and computes the rest again.
 
     ValueError where one of the sizes is below 1, patch_size does not divide the image, heads does not divide width,
     width is no multiple of 4, or conditioning or recompute is unknown.
@@ -50,6 +54,9 @@ class DiT(RefilledBuffers):
         dropout: float = 0.0,
         bottleneck: int | None = None,
         conditioning: Literal["time", "log_snr"] = "time",
+        time_scale: float = 1000.0,
+        destination: bool = False,
+        told_guidance: bool = False,
         recompute: Recompute = None,
     ) -> None:
         super().__init__()
@@ -67,7 +74,10 @@ class DiT(RefilledBuffers):
         self.grid, self.width = (height // patch_size, breadth // patch_size), width
         self.register_fresh_buffers()
         self.embed_patch = _patch_embedding(channels * patch_size**2, width, bottleneck)
-        self.embed_time = TimeEmbedding(width, conditioning=conditioning)
+        self.time_scale = time_scale
+        self.embed_time = TimeEmbedding(width, conditioning=conditioning, scale=time_scale)
+        self.embed_destination = TimeEmbedding(width, scale=time_scale) if destination else None
+        self.embed_guidance = TimeEmbedding(width, scale=1.0) if told_guidance else None
         self.embed_label = nn.Embedding(classes + 1, width)
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, dropout) for _ in range(depth))
         self.output = Output(width, channels * patch_size**2)
@@ -80,20 +90,57 @@ class DiT(RefilledBuffers):
         """The paper's initial weights."""
         initialize(self, (self.embed_label, self.embed_time.input, self.embed_time.output))
         nn.init.zeros_(self.output.linear.weight)
+        for told in (self.embed_destination, self.embed_guidance):
+            if told is not None:
+                nn.init.normal_(told.input.weight, std=0.02)
+                nn.init.zeros_(told.output.weight)
 
-    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        labels: Tensor,
+        destination: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
         """The prediction [B, channels, height, width].
 
         x_t: [B, channels, height, width]; t: times in [0, 1], or levels λ, [B]; labels: int64 [B], `null_label` for no
-        class. ValueError for images of another size.
+        class; destination: the times that steps lead to, [B], by default t itself; guidance: the scales that the
+        prediction stands for, [B], by default 1. ValueError for images of another size, and where a network is given
+        what it was not made to be told.
         """
-        check_images(x_t, self.channels, self.image_size)
-        condition = (self.embed_time(t) + self.embed_label(labels))[:, None]
-        tokens = self.embed_patch(patchify(x_t, self.patch_size))
-        stream = ResidualStream(tokens + self.positions.to(tokens.dtype))
+        condition = self._condition(t, labels, destination, guidance)[:, None]
+        stream = self._tokens(x_t)
         for block in self.blocks:
             stream = run_recomputing(self.recompute, block, stream, condition)
         return unpatchify(self.output(stream, condition), self.patch_size, self.image_size)
+
+    def features(self, x_t: Tensor, t: Tensor, labels: Tensor) -> list[Tensor]:
+        """The tokens [B, N, width] after each block; arguments as of `forward`."""
+        condition, stream, found = self._condition(t, labels, None, None)[:, None], self._tokens(x_t), []
+        for block in self.blocks:
+            stream = block(stream, condition)
+            found.append(stream.total())
+        return found
+
+    def _tokens(self, x_t: Tensor) -> ResidualStream:
+        check_images(x_t, self.channels, self.image_size)
+        tokens = self.embed_patch(patchify(x_t, self.patch_size))
+        return ResidualStream(tokens + self.positions.to(tokens.dtype))
+
+    def _condition(self, t: Tensor, labels: Tensor, destination: Tensor | None, guidance: Tensor | None) -> Tensor:
+        """All that the network is told beside the image, [B, width]."""
+        if destination is not None and self.embed_destination is None:
+            raise ValueError("destination must be left out for a DiT without destination=True")
+        if guidance is not None and self.embed_guidance is None:
+            raise ValueError("guidance must be left out for a DiT without told_guidance=True")
+        condition = self.embed_time(t) + self.embed_label(labels)
+        if self.embed_destination is not None:
+            condition = condition + self.embed_destination(t - (t if destination is None else destination))
+        if self.embed_guidance is not None:
+            condition = condition + self.embed_guidance(torch.ones_like(t) if guidance is None else guidance)
+        return condition
 
 
 def _patch_embedding(pixels: int, width: int, bottleneck: int | None) -> nn.Module:

@@ -68,14 +68,16 @@ class DiTSettings(DiffusionSettings):
     """Attention heads of a block."""
     bottleneck: Annotated[int | None, AtLeast(1)] = None
     """Features that a patch passes through on its way to the width; by default it has no bottleneck."""
+    time_scale: Annotated[float, Between(0, 1000, "(]")] = 1000.0
+    """What the fastest wave of time turns by from image to noise; 1 for teachers of rules that differentiate time."""
     dropout: Annotated[float, Between(0, 1, "[)")] = 0.0
     """Share of a block's features that training sets to zero."""
     recompute: Literal["cheap"] | None = None
     """"cheap" halves what blocks keep for the backward pass, and computes norms and activations again."""
 
 
-def dit(settings: DiTSettings, images: ImageFormat) -> DiT:
-    """The transformer for images of this format; ValueError where the two don't fit."""
+def dit(settings: DiTSettings, images: ImageFormat, **told: Any) -> DiT:
+    """The transformer for images of this format, which is `told` more; ValueError where the two don't fit."""
     return DiT(
         image_size=(images.height, images.width),
         channels=images.channels,
@@ -87,6 +89,8 @@ def dit(settings: DiTSettings, images: ImageFormat) -> DiT:
         dropout=settings.dropout,
         bottleneck=settings.bottleneck,
         recompute=settings.recompute,
+        time_scale=settings.time_scale,
+        **told,
     )
 
 

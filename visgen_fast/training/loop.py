@@ -62,6 +62,7 @@ class Trainer:
         self.accelerator = accelerator_for(self.settings)
         self.average = MovingAverage(system, self.settings.ema_decay)
         self.average.weights.to(self.accelerator.device)
+        system.follow(self.average.module)
         self.turns = self._prepare_turns()
         self.step = 0
         self.measured: dict[str, float] = {}

@@ -113,6 +113,9 @@ class System(nn.Module, ABC):
         For what is measured on images; ValueError where it cannot be.
         """
 
+    def follow(self, average: System) -> None:
+        """Told once, before the first step, the system of the averaged weights: for losses that read these."""
+
     def before_step(self, step: int) -> None:
         """Called before the turns of optimizer step `step` (0 is the first)."""
 

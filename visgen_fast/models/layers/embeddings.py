@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# What the fastest wave turns by for 1 of t, or 1 of λ: λ from −20 to 20 spans as much as t from 0 to 1.
-_SCALES = {"time": 1000, "log_snr": 25}
+# How many units of t 1 of it, or 1 of λ, stands for: λ from −20 to 20 spans as much as t from 0 to 1.
+_UNITS = {"time": 1.0, "log_snr": 1 / 40}
 
 
 class TimeEmbedding(nn.Module):
-    """A time as a vector: cosines and sines of 1000·t at frequencies from 1 down to 1/10000, then an MLP.
+    """A time as a vector: cosines and sines of scale·t at frequencies from 1 down to 1/10000, then an MLP.
 
-    conditioning: "time", t in [0, 1], or "log_snr", the level λ = ln(α²/σ²), of which 25·λ stands for 1000·t.
-    ValueError for another.
+    conditioning: "time", t in [0, 1], or "log_snr", the level λ = ln(α²/σ²), of which λ/40 stands for t. scale: what
+    the fastest wave turns by for 1 of t, positive. ValueError for another.
     """
 
     def __init__(
-        self, width: int, frequencies: int = 128, *, conditioning: Literal["time", "log_snr"] = "time"
+        self,
+        width: int,
+        frequencies: int = 128,
+        *,
+        conditioning: Literal["time", "log_snr"] = "time",
+        scale: float = 1000.0,
     ) -> None:
         super().__init__()
-        if conditioning not in _SCALES:
+        if conditioning not in _UNITS:
             raise ValueError(f"conditioning must be time or log_snr, got {conditioning!r}")
-        self.frequencies, self.scale = frequencies, _SCALES[conditioning]
+        if not 0 < scale < math.inf:
+            raise ValueError(f"time_scale must be positive and finite, got {scale}")
+        self.frequencies, self.scale = frequencies, scale * _UNITS[conditioning]
         self.input = nn.Linear(2 * frequencies, width)
         self.output = nn.Linear(width, width)
 
     def forward(self, t: Tensor) -> Tensor:
         """[B] to [B, width]."""
         # In float32 even for a bfloat16 network, whose 8 bits would fold the fast frequencies onto each other.
-        exponents = torch.arange(self.frequencies, dtype=torch.float32, device=t.device) / self.frequencies
-        angles = self.scale * t.float()[:, None] * 10000**-exponents
+        t = t.to(torch.promote_types(t.dtype, torch.float32))
+        exponents = torch.arange(self.frequencies, dtype=t.dtype, device=t.device) / self.frequencies
+        angles = self.scale * t[:, None] * 10000**-exponents
         waves = torch.cat((angles.cos(), angles.sin()), dim=-1).to(self.input.weight.dtype)
         return self.output(F.silu(self.input(waves)))
 
