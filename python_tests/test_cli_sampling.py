@@ -204,7 +204,7 @@ def test_nothing_in_a_file_becomes_another_option(run, tmp_path, options, capsys
     ("options", "said"),
     [
         ({"recipe": "evil.py", "out": "y.png", "steps": 3}, "was drawn with other weights"),
-        ({"steps": "3 --recipe=evil.py"}, "--steps must be INT or None"),
+        ({"steps": "3 --recipe=evil.py"}, "--steps must be INT [INT ...] or None, got '3 --recipe=evil.py'"),
         ({"sampler": "--recipe=evil.py"}, "that no command line has"),
         ({"sampler": "\x1b[2J"}, "was drawn with other weights"),
     ],

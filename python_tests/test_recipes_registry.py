@@ -25,8 +25,10 @@ from visgen_fast.systems.tokenizer import TokenizerSystem
 TINY = ["--batch-size=4", "--steps=2", "--device=cpu"]
 TINY_FLOW = [*TINY, "--width=8", "--depth=1", "--heads=1", "--sampling-steps=1"]
 TINY_TOKENIZER = [*TINY, "--widths", "4", "--levels", "3", "3"]
-# Whose networks cut nothing into parts; or whose first stage does, as test_recipes_first_stage.py says.
+# Whose networks cut nothing into parts; or whose first stage or teacher does, as their own tests say.
+OF_TEACHERS = ("add", "consistency-distillation", "dmd2", "ladd", "moment-matching", "progressive-distillation")
 OF_ANY_SIZE = (
+    *OF_TEACHERS,
     *("classifier", "pixel-cnn", "pixel-gpt", "pixel-rnn", "vae", "vdm"),
     *("token-gpt", "rq-transformer", "latent-diffusion", "var", "maskgit", "muse", "cascade"),
 )
@@ -93,8 +95,12 @@ def test_every_recipe_is_an_object_that_takes_any_data_set(name, tmp_path):
             )
             == 0
         )
-    if "encoder" in recipe.settings.OTHER_RUNS:
-        others["encoder"] = str(tmp_path / "classifier")
+    if name in OF_TEACHERS:
+        others["teacher"] = str(tmp_path / "teacher")
+        teacher = [*TINY_FLOW, "--patch-size=4", "--workers=0", "--size=16", f"--dataset={mine}"]
+        assert cli.main(["train", "rectified-flow", *teacher, f"--out={tmp_path / 'teacher'}"]) == 0
+    if name == "add" or "encoder" in recipe.settings.OTHER_RUNS:
+        others["features" if name == "add" else "encoder"] = str(tmp_path / "classifier")
         small = [*TINY, "--widths", "4", "--workers=0", "--size=16", f"--dataset={mine}"]
         assert cli.main(["train", "classifier", *small, f"--out={tmp_path / 'classifier'}"]) == 0
     settings = recipe.settings_for(str(mine), size=16, **others)

@@ -21,7 +21,7 @@ T = TypeVar("T")
 _PLAIN = {
     r"^Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)": r"\1 must be a whole number, got \2",
     r"^Error parsing (\S+): could not convert string to float: (.*)": r"\1 must be a number, got \2",
-    r"^Error parsing (\S+): no type matching \{None\}\|\{?([A-Z ]+)\}? could.* \[(.*)\]": (
+    r"^Error parsing (\S+): no type matching \{None\}\|\{?\[?([A-Z .\[\]]+?)\]?\}? could.* \[(.*)\]": (
         r"\1 must be \2 or None, got \3"
     ),
     r"^invalid choice (.*) for argument '(.*)'\. Expected one of \((.*)\)": r"\2 must be one of \3, got \1",

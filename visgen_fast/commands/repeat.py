@@ -48,14 +48,19 @@ def story(state: Mapping[str, Any], checkpoint: Path, options: Mapping[str, Any]
 
 
 def with_options_of(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The arguments, after those of the options `names` that the file given as --like keeps."""
+    """The arguments, after those of the options `names` that the file given as --like keeps.
+
+    What comes before the first option stays there: after one that takes several words it would be one of them.
+    """
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--like", nargs="?")
     like = parser.parse_known_args(list(arguments))[0].like
     if like is None:
         return list(arguments)
     kept = read_story(Path(like))["options"]
-    return [*(word for name in names if name in kept for word in _words(name, kept[name], like)), *arguments]
+    words = [word for name in names if name in kept for word in _words(name, kept[name], like)]
+    first = next((place for place, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    return [*arguments[:first], *words, *arguments[first:]]
 
 
 def check_weights(like: Path, state: Mapping[str, Any], checkpoint: Path) -> None:

@@ -109,7 +109,7 @@ _OF_THE_SYSTEM = (
     *("steps", "sampler", "spacing", "shift", "order", "eta", "churn", "variant", "variance"),
     *("guidance", "interval", "rescale", "temperature", "top_k", "top_p", "truncation", "direction"),
 )
-# What a drawn file keeps. Words that follow the last one are no more of its: it takes a single number.
+# What a drawn file keeps.
 _KEPT = ("labels", "seeds", *_OF_THE_SYSTEM, "complete", "interpolate", "traverse", "count_per_class")
 
 

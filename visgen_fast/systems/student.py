@@ -165,7 +165,7 @@ class ProgressiveStudent(TrajectoryStudent):
         # By a function, so that no copy of the objective copies the guide.
         self._later = self.flow_map(lambda *at: self.guide(*at))
 
-    def train(self, mode: bool = True) -> System:
+    def train(self, mode: bool = True) -> ProgressiveStudent:
         super().train(mode)
         self.guide.eval()
         return self
