@@ -102,7 +102,7 @@ def test_copies_are_shown_beside_what_they_were_copied_from():
     flat = Features("pixels", "digest", 16, lambda images: images.flatten(1))
     made = torch.cat((to_range(pixels[500:690]), to_range(pixels[100:110]) + 1e-3))
     held_out = flat.of([to_range(pixels[700:])])
-    seen = copied(flat, train, made.split(50), held_out, device=torch.device("cpu"))
+    seen = copied(train, made.split(50), flat.of([made]), held_out, device=torch.device("cpu"))
     assert 0.05 <= seen.share <= 0.08 and seen.expected <= 0.02
     torch.testing.assert_close(seen.pairs[0, :10], seen.pairs[1, :10], rtol=0, atol=2e-3)
 

@@ -51,6 +51,8 @@ def compare(
     from ..systems.compared import Comparison, copied, drawn, reconstructed
     from ..systems.compared import by_class as compare_classes
 
+    if by_class and not run.system.conditional:
+        raise ValueError("--by-class needs a model that was trained with classes")
     name = against or ("held-out" if run.held_out else "train")
     labels, pictures = _reference(run, name, device)
     sampling = run.system.options(**{option: value for option, value in asked.items() if value is not None})
@@ -63,7 +65,7 @@ def compare(
         classes = {run.format.class_names[label]: one for label, one in found.items()}
     seen = None
     if name == "train" and run.held_out:
-        seen = copied(features, run.train(), made, features.of(_shown(run.some, device)), device=device)
+        seen = copied(run.train(), made, of_made, features.of(_shown(run.some, device)), device=device)
     return Comparison(
         against=name,
         sampling=sampling,

@@ -16,7 +16,7 @@ from ..nn.conditions import AnyCondition
 from .measuring import Pictures, apart
 from .subtasks import NoiseLevels, Subtasks, spread_of
 
-_GROUPS = 8
+GROUPS = 8
 _COLUMNS = 1 << 18  # of gradients, in one product
 _BATCH = 32
 
@@ -65,17 +65,17 @@ def gradient_cosines(
         ValueError: edges that do not rise or lie beyond the schedule's ends, too few pictures, nothing to train.
     """
     tasks, all_pictures = subtasks_of(subtasks, grid), Pictures(pictures, labels, seeds)
-    each = len(all_pictures) // _GROUPS
+    each = len(all_pictures) // GROUPS
     if each < 1:
-        raise ValueError(f"pictures must be at least {_GROUPS}, got {len(all_pictures)}")
+        raise ValueError(f"pictures must be at least {GROUPS}, got {len(all_pictures)}")
     with apart(model) as copied, torch.enable_grad():
         parameters = trainable(copied)
         gradients = [
-            _gradient(copied, parameters, tasks, all_pictures.at(slice(group, each * _GROUPS, _GROUPS)), place)
-            for group in range(_GROUPS)
+            _gradient(copied, parameters, tasks, all_pictures.at(slice(group, each * GROUPS, GROUPS)), place)
+            for group in range(GROUPS)
             for place in range(len(tasks))
         ]
-    return cosines_of(_products(gradients).view(_GROUPS, len(tasks), _GROUPS, len(tasks)))
+    return cosines_of(_products(gradients).view(GROUPS, len(tasks), GROUPS, len(tasks)))
 
 
 def subtasks_of(subtasks: Subtasks | DiffusionObjective, grid: Tensor | Sequence[float] | None) -> Subtasks:

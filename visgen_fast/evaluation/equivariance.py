@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..nn.conditions import AnyCondition
-from .conflict import gradient_cosines, transfer
+from .conflict import GROUPS, gradient_cosines, transfer
 from .features import Estimate
 from .measuring import Pictures
 from .subtasks import Subtasks
@@ -76,7 +76,7 @@ def equivariance(
         subtasks.names,
         _by_t(ratios),
         gains.mean(0) / own.mean(0)[:, None],
-        _interval(cosines.mean, cosines.mean_error, 7),
+        _interval(cosines.mean, cosines.mean_error, GROUPS - 1),
     )
 
 

@@ -37,10 +37,9 @@ class Subtasks(ABC):
         spread: in [0, 1), [N], evenly spread over all samples, for what is drawn.
         """
 
+    @abstractmethod
     def together(self, model: Network, some: Pictures, positions: Tensor) -> Tensor:
         """The objective's loss of each sample, [N]; positions: int64 [N], in the order of training."""
-        spread = torch.full((len(some),), 0.5, device=some.seeds.device)
-        return sum((self.losses(model, some, spread, place) for place in range(len(self))), torch.zeros(()))
 
 
 class NoiseLevels(Subtasks):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..data.images import AT_A_TIME, Images, in_chunks
-from ..evaluation.features import Estimate, Features, FeatureSet, SetDistances, compare_sets
+from ..data.images import AT_A_TIME, Images, in_chunks, to_range
+from ..evaluation.features import Estimate, FeatureSet, SetDistances, compare_sets
 from ..evaluation.neighbours import copies
 from .generative import GenerativeSystem
 
@@ -77,15 +77,18 @@ class CopiedPictures:
 
 
 def copied(
-    features: Features, train: Images, made: Sequence[Tensor], held_out: FeatureSet, *, device: torch.device
+    train: Images, pictures: Sequence[Tensor], made: FeatureSet, held_out: FeatureSet, *, device: torch.device
 ) -> CopiedPictures:
-    """Which of the pictures `made`, in batches, are copies of some in `train`, by `copies`, and what that raises."""
-    of_train = features.of(shown for shown, _ in in_chunks(train, device))
-    found = copies(of_train.values, features.of(made).values, held_out.values)
+    """Which pictures, in batches, whose features are `made`, are copies of some in `train`, by `copies`.
+
+    Raises what that does.
+    """
+    of_train = made.features.of(shown for shown, _ in in_chunks(train, device))
+    found = copies(of_train.values, made.values, held_out.values)
     which, nearest = found.which[:_SHOWN], found.nearest[:_SHOWN]
-    shown = torch.cat(list(made))[which.to(device)].cpu()
+    shown = torch.cat(list(pictures))[which.to(device)].cpu()
     there = [train.read([place])[0][0] for place in nearest.tolist()]
-    originals = torch.stack(there).float() / 127.5 - 1 if there else shown
+    originals = to_range(torch.stack(there)) if there else shown
     return CopiedPictures(found.share, found.expected, torch.stack((shown, originals)))
 
 
