@@ -27,10 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     x = torch.randn(options.vectors, options.dimensions)
     codebooks = torch.randn(options.depth, options.codes, options.dimensions)
     ops.residual_quantize(x[:512], codebooks[:, :512])  # what loads and starts once
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     results = ops.residual_quantize(x, codebooks)
-    peak = _resident("VmHWM") - before
+    peak = resident("VmHWM") - before
     written = sum(result.nbytes for result in results)
     matrix = 4 * options.vectors * options.codes
     sizes = f"{options.vectors}×{options.dimensions}, K={options.codes}, Q={options.depth}"
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(peak - written > LIMIT)
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
     """A line of /proc/self/status, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):

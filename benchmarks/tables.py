@@ -9,6 +9,7 @@ hand. NAME is
     noise levels          likewise
     noise levels seen     the same in a sentence, for the README
     freed memory          what keeping it saves
+    truth                 verdicts on the claims of the texts
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from . import freed_memory, invalid_codes_report, noise_levels_report
 from .families import FAMILIES
 from .promises import NotMeasured, Promise
 from .table import as_markdown, details, milliseconds
+from .truth import report as truth_report
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What the README shows: one machine, and of it one case of each kind of operation.
@@ -42,8 +44,9 @@ _STUDIES = {
     "noise levels": ("noise_levels", noise_levels_report.block),
     "freed memory": ("freed_memory", freed_memory.block),
     "noise levels seen": ("noise_levels", noise_levels_report.headline),
+    "truth": ("truth", truth_report.block),
 }
-_MARKER = re.compile(r"^<!-- ((?:benchmarks|invalid codes|noise levels|freed memory).*) -->$", re.MULTILINE)
+_MARKER = re.compile(r"^<!-- ((?:benchmarks|invalid codes|noise levels|freed memory|truth).*) -->$", re.MULTILINE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

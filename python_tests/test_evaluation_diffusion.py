@@ -103,7 +103,11 @@ def test_mistakes_in_evaluating_are_answered_in_a_sentence(runs, tmp_path, capsy
 
     flow, autoencoder = runs / "flow", runs / "autoencoder"
     assert "--beam is for a tokenizer, and the recipe rectified-flow trains none" in mistake(flow, "--beam=2")
-    assert "--features is for a tokenizer or a model of codes" in mistake(flow, f"--features={autoencoder}")
+    assert "--features must be a run of the recipe classifier" in mistake(flow, f"--features={autoencoder}")
+    assert "--steps needs --features" in mistake(flow, "--steps=2")
+    assert "--against is for a model that draws images, and the recipe autoencoder" in mistake(
+        autoencoder, "--against=train"
+    )
     assert "--bins is for a diffusion model, and the recipe autoencoder" in mistake(autoencoder, "--bins=2")
     assert "--transfer-steps is for a diffusion model" in mistake(autoencoder, "--transfer-steps=2")
     for wrong in ("--bins=0", "--bins=17", "--transfer-steps=-1"):

@@ -160,6 +160,8 @@ def test_mistakes_in_evaluating_are_answered_in_a_sentence(runs, tmp_path, capsy
 
     assert "holds no checkpoint" in mistake(tmp_path)
     assert "--beam needs a residual quantizer" in mistake(runs / "autoencoder", "--beam=2")
-    assert "trains no tokenizer" in mistake(runs / "classifier")
+    assert "--beam is for a tokenizer, and the recipe classifier trains none" in mistake(
+        runs / "classifier", "--beam=2"
+    )
     assert "--pictures must be at least 2" in mistake(runs / "rq-vae", "--pictures=1")
     assert "holds no classifier" in mistake(runs / "rq-vae", f"--features={runs / 'autoencoder'}")

@@ -1,8 +1,7 @@
-"""`visgen-fast evaluate`: measures a trained tokenizer, diffusion model, model of codes or normalizing flow."""
+"""`visgen-fast evaluate`: measures what a recipe trained, and compares the images that it draws with others."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,24 +9,26 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from ..errors import UserError, writing
-from ..untrusted import MOST_BEAM
+from ..untrusted import MOST_BEAM, MOST_SAMPLING_STEPS
 from .options import device_named, parse
 from .probe import probe
+from .sample import MOST_GUIDANCE
 
 if TYPE_CHECKING:
     import torch
 
     from ..data.images import Images
-    from ..recipes.recipe import Recipe
-    from ..systems.codes import CodeSystem
-    from ..systems.prior import PriorSystem
     from ..systems.student import StudentSystem
-    from ..systems.tokenizer import TokenizerSystem
     from ..training.checkpoint import Checkpoint
     from ..training.settings import TrainingSettings
     from ..training.system import System
 
 _MOST_BINS = 16
+# What only some systems are measured by: options, and what trains such a one.
+_OF_SOME = {"beam": "tokenizer", "bins": "diffusion model", "transfer_steps": "diffusion model"}
+_OF_PROBE = ("beam", "features", "bins", "transfer_steps", "against", "steps", "guidance", "by_class", "teacher")
+# What is asked of images that are drawn.
+_OF_DRAWN = ("against", "steps", "guidance", "by_class")
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -40,21 +41,30 @@ class EvaluateOptions:
     """Measure a trained model on images that were held out; writes evaluation.json, and figures.
 
     A tokenizer: reconstruction, codes, and which of them add nothing. A diffusion model: errors by noise level λ, and
-    whether the levels are in each other's way. A few-step model: its distance to its teacher's long run. A model of
-    codes: bits, by place, by depth and by step. A normalizing flow: bits per dimension.
+    whether the levels are in each other's way. A model of codes: bits, by place, by depth and by step. A normalizing
+    flow: bits per dimension. A few-step model: its distance to its teacher's long run. With --features, what any model
+    draws is compared with other images.
     """
 
     checkpoint: tyro.conf.Positional[Path]
     """Folder of a run, whose newest checkpoint is taken, or of one checkpoint."""
-    beam: int | None = None
-    """Tokenizers: prefixes that the beam search for codes keeps; 1 takes the nearest code; by default the recipe's."""
-    features: Path | None = None
-    """Tokenizers, models of codes and few-step models: a run of the recipe classifier on images of the same kind, or of
-    a tokenizer that was given one: gives rFID, and FID of as many images drawn."""
+    features: str | None = None
+    """The network whose features are compared: a run of the recipe classifier on images of the same kind, or of a
+    tokenizer that was given one; efficientnet-lite0, of ImageNet; or module:function, your own, which is run. Gives the
+    rFID of a tokenizer, and FID, KID, precision and recall of images that are drawn from fixed seeds."""
+    against: str | None = None
+    """What drawn images are compared with: held-out, train, which looks for copies too, another run, which draws from
+    the same noise, or a folder of images; by default held-out images where there are some."""
+    steps: tuple[int, ...] | None = None
+    """Steps of the sampler; by default the recipe's. With --teacher, the numbers to compare at, by default 1 2 4 8."""
+    guidance: float | None = None
+    """Scale of classifier-free guidance, 1 for none; by default the recipe's."""
+    by_class: bool = False
+    """Compare the images of each class, too."""
     teacher: Path | None = None
     """Few-step models: the run of the diffusion model to compare with, by the same seeds."""
-    steps: tuple[int, ...] | None = None
-    """Few-step models: numbers of steps to compare at; by default 1 2 4 8."""
+    beam: int | None = None
+    """Tokenizers: prefixes that the beam search for codes keeps; 1 takes the nearest code; by default the recipe's."""
     bins: int | None = None
     """Diffusion models: intervals of λ whose gradients are compared, at most 16; by default 8."""
     transfer_steps: int | None = None
@@ -63,7 +73,7 @@ class EvaluateOptions:
     probe: bool = False
     """Tokenizers and autoencoders: fit a linear classifier to their frozen latents instead; writes probe.json."""
     pictures: int | None = None
-    """How many images to measure; by default 512 for a diffusion model, else 2000."""
+    """How many images to measure, and to draw; by default 2000 for a tokenizer or a model of codes, else 512."""
     out: Path | None = None
     """Folder for the results; by default that of the checkpoint given."""
     data: Path | None = None
@@ -76,54 +86,70 @@ class EvaluateOptions:
 
 def measure(options: EvaluateOptions) -> None:
     """Measures what the options of `evaluate` ask for, and writes and prints it."""
-    from ..diffusion.prior import DiffusionPrior
-    from ..recipes.runs import trained
-    from ..systems.bridge import PathSystem
-    from ..systems.codes import CodeSystem
-    from ..systems.flow import FlowSystem
-    from ..systems.prior import PriorSystem
+    from ..data.images import Part, evenly
+    from ..evaluation.diffusion_report import as_json
+    from ..recipes.features import features_named
+    from ..recipes.runs import images_to_measure, trained
+    from ..systems.generative import GenerativeSystem
     from ..systems.student import StudentSystem
-    from ..systems.tokenizer import TokenizerSystem
-    from ..tokenizers.first_stage import FirstStage
     from ..training import checkpoint
+    from .against import Measured, compare
 
     _check(options)
     device = device_named(options.device)
     saved = checkpoint.read(options.checkpoint)
     recipe, settings, system = trained(saved, options.recipe)
     settings = _with_data(settings, options.data)
-    if not isinstance(system, StudentSystem):
-        _refuse(options, ("teacher", "steps"), saved, "few-step model")
+    out, head = options.out or options.checkpoint, {"recipe": saved.state["recipe"], "step": saved.state["step"]}
     if options.probe:
-        _refuse(options, ("beam", "features", "bins", "transfer_steps"), saved, "measurement without --probe")
-        text = probe(system, recipe, settings, _out(options), _head(saved), device, options.pictures)
-    elif isinstance(system, StudentSystem):
-        _refuse(options, ("beam", "bins", "transfer_steps"), saved, "tokenizer or diffusion model")
-        text = _students(options, saved, system, recipe, settings, device)
-    elif isinstance(system, TokenizerSystem) and recipe.held_out is not None:
-        _refuse(options, ("bins", "transfer_steps"), saved, "diffusion model")
-        text = _tokenizer(options, saved, system, recipe.held_out(settings), device)
-    elif isinstance(system, PriorSystem) and not isinstance(system.prior, DiffusionPrior):
-        raise UserError(f"the recipe {saved.state['recipe']} trains a model without an exact likelihood to measure")
-    elif isinstance(system, PriorSystem) and isinstance(system.first_stage, FirstStage):
-        raise UserError(f"evaluate measures diffusion models of pixels, but that in {saved.path} is one of latents")
-    elif isinstance(system, PriorSystem):
-        _refuse(options, ("beam",), saved, "tokenizer")
-        _refuse(options, ("features",), saved, "tokenizer or a model of codes")
-        text = _diffusion(options, saved, system, recipe, settings, device)
-    elif isinstance(system, CodeSystem):
-        _refuse(options, ("beam",), saved, "tokenizer")
-        _refuse(options, ("bins", "transfer_steps"), saved, "diffusion model")
-        text = _codes(options, saved, system, recipe, settings, device)
-    elif isinstance(system, FlowSystem | PathSystem):
-        _refuse(options, ("beam", "features", "bins", "transfer_steps"), saved, "tokenizer or diffusion model")
-        text = _own_measures(options, saved, system, recipe, settings, device)
-    else:
+        for name in _OF_PROBE:
+            _refuse(options, name, "measurement without --probe", head["recipe"])
+        print(f"{probe(system, recipe, settings, out, head, device, options.pictures)}\nwritten to {out}")
+        return
+    _refuse_others(options, system, head["recipe"])
+    images, held_out = images_to_measure(recipe, settings)
+    seen = "held out" if held_out else "that the model was trained on"
+    if images.format.shape != saved.images.shape:
+        which = "the held-out ones" if held_out else "those that it was trained on"
         raise UserError(
-            f"the recipe {saved.state['recipe']} trains no tokenizer with held-out images to measure it on, no "
-            "diffusion model, no model of codes and no normalizing flow"
+            f"the model is for images of shape {saved.images.shape}, but {which} have shape {images.format.shape}"
         )
-    print(f"{text}\nwritten to {_out(options)}")
+    if isinstance(system, StudentSystem) and (options.teacher is not None or options.features is None):
+        print(f"{_beside_teacher(options, system, saved, images, out, head, device)}\nwritten to {out}")
+        return
+    some, system = Part(images, evenly(len(images), options.pictures or system.examined)), system.to(device)
+    features = None if options.features is None else features_named(options.features, saved.images.channels, device)
+    asked = {name: getattr(options, name) for name in _OF_SOME} | {
+        "embed": None if features is None else features.embed,
+        "learning_rate": settings.learning_rate,
+    }
+    comparison = None
+    try:
+        if isinstance(system, GenerativeSystem) and features is not None:
+            run = Measured(system, saved.images, some, held_out, lambda: recipe.pictures(settings))
+            drawing = {"by_class": options.by_class, "guidance": options.guidance, "steps": _one(options.steps)}
+            comparison = compare(run, options.against, features, device=device, **drawing)
+        findings = system.examine(some, device=device, **{name: asked[name] for name in system.examined_by})
+    except ValueError as error:
+        raise UserError(f"the model in {saved.path} cannot be measured: {error}") from error
+    head["held_out"] = held_out
+    if comparison is not None:
+        head |= comparison.head()
+    elif isinstance(system, GenerativeSystem):
+        head |= {"fid": None, "rfid": None}
+    if features is not None:
+        head["features"] = {"name": features.name, "digest": features.digest}
+    lines = [*findings.lines, *([] if comparison is None else comparison.lines())]
+    if not lines:
+        raise UserError(
+            f"the recipe {saved.state['recipe']} trains a model without an exact likelihood to measure: give "
+            "--features, and the images that it draws are compared with others"
+        )
+    with writing(out):
+        findings.write(out, as_json(head))
+        if comparison is not None:
+            comparison.write(out)
+    print("\n".join([*lines, f"images: {len(some)} {seen}", f"written to {out}"]))
 
 
 def _check(options: EvaluateOptions) -> None:
@@ -135,188 +161,65 @@ def _check(options: EvaluateOptions) -> None:
                 f"--pictures must be at least 2, --bins at least 1 and at most {_MOST_BINS}, --transfer-steps at least "
                 f"0, and --beam at least 1 and at most {MOST_BEAM}"
             )
+    for steps in options.steps or ():
+        if not 1 <= steps <= MOST_SAMPLING_STEPS:
+            raise UserError(f"--steps must be at least 1 and at most {MOST_SAMPLING_STEPS}, got {steps}")
+    if options.guidance is not None and not abs(options.guidance) <= MOST_GUIDANCE:
+        raise UserError(f"--guidance must lie in [-{MOST_GUIDANCE}, {MOST_GUIDANCE}], got {options.guidance}")
 
 
-def _refuse(options: EvaluateOptions, names: tuple[str, ...], saved: Checkpoint, kind: str) -> None:
-    for name in names:
-        if getattr(options, name) is not None:
-            asked = f"--{name.replace('_', '-')}"
-            raise UserError(f"{asked} is for a {kind}, and the recipe {saved.state['recipe']} trains none")
+def _refuse_others(options: EvaluateOptions, system: System, recipe: str) -> None:
+    """`UserError` for an option that is for systems of another kind."""
+    from ..systems.generative import GenerativeSystem
+    from ..systems.student import StudentSystem
+
+    draws = isinstance(system, GenerativeSystem)
+    kinds = {name: kind for name, kind in _OF_SOME.items() if name not in system.examined_by}
+    if not isinstance(system, StudentSystem):
+        kinds["teacher"] = "few-step model"
+    if not draws:
+        kinds |= dict.fromkeys(_OF_DRAWN, "model that draws images")
+        if "embed" not in system.examined_by:
+            kinds["features"] = "tokenizer or a model that draws images"
+    for name, kind in kinds.items():
+        _refuse(options, name, kind, recipe)
+    if draws and options.features is None and options.teacher is None:
+        for name in _OF_DRAWN:
+            if getattr(options, name) not in (None, False):
+                raise UserError(f"--{name.replace('_', '-')} needs --features: drawn images are compared by these")
 
 
-def _out(options: EvaluateOptions) -> Path:
-    return options.out or options.checkpoint
+def _refuse(options: EvaluateOptions, name: str, kind: str, recipe: str) -> None:
+    if getattr(options, name) not in (None, False):
+        raise UserError(f"--{name.replace('_', '-')} is for a {kind}, and the recipe {recipe} trains none")
 
 
-def _head(saved: Checkpoint) -> dict[str, Any]:
-    return {"recipe": saved.state["recipe"], "step": saved.state["step"]}
+def _one(steps: tuple[int, ...] | None) -> int | None:
+    if steps is not None and len(steps) != 1:
+        raise UserError(f"--steps must be one number, without --teacher, got {len(steps)}")
+    return None if steps is None else steps[0]
 
 
-def _tokenizer(
-    options: EvaluateOptions, saved: Checkpoint, system: TokenizerSystem, held_out: Images, device: torch.device
-) -> str:
-    from ..data.images import in_chunks
-    from ..evaluation import evaluate_tokenizer
-    from ..evaluation.report import as_text, write
-    from ..nn.residual_quantizer import ResidualQuantizer
-    from ..recipes.runs import trained_classifier
-    from ..tokenizers import Tokenizer
-
-    tokenizer = system.tokenizer.to(device)
-    if options.beam is not None:
-        quantizer = tokenizer.quantizer if isinstance(tokenizer, Tokenizer) else None
-        if not isinstance(quantizer, ResidualQuantizer):
-            raise UserError(f"--beam needs a residual quantizer, and the recipe {saved.state['recipe']} has none")
-        quantizer.beam = options.beam
-    channels = saved.images.channels
-    embed = None if options.features is None else trained_classifier(options.features, channels).to(device).embedding
-    _require_shape(saved, held_out, "tokenizer", "the held-out ones")
-    if embed is not None and len(held_out) < 2:
-        raise UserError("--features compares sets of at least 2 held-out images, but the run has 1")
-    chunks = in_chunks(held_out, device, most=options.pictures or 2000)
-    try:
-        found = evaluate_tokenizer(tokenizer, (shown for shown, _ in chunks), embed=embed)
-    except ValueError as error:
-        raise UserError(f"the tokenizer in {saved.path} cannot be measured: {error}") from error
-    with writing(_out(options)):
-        write(found, _out(options), {**_head(saved), "beam": options.beam})
-    return as_text(found)
-
-
-def _diffusion(
+def _beside_teacher(
     options: EvaluateOptions,
-    saved: Checkpoint,
-    system: PriorSystem,
-    recipe: Recipe[Any],
-    settings: TrainingSettings,
-    device: torch.device,
-) -> str:
-    import torch
-
-    from .. import ops
-    from ..data.images import Part, evenly
-    from ..diffusion.prior import DiffusionPrior
-    from ..evaluation.diffusion import evaluate_diffusion
-    from ..evaluation.diffusion_report import as_text, write
-    from ..recipes.runs import images_to_measure
-
-    images, held_out = images_to_measure(recipe, settings)
-    _require_shape(saved, images, "diffusion model", "those to measure it on")
-    some = Part(images, evenly(len(images), options.pictures or 512))
-    pixels, labels, _ = some.read(range(len(some)))
-    seeds = ops.derive_seeds(0, torch.arange(len(some)), purpose=ops.Purpose.LIKELIHOOD).to(device)
-    system = system.to(device)
-    assert isinstance(system.prior, DiffusionPrior)
-    with torch.no_grad():
-        told = system.condition(labels.to(device))
-    try:
-        found = evaluate_diffusion(
-            system.prior.model,
-            system.prior.objective,
-            pixels.to(device),
-            told,
-            seeds=seeds,
-            bins=options.bins or 8,
-            transfer_steps=options.transfer_steps or 0,
-            learning_rate=settings.learning_rate / 10,
-        )
-    except ValueError as error:
-        raise UserError(f"the diffusion model in {saved.path} cannot be measured: {error}") from error
-    measures = system.evaluate(some, device=device)
-    with writing(_out(options)):
-        write(found, _out(options), {**_head(saved), "held_out": held_out, "measures": measures})
-    seen = "held out" if held_out else "that the model was trained on"
-    return "\n".join([as_text(found), *_as_lines(measures), f"images: {found.images} {seen}"])
-
-
-def _students(
-    options: EvaluateOptions,
-    saved: Checkpoint,
     system: StudentSystem,
-    recipe: Recipe[Any],
-    settings: TrainingSettings,
+    saved: Checkpoint,
+    images: Images,
+    out: Path,
+    head: dict[str, Any],
     device: torch.device,
 ) -> str:
-    from ..recipes.runs import images_to_measure
     from .few_steps import compare
 
-    images, _ = images_to_measure(recipe, settings)
     return compare(
-        *(system, saved, images, _out(options)),
+        *(system, saved, images, out),
         teacher=options.teacher,
         features=options.features,
         steps=options.steps,
-        pictures=options.pictures or 512,
+        pictures=options.pictures or system.examined,
         device=device,
-        head=_head(saved),
+        head=head,
     )
-
-
-def _own_measures(
-    options: EvaluateOptions,
-    saved: Checkpoint,
-    system: System,
-    recipe: Recipe[Any],
-    settings: TrainingSettings,
-    device: torch.device,
-) -> str:
-    """What the system's own `evaluate` says of the images."""
-    from ..data.images import Part, evenly
-    from ..recipes.runs import images_to_measure
-
-    images, held_out = images_to_measure(recipe, settings)
-    _require_shape(saved, images, "model", "those to measure it on")
-    some = Part(images, evenly(len(images), options.pictures or 512))
-    measures = system.to(device).evaluate(some, device=device)
-    out = _out(options)
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        found = {**_head(saved), "held_out": held_out, "images": len(some), "measures": measures}
-        (out / "evaluation.json").write_text(json.dumps(found, indent=1) + "\n")
-    seen = "held out" if held_out else "that the model was trained on"
-    return "\n".join([*_as_lines(measures), f"images: {len(some)} {seen}"])
-
-
-def _as_lines(measures: dict[str, float]) -> list[str]:
-    return [f"{name.replace('_', ' ')}: {value:.4g}" for name, value in measures.items()]
-
-
-def _codes(
-    options: EvaluateOptions,
-    saved: Checkpoint,
-    system: CodeSystem,
-    recipe: Recipe[Any],
-    settings: TrainingSettings,
-    device: torch.device,
-) -> str:
-    from ..data.images import Part, evenly
-    from ..evaluation.code_report import as_text, write
-    from ..recipes.runs import images_to_measure, trained_classifier
-    from ..tokenizers.places import maps
-
-    images, held_out = images_to_measure(recipe, settings)
-    _require_shape(saved, images, "model of codes", "those to measure it on")
-    some, system = Part(images, evenly(len(images), options.pictures or 2000)), system.to(device)
-    distances: dict[str, float] = {}
-    try:
-        found = system.measure(some, device=device)
-        if options.features is not None:
-            classifier = trained_classifier(options.features, saved.images.channels).to(device)
-            distances = system.distances(some, classifier.embedding, device=device)
-    except ValueError as error:
-        raise UserError(f"the model of codes in {saved.path} cannot be measured: {error}") from error
-    with writing(_out(options)):
-        head = {**_head(saved), "held_out": held_out, "fid": None, "rfid": None, **distances}
-        write(found, maps(found.by_position, system.grids), _out(options), head)
-    seen = "held out" if held_out else "that the model was trained on"
-    return f"{as_text(found, distances)}\nimages: {found.images} {seen}"
-
-
-def _require_shape(saved: Checkpoint, images: Images, kind: str, which: str) -> None:
-    if images.format.shape != saved.images.shape:
-        raise UserError(
-            f"the {kind} is for images of shape {saved.images.shape}, but {which} have shape {images.format.shape}"
-        )
 
 
 def _with_data(settings: TrainingSettings, data: Path | None) -> TrainingSettings:

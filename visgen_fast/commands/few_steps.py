@@ -24,7 +24,7 @@ def compare(
     out: Path,
     *,
     teacher: Path | None,
-    features: Path | None,
+    features: str | None,
     steps: tuple[int, ...] | None,
     pictures: int,
     device: torch.device,
@@ -54,7 +54,7 @@ def compare(
 
     import torch
 
-    judge = None if features is None else features_named(str(features), saved.images.channels, device)
+    judge = None if features is None else features_named(features, saved.images.channels, device)
     data = None
     if judge is not None:
         some = Part(images, evenly(len(images), pictures))

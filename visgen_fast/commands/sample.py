@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # Of a set of captions, rows that are drawn where none is asked for; classes that a complaint names.
 _CAPTIONS, _CLASSES_NAMED, _CLASSES_COMPARED = 10, 30, 5000
 _COUNT = 10
-_MOST_GUIDANCE = 1000
+MOST_GUIDANCE = 1000
 _MOST_FRAMES = 50
 
 
@@ -230,8 +230,8 @@ def _check(options: SampleOptions) -> None:
         raise UserError(f"--steps must be at most {MOST_SAMPLING_STEPS}, got {max(options.steps or (1,))}")
     if len(options.steps or ()) > 1:
         _check_several(options)
-    if options.guidance is not None and not abs(options.guidance) <= _MOST_GUIDANCE:
-        raise UserError(f"--guidance must lie in [-{_MOST_GUIDANCE}, {_MOST_GUIDANCE}], got {options.guidance}")
+    if options.guidance is not None and not abs(options.guidance) <= MOST_GUIDANCE:
+        raise UserError(f"--guidance must lie in [-{MOST_GUIDANCE}, {MOST_GUIDANCE}], got {options.guidance}")
     if not options.seeds:
         raise UserError("--seeds must be at least one number")
     for seed in options.seeds:

@@ -2,6 +2,7 @@
 
 from .codes import CodeEvaluation, evaluate_codes
 from .conflict import GradientCosines, Transfer, gradient_cosines, transfer
+from .equivariance import Equivariance, equivariance
 from .features import Features, FeatureSet, SetDistances, compare_sets
 from .few_steps import FewSteps, StepsMeasure, evaluate_few_steps
 from .fid import FeatureMoments, frechet_distance, frechet_distance_at_infinity, kernel_distance
@@ -13,11 +14,14 @@ from .neighbours import Copies, Prdc, copies, prdc
 from .noise_levels import LossByLevel, importance_weighted_loss, loss_by_level
 from .ratings import Ratings, Vote, agreement, bradley_terry, cycles
 from .scaling import Isoflop, ScalingLaw, fit_scaling_law, isoflop
+from .subtasks import CodeParts, NoiseLevels, RandomParts, Subtasks
 from .tokenizer import TokenizerEvaluation, evaluate_tokenizer
 
 __all__ = [
     "CodeEvaluation",
+    "CodeParts",
     "Copies",
+    "Equivariance",
     "FeatureMoments",
     "FewSteps",
     "FeatureSet",
@@ -26,12 +30,15 @@ __all__ = [
     "InvalidCodes",
     "Isoflop",
     "LossByLevel",
+    "NoiseLevels",
     "Prdc",
     "PrefixErrors",
+    "RandomParts",
     "Ratings",
     "ScalingLaw",
     "SetDistances",
     "StepsMeasure",
+    "Subtasks",
     "TokenizerEvaluation",
     "Transfer",
     "Vote",
@@ -41,6 +48,7 @@ __all__ = [
     "compare_sets",
     "copies",
     "cycles",
+    "equivariance",
     "evaluate_codes",
     "evaluate_few_steps",
     "evaluate_tokenizer",

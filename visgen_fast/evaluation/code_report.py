@@ -20,18 +20,17 @@ _COLOUR = "#457b9d"
 def write(found: CodeEvaluation, maps: Sequence[Tensor], out: Path, head: Mapping[str, Any]) -> None:
     """Writes evaluation.json, `head` and the measures, and bits.png, with the maps [rows, columns] of the bits."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "evaluation.json").write_text(json.dumps({**as_json(dict(head)), **as_json(found)}, indent=1) + "\n")
+    (out / "evaluation.json").write_text(json.dumps({**head, **as_json(found)}, indent=1) + "\n")
     plot_bits(found, maps, out / "bits.png")
 
 
-def as_text(found: CodeEvaluation, distances: Mapping[str, float]) -> str:
+def as_text(found: CodeEvaluation) -> str:
     """The measures for a terminal."""
     rows = {"bits per image": f"{found.bits_per_image:.2f}", "bits per code": f"{found.bits_per_code:.3f}"}
     if found.bits_per_dim is not None:
         rows["bits per dim"] = f"{found.bits_per_dim:.3f}"
     if 1 < len(found.by_depth) <= 32:
         rows["by depth"] = " ".join(f"{bits:.2f}" for bits in found.by_depth.tolist())
-    rows |= {name.replace("_", " "): f"{value:.4g}" for name, value in distances.items()}
     width = max(map(len, rows)) + 2
     return "\n".join(f"{name + ':':<{width}}{value}" for name, value in rows.items())
 

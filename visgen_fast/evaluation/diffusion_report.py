@@ -27,9 +27,11 @@ def write(found: DiffusionEvaluation, out: Path, head: Mapping[str, Any]) -> Non
 
 
 def as_json(value: Any) -> Any:
-    """Dataclasses as objects and tensors as arrays, with null for what is no finite number."""
+    """Dataclasses and mappings as objects, and tensors as arrays, with null for what is no finite number."""
     if is_dataclass(value):
         return {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: as_json(one) for name, one in value.items()}
     if isinstance(value, Tensor):
         return as_json(value.tolist())
     if isinstance(value, (list, tuple)):

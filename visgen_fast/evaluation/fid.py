@@ -13,6 +13,7 @@ from torch import Tensor
 
 _BLOCK = 1024
 _PARTS = 4
+_LEAST_PIVOT = 1e-5  # over the largest
 
 
 class FeatureMoments:
@@ -59,13 +60,12 @@ def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
     """‖μ_a − μ_b‖² + Tr(Σ_a + Σ_b − 2(Σ_a Σ_b)^½), the squared 2-Wasserstein distance of two Gaussians.
 
     Σ_a Σ_b is not symmetric, and its root by Schur's method leaves imaginary parts to guess about. The trace is also
-    that of the root of the symmetric √Σ_a Σ_b √Σ_a, whose eigenvalues are the squares of the singular values of
-    √Σ_a √Σ_b; the sum of those takes no root of a rounding error.
+    the sum of the singular values of AᵀB, with Σ_a = AAᵀ and Σ_b = BBᵀ, which takes no root of a rounding error.
 
     Source: Heusel et al., "GANs trained by a two time-scale update rule converge to a local Nash equilibrium", 2017.
     """
     first, second = a.covariance, b.covariance
-    cross = torch.linalg.svdvals(_root(first) @ _root(second)).sum()
+    cross = torch.linalg.svdvals(_factor(first).T @ _factor(second)).sum()
     spread = first.trace() + second.trace() - 2 * cross
     # Rounding may leave the distance of a set from itself just under 0.
     return max(float((a.mean - b.mean).square().sum() + spread), 0.0)
@@ -110,12 +110,16 @@ def _moments(features: Tensor) -> FeatureMoments:
     return found
 
 
-def _root(covariance: Tensor) -> Tensor:
-    """The symmetric root of a positive semi-definite matrix."""
+def _factor(covariance: Tensor) -> Tensor:
+    """A with A·Aᵀ = Σ, of a positive semi-definite matrix Σ: Cholesky's, or a root where Σ is nearly singular."""
+    found, failed = torch.linalg.cholesky_ex(covariance)
+    pivots = found.diagonal()
+    if not failed and pivots.min() > _LEAST_PIVOT * pivots.max():
+        return found
     values, vectors = torch.linalg.eigh(covariance)
     # What is below rounding is 0 in truth, where there are fewer images than features.
     values = values.where(values > len(values) * torch.finfo(values.dtype).eps * values[-1], 0.0)
-    return vectors * values.sqrt() @ vectors.T
+    return vectors * values.sqrt()
 
 
 def kernel_distance(a: Tensor, b: Tensor) -> float:

@@ -21,7 +21,7 @@ def write(found: TokenizerEvaluation, out: Path, head: dict[str, Any]) -> None:
 
 def as_text(found: TokenizerEvaluation) -> str:
     """The measures for a terminal."""
-    rows = {"images": str(found.images), "PSNR": f"{found.psnr:.2f} dB"}
+    rows = {"PSNR": f"{found.psnr:.2f} dB"}
     if found.rfid is not None and found.kernel_distance is not None:
         rows |= {"rFID": f"{found.rfid:.4g}", "kernel distance": f"{found.kernel_distance:.3g}"}
     if found.usage:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import _check as check
-from .. import ops
 from ..autoregression.likelihood import nll
 from ..autoregression.model import CodeModel
 from ..autoregression.sampling import sample
-from ..data.images import AT_A_TIME, Images, evenly, in_chunks, to_range
+from ..data.images import Images, evenly, in_chunks, to_range
 from ..data.order import Batch
 from ..diffusion.guidance import drop_labels
 from ..evaluation.codes import Codec, CodeEvaluation, evaluate_codes
-from ..evaluation.fid import distances
 from ..tokenizers.pixels import PixelCodes, fit_palette
-from ..tokenizers.places import above, grids_of, outside
+from ..tokenizers.places import above, grids_of, maps, outside
+from ..training.system import Findings
 from .classes import check_labels, guidance_after, without_class
 from .generative import GenerativeSystem
 
@@ -58,6 +58,7 @@ class CodeSystem(GenerativeSystem):
     metric_names = ("bits_per_code",)
     frozen: tuple[str, ...] = ("tokenizer",)
     gives_likelihood = True
+    examined = 2000
 
     def __init__(self, model: CodeModel, tokenizer: nn.Module, drawing: CodeSampling, label_drop: float) -> None:
         super().__init__()
@@ -153,22 +154,19 @@ class CodeSystem(GenerativeSystem):
         """The model of which the bits are."""
         return self.model
 
-    @torch.no_grad()
-    def distances(self, images: Images, embed: Callable[[Tensor], Tensor], *, device: torch.device) -> dict[str, float]:
-        """The Fréchet and kernel distances, in features [B, F], from images to as many drawn ones of the same labels.
+    def examine(self, images: Images, *, device: torch.device, **options: Any) -> Findings:
+        """Bits by place, by depth and by step."""
+        from ..evaluation.code_report import as_text, write
 
-        Beside them the Fréchet distance to their reconstructions by the tokenizer, which no model of its codes beats by
-        much. What `distances` of `evaluation.fid` raises.
-        """
-        drawn, rebuilt = [], []
-        for number, (shown, labels) in enumerate(in_chunks(images, device)):
-            places = AT_A_TIME * number + torch.arange(len(shown), device=device)
-            seeds = ops.derive_seeds(0, places, purpose=ops.Purpose.INITIAL_STATE)
-            real = embed(shown).cpu()
-            drawn.append((real, embed(self.sample(labels, seeds).clamp(-1, 1)).cpu()))
-            rebuilt.append((real, embed(self.codec.decode(self.codec.encode(shown)).clamp(-1, 1)).cpu()))
-        fid, kernel = distances(drawn)
-        return {"fid": fid, "rfid": distances(rebuilt)[0], "kernel_distance": kernel}
+        found = self.measure(images, device=device)
+
+        def with_maps(out: Path, head: Mapping[str, Any]) -> None:
+            write(found, maps(found.by_position, self.grids), out, head)
+
+        return Findings([as_text(found)], with_maps)
+
+    def reconstruct(self, images: Tensor, seeds: Tensor) -> Tensor:
+        return self.codec.decode(self.codec.encode(images))
 
     @torch.no_grad()
     def sample(

@@ -56,6 +56,13 @@ class GenerativeSystem(System):
         """
         return None
 
+    def reconstruct(self, images: Tensor, seeds: Tensor) -> Tensor | None:
+        """What a first stage makes of images [B, C, H, W] in [−1, 1], as near as any prior can come; None without one.
+
+        seeds: int64 [B], of what is random in it.
+        """
+        return None
+
     def draw(self, images: Images, *, seed: int, device: torch.device) -> tuple[Tensor, Sequence[str]]:
         """Samples of some classes, or one of each of some captions; without classes just samples."""
         format = images.format

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..data.images import Images, to_range
+from .. import ops
+from ..data.images import AT_A_TIME, Images, to_range
 from ..data.order import Batch
 from ..diffusion.prior import DiffusionPrior, Prior
 from ..diffusion.sampling import Callback
 from ..nn.class_condition import Labels
 from ..nn.conditions import AnyCondition, Null
 from ..tokenizers.first_stage import FirstStage, Pixels
+from ..training.system import Findings, as_lines
 from .classes import check_labels, guidance_after
 from .generative import GenerativeSystem
 
@@ -35,6 +39,8 @@ class PriorSystem(GenerativeSystem):
         self.prior, self.condition, self.first_stage = prior, condition, first_stage
         parts = ["first_stage"] if isinstance(first_stage, FirstStage) else []
         self.frozen = (*parts, *(f"condition.{name}" for name in condition.frozen))
+        if isinstance(prior, DiffusionPrior):
+            self.examined_by = ("bins", "transfer_steps", "learning_rate")
         self._said = False
 
     @property
@@ -88,6 +94,50 @@ class PriorSystem(GenerativeSystem):
         latents = self.first_stage.encode(to_range(pixels), seeds)
         drawn = self.prior.draw(self.shape, nobody, seeds, initial=(latents, _STRENGTH), guidance=1.0)
         return self.first_stage.decode(drawn)
+
+    def reconstruct(self, images: Tensor, seeds: Tensor) -> Tensor | None:
+        stage = self.first_stage
+        return stage.decode(stage.encode(images, seeds)) if isinstance(stage, FirstStage) else None
+
+    def examine(
+        self,
+        images: Images,
+        *,
+        device: torch.device,
+        bins: int | None = None,
+        transfer_steps: int | None = None,
+        learning_rate: float = 1e-3,
+        **options: Any,
+    ) -> Findings:
+        """Of diffusion, errors by noise level, and whether the levels are in each other's way, beside `evaluate`.
+
+        bins, transfer_steps: as of `evaluate_diffusion`, by default 8 and 0; learning_rate: of the training, ten times
+        that of the tuning.
+        """
+        if not isinstance(self.prior, DiffusionPrior):
+            return super().examine(images, device=device)
+        from ..evaluation.diffusion import evaluate_diffusion
+        from ..evaluation.diffusion_report import as_text, write
+
+        pixels, labels, _ = images.read(range(len(images)))
+        seeds = ops.derive_seeds(0, torch.arange(len(images)), purpose=ops.Purpose.LIKELIHOOD).to(device)
+        parts = zip(pixels.to(device).split(AT_A_TIME), seeds.split(AT_A_TIME), strict=True)
+        with torch.no_grad():
+            x = torch.cat([self.first_stage.encode(some, own) for some, own in parts])
+            told = self.condition(labels.to(device))
+        found = evaluate_diffusion(
+            *(self.prior.model, self.prior.objective, x, told),
+            seeds=seeds,
+            bins=bins or 8,
+            transfer_steps=transfer_steps or 0,
+            learning_rate=learning_rate / 10,
+        )
+        measures = self.evaluate(images, device=device)
+
+        def with_measures(out: Path, head: Mapping[str, Any]) -> None:
+            write(found, out, {**head, "measures": measures})
+
+        return Findings([as_text(found), *as_lines(measures)], with_measures)
 
     def options(self, **asked: Any) -> dict[str, Any]:
         return self.prior.options(**self._guided(asked))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,10 @@ from ..nn.bsq import BSQ
 from ..nn.codebook import Codebook
 from ..nn.lookup_free import LookupFree
 from ..nn.quantized import Quantized
+from ..nn.residual_quantizer import ResidualQuantizer
 from ..tokenizers.losses import adaptive_weight, perceptual_loss, pixel_loss
 from ..tokenizers.tokenizer import Reconstructor, Tokenizer
-from ..training.system import Player, System
+from ..training.system import Findings, Player, System
 
 # Of the figure.
 _COLUMNS = 10
@@ -57,6 +58,8 @@ class TokenizerSystem(System):
     """
 
     figure = "reconstructions"
+    examined_by = ("beam", "embed")
+    examined = 2000
 
     def __init__(
         self,
@@ -190,6 +193,31 @@ class TokenizerSystem(System):
         shown = to_range(images.read(range(min(_COLUMNS, len(images))))[0].to(device))
         rows = {"input": shown, **self.tokenizer.stages(shown)}
         return torch.stack(list(rows.values())), list(rows)
+
+    def examine(
+        self,
+        images: Images,
+        *,
+        device: torch.device,
+        beam: int | None = None,
+        embed: Callable[[Tensor], Tensor] | None = None,
+        **options: Any,
+    ) -> Findings:
+        """Reconstruction, codes, and which of them add nothing.
+
+        beam: prefixes that a residual quantizer's search keeps; embed: of images to features [B, F], for rFID.
+        """
+        from ..evaluation.report import as_text, write
+
+        if beam is not None:
+            quantizer = self.tokenizer.quantizer if isinstance(self.tokenizer, Tokenizer) else None
+            if not isinstance(quantizer, ResidualQuantizer):
+                raise ValueError("--beam needs a residual quantizer, and it has none")
+            quantizer.beam = beam
+        if embed is not None and len(images) < 2:
+            raise ValueError("--features compares sets of at least 2 held-out images, but the run has 1")
+        found = evaluate_tokenizer(self.tokenizer, (shown for shown, _ in in_chunks(images, device)), embed=embed)
+        return Findings([as_text(found)], lambda out, head: write(found, out, {**head, "beam": beam}))
 
     def evaluate(self, images: Images, *, device: torch.device) -> dict[str, float]:
         """The mean PSNR in decibels of all `images`, and the mean usage and perplexity of the codes they were given.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -43,6 +45,18 @@ class Player:
         return step >= self.start and step // self.turn_steps % self.every == self.place
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What a trained system was found to be worth.
+
+    lines: for a terminal. write: (folder, head) → None, writes evaluation.json, the head and what was found, and
+    figures beside it.
+    """
+
+    lines: Sequence[str]
+    write: Callable[[Path, Mapping[str, Any]], None]
+
+
 class System(nn.Module, ABC):
     """Networks, as sub-modules, with their loss. The loop knows nothing else about what it trains.
 
@@ -52,13 +66,16 @@ class System(nn.Module, ABC):
     figure: the name of the run's figure; metric_names: of what `metrics` measures while the system trains; frozen: the
     names of sub-modules, "text.encoder" for one inside another, that come trained and stay as they are: always in
     evaluation mode, without gradients, never averaged, and once in a run's folder; remembered: what checkpoints keep in
-    their state.json beside the settings, to build the system again.
+    their state.json beside the settings, to build the system again; examined_by: the options of `examine`; examined: on
+    how many images, if nothing else is asked for.
     """
 
     figure: str = "samples"
     metric_names: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     remembered: Mapping[str, Any] = MappingProxyType({})
+    examined_by: tuple[str, ...] = ()
+    examined = 512
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
@@ -134,11 +151,28 @@ class System(nn.Module, ABC):
         return images
 
     def evaluate(self, images: Images, *, device: torch.device) -> dict[str, float]:
-        """What a finished run is worth, measured on images that were held out, where there are some.
-
-        Of a diffusion system `visgen-fast evaluate` asks it too, on the images that it measures.
-        """
+        """What a finished run is worth, measured on images that were held out, where there are some."""
         return {}
+
+    def examine(self, images: Images, *, device: torch.device, **options: Any) -> Findings:
+        """What `visgen-fast evaluate` finds of the system, which is on that device; by default what `evaluate` says.
+
+        options: those named in `examined_by`, None where nothing is asked for. ValueError for images that cannot be
+        measured.
+        """
+        measures = self.evaluate(images, device=device)
+
+        def write(out: Path, head: Mapping[str, Any]) -> None:
+            out.mkdir(parents=True, exist_ok=True)
+            found = {**head, "images": len(images), "measures": measures}
+            (out / "evaluation.json").write_text(json.dumps(found, indent=1) + "\n")
+
+        return Findings(as_lines(measures), write)
+
+
+def as_lines(measures: Mapping[str, float]) -> list[str]:
+    """Measures by name for a terminal."""
+    return [f"{name.replace('_', ' ')}: {value:.4g}" for name, value in measures.items()]
 
 
 def players_of(system: System) -> Sequence[Player]:

@@ -1,0 +1,1 @@
+"""The truth report: every claim of the texts as a small object with a measure and a verdict."""
