@@ -10,6 +10,7 @@ import pytest
 import torch
 from mistakes import mistake
 from PIL import Image
+from word_vectors import ENCODED, WordVectors
 
 from visgen_fast import cli
 from visgen_fast.commands.repeat import read_story
@@ -24,24 +25,6 @@ from visgen_fast.training import checkpoint
 SHORT = ["--device=cpu", "--steps=2", "--batch-size=8", "--sample-every=0", "--checkpoint-every=1"]
 NETWORK = ["--width=16", "--depth=1", "--heads=2", "--patch-size=4", "--sampling-steps=2"]
 TRAIN = ["train", "text-to-image", *SHORT, *NETWORK, "--learning-rate=0.02", "--warmup-steps=0"]
-ENCODED: list[str] = []
-
-
-class WordVectors:
-    """A text encoder that knows each word alone."""
-
-    def __init__(self, folder: Path | None = None) -> None:
-        self.width = 6 if folder is None else 4
-
-    def encode(self, texts, most):
-        ENCODED.extend(texts)
-        words = [text.split()[:most] for text in texts]
-        states = [
-            torch.randn(self.width, generator=torch.Generator().manual_seed(sum(word.encode())))
-            for some in words
-            for word in some
-        ]
-        return torch.stack(states), torch.tensor([len(some) for some in words])
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ class TextEncoder:
         _require_model(folder)
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model: Any = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            with _without_progress():
+                model: Any = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise UserError(f"transformers cannot read the text encoder in {folder}: {escaped(error, 300)}") from error
         self.model: Any = (model.get_encoder() if model.config.is_encoder_decoder else model).eval().float()
@@ -68,6 +70,20 @@ class TextEncoder:
             names = ", ".join(repr(escaped(text, _NAME)) for text in cut[:_MOST_NAMED])
             more = "" if len(cut) <= _MOST_NAMED else ", …"
             logger.warning("cut %d of %d texts to %d tokens: %s%s", len(cut), len(texts), most, names, more)
+
+
+@contextmanager
+def _without_progress() -> Iterator[None]:
+    """Inside, transformers draws no bar on the terminal: a local folder is read at once."""
+    from transformers.utils import logging as of_transformers
+
+    shown = of_transformers.is_progress_bar_enabled()
+    of_transformers.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            of_transformers.enable_progress_bar()
 
 
 def _shipped() -> Path:
