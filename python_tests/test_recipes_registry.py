@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from word_vectors import WordVectors
 
 import visgen_fast
 from visgen_fast import cli
 from visgen_fast.data.datasets import DATASETS
 from visgen_fast.data.images import ImageFormat, ImagesInMemory, Resized, digits, resized
 from visgen_fast.errors import UserError
+from visgen_fast.recipes import _text
 from visgen_fast.recipes.recipe import Recipe
 from visgen_fast.recipes.registry import load_recipe, recipe_names
 from visgen_fast.recipes.runs import build, load_system
@@ -39,6 +41,7 @@ import torch
 
 from visgen_fast.data.images import ImageFormat
 from visgen_fast.recipes import rectified_flow
+from visgen_fast.recipes import _text
 from visgen_fast.recipes.recipe import Recipe
 
 
@@ -55,6 +58,11 @@ class Stripes:
 
 RECIPE = Recipe(rectified_flow.Settings, lambda settings: Stripes(), rectified_flow.system)
 '''
+
+
+@pytest.fixture(autouse=True)
+def encoder(monkeypatch):
+    monkeypatch.setattr(_text, "TextEncoder", WordVectors)
 
 
 def mistake(capsys, *arguments: str) -> str:

@@ -15,8 +15,11 @@ from .commands.terminal import complain, standard_streams
 from .errors import UserError
 from .host_memory import keep_freed_memory
 
-_EXTRA = {"accelerate", "safetensors", "tyro", "rich", "PIL", "matplotlib", "tensorboard", "sklearn"}
-_EXTRA_OF_JUDGE = {"starlette", "uvicorn", "scipy"}
+_EXTRAS = {
+    "train": {"accelerate", "safetensors", "tyro", "rich", "PIL", "matplotlib", "tensorboard", "sklearn"},
+    "judge": {"starlette", "uvicorn", "scipy"},
+    "text": {"transformers"},
+}
 # Of a write, which does not know its file's name.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -74,9 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(error)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in _EXTRA | _EXTRA_OF_JUDGE:
+        extra = next((extra for extra, packages in _EXTRAS.items() if package in packages), None)
+        if extra is None:
             raise
-        extra = "train" if package in _EXTRA else "judge"
         complain(f"this needs {error.name}: pip install 'visgen_fast[{extra}]'")
     except BrokenPipeError:
         return 128 + signal.SIGPIPE  # as a shell reports of programs that this signal ends

@@ -17,11 +17,13 @@ from ..untrusted import MOST_PIXELS, MOST_SAMPLING_STEPS
 from . import repeat
 from .complete import known_codes
 from .options import device_named, parse
+from .prompts import tell
 from .traverse import check_traversal, traversals
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..data.images import ImageFormat
     from ..diffusion import Previews
     from ..systems.generative import GenerativeSystem
 
@@ -45,6 +47,8 @@ class SampleOptions:
     """Folder of a run, whose newest checkpoint is taken, or of one checkpoint."""
     labels: tuple[str, ...] = ()
     """Classes to draw, by name or number; all of them if none is given, or some of the captions."""
+    prompt: tuple[str, ...] = ()
+    """Of a model of texts: the texts to draw, one row each; a seed is the same noise for all of them."""
     count_per_class: int | None = None
     """Images of each class and seed; by default 10, and 1 where there are several seeds."""
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=("--seed",))] = (0,)
@@ -110,7 +114,7 @@ _OF_THE_SYSTEM = (
     *("guidance", "interval", "rescale", "temperature", "top_k", "top_p", "truncation", "direction"),
 )
 # What a drawn file keeps.
-_KEPT = ("labels", "seeds", *_OF_THE_SYSTEM, "complete", "interpolate", "traverse", "count_per_class")
+_KEPT = ("labels", "prompt", "seeds", *_OF_THE_SYSTEM, "complete", "interpolate", "traverse", "count_per_class")
 
 
 def draw(options: SampleOptions) -> None:
@@ -128,8 +132,7 @@ def draw(options: SampleOptions) -> None:
     if options.like is not None:
         repeat.check_weights(options.like, saved.state, saved.path)
     images = saved.images
-    most = _CAPTIONS if images.captions else len(images.class_names)
-    labels = [_label(name, images.class_names) for name in options.labels] or images.some_labels(most)
+    rows, labels = _rows(options, images)
     columns = _count(options) * len(options.seeds) if options.interpolate is None else options.interpolate
     if columns * len(labels) * len(options.steps or (1,)) * images.height * images.width > MOST_PIXELS:
         raise UserError(
@@ -145,6 +148,8 @@ def draw(options: SampleOptions) -> None:
         if options.labels:
             raise UserError(f"--labels must be left out: the model in {saved.path} was trained without classes")
         labels = labels[:1]
+    if options.prompt:
+        tell(system, recipe, settings, options.prompt)
     try:
         given = {name: getattr(options, name) for name in _OF_THE_SYSTEM if name != "steps"}
         given = {name: value for name, value in given.items() if value is not None}
@@ -153,7 +158,7 @@ def draw(options: SampleOptions) -> None:
         if options.complete is not None:
             wanted = labels, _count(options), len(options.seeds), options.complete
             known = known_codes(system, recipe, settings, images, *wanted)
-        names = [images.class_names[label] for label in labels] if system.conditional else []
+        names = [rows[label] for label in labels] if system.conditional else []
         if options.traverse:
             drawn, names = traversals(system, recipe, settings, options.seeds[0], _count(options))
             previews = None
@@ -177,7 +182,9 @@ def draw(options: SampleOptions) -> None:
         again["interpolate"] = options.interpolate
     if options.traverse:
         again["traverse"] = True
-    if system.conditional:
+    if options.prompt:
+        again["prompt"] = options.prompt
+    elif system.conditional:
         again["labels"] = [_word(label, images.class_names) for label in labels]
     for file in (options.out, options.preview_gif, options.preview_strip):
         if file is not None:
@@ -237,6 +244,8 @@ def _check(options: SampleOptions) -> None:
     for seed in options.seeds:
         if not -(2**63) <= seed < 2**63:
             raise UserError(f"--seed must lie in [-2**63, 2**63), got {seed}")
+    if options.prompt and options.labels:
+        raise UserError("--prompt and --labels must not be given together")
     if options.interpolate is not None:
         _check_interpolation(options)
     if options.traverse:
@@ -310,9 +319,19 @@ def _drawn(
             device=next(system.parameters()).device,
             callback=watch if wanted or bar.visible else None,
             known=known,
+            same_noise=bool(options.prompt),
             **asked,
         )
     return drawn, previews
+
+
+def _rows(options: SampleOptions, images: ImageFormat) -> tuple[Sequence[str], list[int]]:
+    """The names that there are, and the numbers of those to draw: prompts, or classes."""
+    if options.prompt:
+        return options.prompt, list(range(len(options.prompt)))
+    most = _CAPTIONS if images.captions else len(images.class_names)
+    labels = [_label(name, images.class_names) for name in options.labels]
+    return images.class_names, labels or images.some_labels(most)
 
 
 def _word(label: int, class_names: Sequence[str]) -> str:

@@ -34,6 +34,9 @@ class ImageFolder:
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder")
         classes, complaints = _find_images(folder)
+        # Captions (`captions.py`) are no odd ones out.
+        captions = {path.with_suffix(".txt") for paths in classes.values() for path in paths}
+        complaints = {path: why for path, why in complaints.items() if path not in captions}
         for path, why in sorted(complaints.items())[:_MOST_NAMED]:
             logger.warning("skipped %s: %s", path, why)
         self.skipped = len(complaints)

@@ -7,6 +7,7 @@ from .feature_heads import FeatureHeads
 from .layers.code_transformer import Transformer
 from .mar import MAR
 from .masked_model import MaskedModel
+from .mmdit import MMDiT
 from .pixel_cnn import PixelCNN
 from .pixel_rnn import PixelRNN
 from .scale_model import ScaleModel
@@ -26,6 +27,7 @@ __all__ = [
     "Experts",
     "FeatureHeads",
     "MaskedModel",
+    "MMDiT",
     "PixelCNN",
     "PixelRNN",
     "ScaleModel",

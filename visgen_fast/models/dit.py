@@ -3,27 +3,35 @@
 An image becomes a sequence of patches; a plain transformer works on it. Time and class enter each block as a shift, a
 scale and a gate of its normalised activations (AdaLN-Zero). Gates and output start at zero: the network begins as the
 zero function with an identity inside.
+
+Beyond the paper: a condition of a vector and tokens, which blocks attend to; rotary positions; normalised queries and
+keys; gated MLPs.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..nn.conditions import AnyCondition
 from ..nn.modulated import GatedResidualNorm, ResidualStream
 from ..nn.recompute import Recompute, check_recompute, run_recomputing
 from ..nn.state import RefilledBuffers
 from .layers.checks import check_images, check_sizes, check_transformer
 from .layers.embeddings import TimeEmbedding, sincos_positions
+from .layers.labels import ClassEmbedding, PooledEmbedding, TokenEmbedding
 from .layers.modulation import Modulation
 from .layers.patches import patchify, unpatchify
+from .layers.rotary import rotary_angles
 from .layers.transformer import Block, initialize
+
+State = tuple[ResidualStream, ...]
 
 
 class DiT(RefilledBuffers):
-    """A class-conditional diffusion transformer.
+    """A diffusion transformer, told a class, or the parts of a `Condition`.
 
     image_size: pixels, one number or (height, width); channels: of input and output; patch_size: pixels along the side
     of a patch; width, depth, heads: of the transformer; classes: number of labels, to which `null_label` = classes is
@@ -36,8 +44,14 @@ class DiT(RefilledBuffers):
     recompute: "cheap" keeps of each block the results of matrix products and attention for the backward pass, about
     half of the bytes, and computes the rest again.
 
+    In the place of classes, pooled: features of a condition's pooled part; tokens: of its tokens, to which all blocks
+    attend, by default none. mlp: activation of the MLPs, as of `nn.FeedForward`, for example "swiglu". normalized:
+    whether queries and keys are, by an RMS norm of each head. rotary: whether positions turn queries and keys, and are
+    not added to the patches.
+
     ValueError where one of the sizes is below 1, patch_size does not divide the image, heads does not divide width,
-    width is no multiple of 4, or conditioning or recompute is unknown.
+    width is no multiple of 4, or one of a head with rotary positions, conditioning, mlp or recompute is unknown, and
+    unless either classes or pooled is given.
     """
 
     def __init__(
@@ -49,7 +63,9 @@ class DiT(RefilledBuffers):
         width: int,
         depth: int,
         heads: int,
-        classes: int,
+        classes: int | None = None,
+        pooled: int | None = None,
+        tokens: int | None = None,
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
         bottleneck: int | None = None,
@@ -57,6 +73,9 @@ class DiT(RefilledBuffers):
         time_scale: float = 1000.0,
         destination: bool = False,
         told_guidance: bool = False,
+        mlp: str = "gelu_tanh",
+        normalized: bool = False,
+        rotary: bool = False,
         recompute: Recompute = None,
     ) -> None:
         super().__init__()
@@ -67,28 +86,46 @@ class DiT(RefilledBuffers):
         if any(side % patch_size for side in self.image_size):
             raise ValueError(f"patch_size must divide image_size {self.image_size}, got {patch_size}")
         check_transformer(width, heads)
+        if (classes is None) == (pooled is None) or (pooled is None and tokens is not None):
+            raise ValueError("either classes or pooled must be given, and tokens beside pooled alone")
+        if rotary and width // heads % 4:
+            raise ValueError(f"rotary positions need heads of a multiple of 4 features, got {width // heads}")
         check_recompute(recompute)
         self.recompute: Recompute = recompute
         self.channels, self.patch_size, self.null_label = channels, patch_size, classes
 
         self.grid, self.width = (height // patch_size, breadth // patch_size), width
+        self.head_features = width // heads if rotary else None
         self.register_fresh_buffers()
         self.embed_patch = _patch_embedding(channels * patch_size**2, width, bottleneck)
         self.time_scale = time_scale
         self.embed_time = TimeEmbedding(width, conditioning=conditioning, scale=time_scale)
         self.embed_destination = TimeEmbedding(width, scale=time_scale) if destination else None
         self.embed_guidance = TimeEmbedding(width, scale=1.0) if told_guidance else None
-        self.embed_label = nn.Embedding(classes + 1, width)
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, dropout) for _ in range(depth))
+        self.embed_label: nn.Module
+        if classes is not None:
+            self.embed_label = ClassEmbedding(classes, width)
+        elif pooled is not None:
+            self.embed_label = PooledEmbedding(pooled, width)
+        self.embed_tokens = None if tokens is None else TokenEmbedding(tokens, width)
+        options: dict[str, Any] = {"mlp": mlp, "normalized": normalized}
+        self.blocks = self.make_blocks(depth, (width, heads, mlp_ratio, dropout), options)
         self.output = Output(width, channels * patch_size**2)
         self.initialize()
 
     def fresh_buffers(self) -> dict[str, Tensor]:
+        if self.head_features is not None:
+            return {"angles": rotary_angles(*self.grid, self.head_features)}
         return {"positions": sincos_positions(*self.grid, self.width)}
+
+    def make_blocks(self, depth: int, sizes: tuple[Any, ...], options: dict[str, Any]) -> nn.ModuleList:
+        cross = self.embed_tokens is not None
+        return nn.ModuleList(Block(*sizes, **options, cross=cross) for _ in range(depth))
 
     def initialize(self) -> None:
         """The paper's initial weights."""
-        initialize(self, (self.embed_label, self.embed_time.input, self.embed_time.output))
+        labels = (self.embed_label,) if isinstance(self.embed_label, nn.Embedding) else ()
+        initialize(self, (*labels, self.embed_time.input, self.embed_time.output))
         nn.init.zeros_(self.output.linear.weight)
         for told in (self.embed_destination, self.embed_guidance):
             if told is not None:
@@ -99,37 +136,51 @@ class DiT(RefilledBuffers):
         self,
         x_t: Tensor,
         t: Tensor,
-        labels: Tensor,
+        labels: AnyCondition,
         destination: Tensor | None = None,
         guidance: Tensor | None = None,
     ) -> Tensor:
         """The prediction [B, channels, height, width].
 
         x_t: [B, channels, height, width]; t: times in [0, 1], or levels λ, [B]; labels: int64 [B], `null_label` for no
-        class; destination: the times that steps lead to, [B], by default t itself; guidance: the scales that the
-        prediction stands for, [B], by default 1. ValueError for images of another size, and where a network is given
-        what it was not made to be told.
+        class, or a `Condition`; destination: the times that steps lead to, [B], by default t itself; guidance: the
+        scales that the prediction stands for, [B], by default 1. ValueError for images of another size, for a condition
+        of another kind, and where a network is given what it was not made to be told.
         """
         condition = self._condition(t, labels, destination, guidance)[:, None]
-        stream = self._tokens(x_t)
+        state, given = self.begin(self._tokens(x_t), condition, labels)
         for block in self.blocks:
-            stream = run_recomputing(self.recompute, block, stream, condition)
-        return unpatchify(self.output(stream, condition), self.patch_size, self.image_size)
+            state = self.advance(block, state, given)
+        return unpatchify(self.output(state[0], condition), self.patch_size, self.image_size)
 
-    def features(self, x_t: Tensor, t: Tensor, labels: Tensor) -> list[Tensor]:
+    def features(self, x_t: Tensor, t: Tensor, labels: AnyCondition) -> list[Tensor]:
         """The tokens [B, N, width] after each block; arguments as of `forward`."""
-        condition, stream, found = self._condition(t, labels, None, None)[:, None], self._tokens(x_t), []
+        condition, found = self._condition(t, labels, None, None)[:, None], []
+        state, given = self.begin(self._tokens(x_t), condition, labels)
         for block in self.blocks:
-            stream = block(stream, condition)
-            found.append(stream.total())
+            state = self.advance(block, state, given)
+            found.append(state[0].total())
         return found
+
+    def begin(self, stream: ResidualStream, condition: Tensor, labels: AnyCondition) -> tuple[State, tuple[Any, ...]]:
+        """The streams before the first block, the patches' first; and all else that every block is given."""
+        angles = None if self.head_features is None else self.angles
+        if self.embed_tokens is not None:
+            return (stream,), (condition, angles, *self.embed_tokens(labels))
+        return (stream,), (condition,) if angles is None else (condition, angles)
+
+    def advance(self, block: nn.Module, state: State, given: tuple[Any, ...]) -> State:
+        """The streams after a block."""
+        return (run_recomputing(self.recompute, block, *state, *given),)
 
     def _tokens(self, x_t: Tensor) -> ResidualStream:
         check_images(x_t, self.channels, self.image_size)
         tokens = self.embed_patch(patchify(x_t, self.patch_size))
-        return ResidualStream(tokens + self.positions.to(tokens.dtype))
+        return ResidualStream(tokens if self.head_features else tokens + self.positions.to(tokens.dtype))
 
-    def _condition(self, t: Tensor, labels: Tensor, destination: Tensor | None, guidance: Tensor | None) -> Tensor:
+    def _condition(
+        self, t: Tensor, labels: AnyCondition, destination: Tensor | None, guidance: Tensor | None
+    ) -> Tensor:
         """All that the network is told beside the image, [B, width]."""
         if destination is not None and self.embed_destination is None:
             raise ValueError("destination must be left out for a DiT without destination=True")

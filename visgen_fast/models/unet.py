@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .layers.attention import SpatialAttention
 from .layers.checks import check_images, check_sizes
 from .layers.embeddings import TimeEmbedding
+from .layers.labels import ClassEmbedding
 from .layers.residual import ModulatedResidualBlock, group_norm, zeroed
 
 
@@ -65,7 +66,7 @@ class UNet(nn.Module):
 
         condition = 4 * width
         self.embed_time = TimeEmbedding(condition, conditioning=conditioning)
-        self.embed_label = nn.Embedding(classes + 1, condition)
+        self.embed_label = ClassEmbedding(classes, condition)
         self.waves = Waves(frequencies)
         self.input = nn.Conv2d(channels * self.waves.factor, width, 3, padding=1)
 

@@ -19,6 +19,7 @@ from ..nn.modulated import ResidualStream
 from ..nn.state import RefilledBuffers
 from .layers.checks import check_images, check_sizes, check_transformer
 from .layers.embeddings import TimeEmbedding, sincos_positions
+from .layers.labels import ClassEmbedding
 from .layers.residual import ModulatedResidualBlock, group_norm, zeroed
 from .layers.transformer import Block, initialize
 from .layers.wavelet import inverse_wavelet, wavelet
@@ -83,7 +84,7 @@ class UViT(nn.Module):
         self.channels, self.patch_size, self.first, self.null_label = channels, patch_size, first, classes
 
         self.embed_time = TimeEmbedding(width, conditioning=conditioning)
-        self.embed_label = nn.Embedding(classes + 1, width)
+        self.embed_label = ClassEmbedding(classes, width)
         finest, *below = *stages, width
         self.input = nn.Conv2d(channels * patch_size**2, finest, 3, padding=1)
         grid = height // reduction, breadth // reduction

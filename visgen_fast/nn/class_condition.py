@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .. import _check as check
 from .. import ops
-from .conditions import AnyCondition
+from .conditions import AnyCondition, Condition
 
 
 class Labels(nn.Module):
@@ -35,3 +35,18 @@ class Labels(nn.Module):
     def forward(self, labels: Tensor) -> AnyCondition:
         """What a network is told of labels int64 [B], `null_label` among them."""
         return labels
+
+
+class ClassCondition(Labels):
+    """Each class, and "no class", as a vector that is learned: the pooled part, and the only token, of a `Condition`.
+
+    width: of the vectors. Other arguments are as of `Labels`.
+    """
+
+    def __init__(self, classes: int, width: int, drop: float = 0.0) -> None:
+        super().__init__(classes, drop)
+        self.embed = nn.Embedding(classes + 1, width)
+
+    def forward(self, labels: Tensor) -> AnyCondition:
+        vectors = self.embed(labels)
+        return Condition(vectors, vectors[:, None])

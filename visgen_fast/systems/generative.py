@@ -86,16 +86,19 @@ def draw_samples(
     device: torch.device | str,
     callback: Callback | None = None,
     known: Tensor | None = None,
+    same_noise: bool = False,
     **options: Any,
 ) -> Tensor:
     """`count` images of each class in `labels` by each seed: [len(labels), seeds × count, C, H, W] in [−1, 1].
 
     An image depends on its seed, its class and its place among the images of these two, and on nothing else. They are
     drawn `AT_A_TIME`; callback and options are as of `GenerativeSystem.sample`. known: for a system of codes, those of
-    each image that are given, [images, *grid, Q] in the order of the result.
+    each image that are given, [images, *grid, Q] in the order of the result. same_noise: whether all classes have the
+    noise of the first one.
     """
     run_seeds = [seed] if isinstance(seed, int) else seed
-    seeds = torch.cat([seeds_of(one, label, count) for label in labels for one in run_seeds])
+    numbers = [0] * len(labels) if same_noise else labels
+    seeds = torch.cat([seeds_of(one, number, count) for number in numbers for one in run_seeds])
     classes = torch.tensor(labels).repeat_interleave(count * len(run_seeds))
     some_classes, some_seeds = classes.split(AT_A_TIME), seeds.split(AT_A_TIME)
     given: list[dict[str, Tensor]] = [{} for _ in some_seeds]

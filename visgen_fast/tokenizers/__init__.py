@@ -1,7 +1,7 @@
 """Tokenizers: networks that turn images into codes of a codebook and back."""
 
 from .autoencoder import Autoencoder
-from .first_stage import FirstStage
+from .first_stage import FirstStage, Pixels
 from .grid import GridTokenizer
 from .kl_autoencoder import KLAutoencoder
 from .next_scale import MultiscaleTokenizer
@@ -21,6 +21,7 @@ __all__ = [
     "MultiscaleTokenizer",
     "PixelCodes",
     "PyramidAutoencoder",
+    "Pixels",
     "Reconstruction",
     "Reconstructor",
     "RepresentationAutoencoder",

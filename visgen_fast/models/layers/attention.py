@@ -1,26 +1,76 @@
-"""Self-attention over tokens and over the positions of a feature map."""
+"""Attention over tokens, to other tokens, and over the positions of a feature map."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...nn.modulated import ModulatedNorm
 from .residual import group_norm
+from .rotary import rotate
+
+
+class HeadNorm(nn.Module):
+    """What queries, or keys, go through before they meet: an RMS norm of each head's features, and rotary positions.
+
+    features: of a head; normalized: whether there is the norm (Dehghani et al., "Scaling vision transformers to 22
+    billion parameters", 2023), with a weight that is learned.
+    """
+
+    def __init__(self, features: int, normalized: bool) -> None:
+        super().__init__()
+        self.norm = ModulatedNorm(features, norm="rms", affine=True) if normalized else None
+
+    def forward(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
+        """[B, heads, N, features] to the same shape; angles: as of `rotary_angles`."""
+        x = x if self.norm is None else self.norm(x)
+        return x if angles is None else rotate(x, angles)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all tokens."""
+    """Multi-head self-attention over all tokens; normalized: as of `HeadNorm`."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, normalized: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
+        self.queries, self.keys = (HeadNorm(width // heads, normalized) for _ in range(2))
         self.project = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, N, width] to the same shape."""
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.project(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+    def forward(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
+        """[B, N, width] to the same shape; angles: of rotary positions."""
+        query, key, value = split(self.qkv(x), 3, self.heads)
+        mixed = F.scaled_dot_product_attention(self.queries(query, angles), self.keys(key, angles), value)
+        return self.project(joined(mixed))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of tokens to the tokens of a condition; normalized: as of `HeadNorm`."""
+
+    def __init__(self, width: int, heads: int, *, normalized: bool = False) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.queries, self.keys = (HeadNorm(width // heads, normalized) for _ in range(2))
+        self.project = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
+        """x [B, N, width], returned in this shape; context [B, L, width]; mask bool [B, L], True where one counts."""
+        (query,), (key, value) = split(self.query(x), 1, self.heads), split(self.key_value(context), 2, self.heads)
+        mixed = F.scaled_dot_product_attention(
+            self.queries(query), self.keys(key), value, attn_mask=mask[:, None, None]
+        )
+        return self.project(joined(mixed))
+
+
+def split(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """[B, N, parts·width] to so many parts [B, heads, N, width/heads]."""
+    return x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+
+
+def joined(mixed: Tensor) -> Tensor:
+    """What heads [B, heads, N, width/heads] say, as [B, N, width]."""
+    return mixed.transpose(1, 2).flatten(2)
 
 
 class SpatialAttention(nn.Module):
