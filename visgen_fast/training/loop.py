@@ -17,12 +17,13 @@ from ..data.images import Images
 from ..data.order import Batch, ImagesByPosition, MicroBatches, load
 from ..errors import UserError
 from . import optimizer_state
-from .average import MovingAverage
 from .checkpoint import Checkpoint
+from .copies import Copies
 from .place import accelerator_for, on_main_rank
 from .report import Report
 from .run import Run
 from .settings import differences, learning_rate
+from .shards import Shards
 from .system import System, players_of
 from .turn import Turn
 
@@ -60,8 +61,9 @@ class Trainer:
         self.images, self.held_out = images, held_out
         system.freeze()
         self.accelerator = accelerator_for(self.settings)
-        self.average = MovingAverage(system, self.settings.ema_decay)
-        self.average.weights.to(self.accelerator.device)
+        placed = Shards if self.settings.parallel == "fsdp" and self.accelerator.num_processes > 1 else Copies
+        self.weights: Copies | Shards = placed(system, self.settings, self.accelerator)
+        self.average = self.weights.average
         system.follow(self.average.module)
         self.turns = self._prepare_turns()
         self.step = 0
@@ -82,14 +84,14 @@ class Trainer:
     def place(self) -> str:
         """Where the run computes, for people."""
         ranks = self.accelerator.num_processes
-        return f"on {self.accelerator.device.type}" + (f" × {ranks} ranks" if ranks > 1 else "")
+        spread = ", sharded" if self.weights.sharded else ""
+        return f"on {self.accelerator.device.type}" + (f" × {ranks} ranks{spread}" if ranks > 1 else "")
 
     def _prepare_turns(self) -> list[Turn]:
-        players = players_of(self.system)
-        turns, averages = [], self.average.of
+        players, turns = players_of(self.system), []
         for place, player in enumerate(players):
             others = [parameter for other in players if other is not player for parameter in other.parameters]
-            turns.append(Turn(self.system, player, place, others, averages, self.settings, self.accelerator))
+            turns.append(Turn(player, place, others, self.weights, self.settings, self.accelerator))
         return turns
 
     def _source(self) -> Images:
@@ -137,7 +139,7 @@ class Trainer:
     def optimize(self) -> Step:
         """One optimizer step: the turns of the players that act in it, on the same images."""
         rate = learning_rate(self.settings, self.step)
-        self.system.before_step(self.step)
+        self.weights.call(self.system.before_step, self.step)
         batches = [self._next_batch() for _ in range(self.settings.accumulation)]
         losses, norms, reached, moved = {}, [], [], set()
         decay = self.average.decay_at(self.step + 1)
@@ -147,7 +149,7 @@ class Trainer:
                 norms.append(norm)
                 moved |= turn.moved
                 reached.append(torch.zeros_like(norm) if turn.optimizer.step_was_skipped else norm)
-        self.system.after_step()
+        self.weights.call(self.system.after_step)
         self.step += 1
         self.average.update(self.step, moved)
         gradient_norm, reached_norm = (torch.linalg.vector_norm(torch.stack(parts)) for parts in (norms, reached))
@@ -248,7 +250,7 @@ class Trainer:
     def _tell(self, since: Since, report: Report | None) -> None:
         """Notes a row of what happened since the last one; `UserError` where it is no longer a number."""
         losses = since.losses(self.accelerator)
-        metrics = self.system.metrics()
+        metrics = self.weights.call(self.system.metrics)
         measured = [self.accelerator.reduce(metrics[name].float(), "mean").item() for name in self.system.metric_names]
         if report is not None:
             rate = (self.step - since.step) * self.settings.batch_size / (time.monotonic() - since.began)
@@ -270,18 +272,24 @@ class Trainer:
         def draw() -> None:
             assert report is not None
             images = self.images if self.held_out is None else self.held_out
-            drawn, names = self.average.module.draw(images, seed=self.settings.seed, device=self.accelerator.device)
+            drawn, names = system.draw(images, seed=self.settings.seed, device=self.accelerator.device)
             report.draw(drawn, names, step)
 
-        on_main_rank(self.accelerator, draw)
+        with self.weights.drawing() as system:
+            on_main_rank(self.accelerator, draw)
 
     def _finish(self, report: Report | None) -> None:
         self._draw(report, None)
-        if report is not None:
+
+        def measure() -> None:
+            assert report is not None
             report.curve()
             if self.held_out is not None:
-                self.measured = self.average.module.evaluate(self.held_out, device=self.accelerator.device)
+                self.measured = system.evaluate(self.held_out, device=self.accelerator.device)
                 report.metrics(self.measured)
+
+        with self.weights.drawing() as system:
+            on_main_rank(self.accelerator, measure)
         if self.seen_complaints:
             logger.warning("%d images could not be decoded and others stood in for them", len(self.seen_complaints))
 

@@ -15,6 +15,7 @@ S = TypeVar("S", bound="TrainingSettings")
 # others. Those that may change what a step computes, steps and accumulation, are then warned about.
 MAY_CHANGE = {
     *("steps", "data", "cache", "workers", "device", "accumulation"),
+    *("parallel", "compile", "checkpoint_activations"),
     *("log_every", "sample_every", "checkpoint_every", "keep_checkpoints"),
 }
 
@@ -54,6 +55,12 @@ class TrainingSettings:
     """Number format of the network's arithmetic; "no" is float32."""
     device: Literal["auto", "cpu"] = "auto"
     """Where to compute: the accelerator if there is one, or the CPU."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """What several ranks do: "ddp", each holds the whole model; "fsdp", each holds a share of weights and optimizer."""
+    compile: bool = False
+    """Compile the blocks of the networks by torch.compile."""
+    checkpoint_activations: bool = False
+    """Keep what goes into each block for the backward pass, and compute what is inside it again."""
     horizontal_flip: bool = False
     """Mirror half of the images, left to right."""
     seed: Annotated[int, Between(0, 2**63, "[)")] = 0
@@ -71,6 +78,10 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.parallel == "fsdp" and self.mixed_precision == "fp16":
+            raise UserError("--parallel fsdp needs --mixed-precision bf16 or no: fp16 scales a loss on one device")
+        if self.checkpoint_activations and getattr(self, "recompute", None) is not None:
+            raise UserError("--checkpoint-activations and --recompute do the same: give one of them")
 
 
 def learning_rate(settings: TrainingSettings, step: int) -> float:
