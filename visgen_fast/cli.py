@@ -12,13 +12,16 @@ from collections.abc import Sequence
 
 from .commands.info import version
 from .commands.terminal import complain, standard_streams
-from .errors import UserError
+from .errors import Stopped, UserError
 from .host_memory import keep_freed_memory
 
 _EXTRA = {"accelerate", "safetensors", "tyro", "rich", "PIL", "matplotlib", "tensorboard", "sklearn"}
 _EXTRA_OF_JUDGE = {"starlette", "uvicorn", "scipy"}
 # Of a write, which does not know its file's name.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+# A training that saved a checkpoint and ended before its last step: EX_TEMPFAIL of sysexits.h, "try again".
+STOPPED = 75
 
 COMMANDS = (
     "train",
@@ -65,13 +68,19 @@ visgen-fast COMMAND --help says more; visgen-fast train RECIPE --help lists a re
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0, 2 after a mistake of the user's, or 141 where nobody reads on."""
+    """Runs one command; returns the exit code.
+
+    0; 2 after a mistake of the user's; 75 where a training stopped early, to be resumed; 141 where nobody reads on.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with standard_streams():
             return _run(arguments)
     except UserError as error:
         complain(error)
+    except Stopped as stopped:
+        complain(stopped)
+        return STOPPED
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in _EXTRA | _EXTRA_OF_JUDGE:

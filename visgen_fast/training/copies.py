@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..data.order import Batch
+from . import optimizer_state
 from .adamw import gradients_of
 from .average import MovingAverage
 from .blocks import prepare_blocks
+from .checkpoint import Checkpoint
 from .settings import TrainingSettings
 from .system import Player, System
 
@@ -52,10 +54,32 @@ class Copies:
         """function(*arguments), which may look at the system's weights and use its networks."""
         return function(*arguments)
 
+    def tensors(self, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, dict[str, Tensor]]:
+        """What a checkpoint keeps: the tensors of each of its parts, by their names in the system."""
+        return kept(self.system, self.average, optimizers)
+
+    def load(self, saved: Checkpoint, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Takes over what `tensors` gave to a checkpoint; `UserError` where it is damaged, or of another network."""
+        saved.load_into(self.system, "weights")
+        saved.load_into(self.average.weights, "average")
+        saved.load_optimizers(optimizers, self.system)
+
     @contextmanager
     def drawing(self) -> Iterator[System]:
         """The system with the averaged weights, to draw with on the main rank; all ranks enter."""
         yield self.average.module
+
+
+def kept(
+    system: System, average: MovingAverage[System], optimizers: Sequence[torch.optim.Optimizer]
+) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each part of a checkpoint, without those of frozen modules."""
+    inside = tuple(f"{name}." for name in system.frozen)
+    parts = {
+        name: {key: tensor for key, tensor in tensors.items() if not key.startswith(inside)}
+        for name, tensors in {"weights": system.state_dict(), "average": average.tensors()}.items()
+    }
+    return {**parts, "optimizer": optimizer_state.tensors(optimizers, system)}
 
 
 class _PlayersLoss(nn.Module):

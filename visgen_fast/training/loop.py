@@ -15,17 +15,19 @@ from torch import Tensor
 
 from ..data.images import Images
 from ..data.order import Batch, ImagesByPosition, MicroBatches, load
-from ..errors import UserError
-from . import optimizer_state
+from ..errors import Stopped, UserError
 from .checkpoint import Checkpoint
 from .copies import Copies
 from .place import accelerator_for, on_main_rank
 from .report import Report
 from .run import Run
+from .saving import Saver
 from .settings import differences, learning_rate
 from .shards import Shards
+from .stopping import Stopping
 from .system import System, players_of
 from .turn import Turn
+from .watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +68,9 @@ class Trainer:
         self.average = self.weights.average
         system.follow(self.average.module)
         self.turns = self._prepare_turns()
+        self.saver = Saver(run, self.weights, self.accelerator)
+        self.stopping = Stopping(self.settings, self.accelerator)
+        self.watch = Watch(self.accelerator, self.settings.rank_timeout)
         self.step = 0
         self.measured: dict[str, float] = {}
         # Every rank has looked for a run before the first one writes.
@@ -115,11 +120,15 @@ class Trainer:
         return load(data, positions, workers=settings.workers, pin_memory=accelerator.device.type == "cuda")
 
     def run(self) -> None:
-        """Trains up to `settings.steps`, then draws the run's images and its loss curve."""
+        """Trains up to `settings.steps`, then draws the run's images and its loss curve.
+
+        `Stopped` where a signal or `settings.max_hours` ends it before; it has saved a checkpoint then.
+        """
         settings = self.settings
         try:
+            self.watch.start()
             on_main_rank(self.accelerator, self.folder.begin)
-            with self._report() as report:
+            with self._report() as report, self.stopping.listening():
                 since = self._since_now()
                 while self.step < settings.steps:
                     since.note(self.optimize())
@@ -128,19 +137,40 @@ class Trainer:
                     if saving or drawing or self._due(settings.log_every, at_end=True):
                         self._tell(since, report)
                         if saving:
-                            self.save()
+                            self.save(background=settings.background_saves and self.step < settings.steps)
                         if drawing:
                             self._draw(report, self.step)
                         since = self._since_now()
+                    self._stop_if_told(since, report)
+                self.stopping.finish()
                 self._finish(report)
+        except Exception as error:
+            cause = self.watch.explain(error)
+            if cause is error:
+                raise
+            raise cause from error
         finally:
+            self.watch.close()
+            self.saver.close()
             self.folder.close()
+
+    def _stop_if_told(self, since: Since, report: Report | None) -> None:
+        reason = self.stopping.reason()
+        if reason is None or self.step == self.settings.steps:
+            return
+        if since.step < self.step:
+            self._tell(since, report)
+        self.save()
+        self.stopping.finish()
+        raise Stopped(f"stopped {reason} at step {self.step}, after a checkpoint: --resume goes on from there")
 
     def optimize(self) -> Step:
         """One optimizer step: the turns of the players that act in it, on the same images."""
         rate = learning_rate(self.settings, self.step)
+        self.watch.step(self.step)
         self.weights.call(self.system.before_step, self.step)
         batches = [self._next_batch() for _ in range(self.settings.accumulation)]
+        self.watch.done()
         losses, norms, reached, moved = {}, [], [], set()
         decay = self.average.decay_at(self.step + 1)
         for turn in self.turns:
@@ -148,6 +178,7 @@ class Trainer:
                 losses[turn.player.name], norm = turn.take(batches, rate, decay)
                 norms.append(norm)
                 moved |= turn.moved
+                self.watch.done()
                 reached.append(torch.zeros_like(norm) if turn.optimizer.step_was_skipped else norm)
         self.weights.call(self.system.after_step)
         self.step += 1
@@ -167,26 +198,19 @@ class Trainer:
         ended = self.step == self.settings.steps
         return at_end if ended else bool(every) and self.step % every == 0
 
-    def save(self) -> None:
-        """Writes a checkpoint, on the main rank."""
-        on_main_rank(self.accelerator, self._write_checkpoint)
-
-    def _write_checkpoint(self) -> None:
+    def save(self, *, background: bool = False) -> None:
+        """Writes a checkpoint; in the background, of the weights as they are now."""
         scaler = self.accelerator.scaler
-        frozen = {name: self.system.get_submodule(name).state_dict() for name in self.system.frozen}
-        inside = tuple(f"{name}." for name in frozen)
-        parts = {
-            name: {key: tensor for key, tensor in module.state_dict().items() if not key.startswith(inside)}
-            for name, module in {"weights": self.system, "average": self.average.weights}.items()
-        }
-        parts["optimizer"] = optimizer_state.tensors(self._optimizers, self.system)
         state = {
             "images": self._describe_images(),
             "ranks": self.accelerator.num_processes,
             "loss_scaler": None if scaler is None else scaler.state_dict(),
             "remembered": dict(self.system.remembered),
         }
-        self.folder.save(self.step, parts, frozen, state)
+        frozen = {name: self.system.get_submodule(name).state_dict() for name in self.system.frozen}
+        began = time.monotonic()
+        self.saver.save(self.step, self.weights.tensors(self._optimizers), frozen, state, background=background)
+        self.stopping.saved(time.monotonic() - began)
 
     @property
     def _optimizers(self) -> list[torch.optim.Optimizer]:
@@ -202,9 +226,7 @@ class Trainer:
             raise UserError(
                 f"the run in {self.folder.out} was trained on other images: their number, size or classes differ"
             )
-        saved.load_into(self.system, "weights")
-        saved.load_into(self.average.weights, "average")
-        saved.load_optimizers(self._optimizers, self.system)
+        self.weights.load(saved, self._optimizers)
         if self.accelerator.scaler is not None:
             try:
                 self.accelerator.scaler.load_state_dict(saved.state["loss_scaler"])

@@ -1,8 +1,8 @@
 """A system's weights in shards, one on each rank, which are gathered block by block where they are used.
 
 This is PyTorch's `fully_shard` (Zhao et al., "PyTorch FSDP: experiences on scaling fully sharded data parallel", 2023).
-Parameters, their gradients, the optimizer's moments and the moving average are cut along their first dimension. Whole on
-every rank are: what is frozen, what is `replicated` (codebooks), parameters of no dimensions, parameters that several
+Parameters, their gradients, the optimizer's moments and the moving average are cut along their first dimension. Every
+rank holds whole: what is frozen, what is `replicated` (codebooks), parameters of no dimensions, parameters that several
 modules share, and all buffers.
 """
 
@@ -23,13 +23,14 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from .. import ops
+from . import optimizer_state, sharded_checkpoint
 from .adamw import gradients_of, local
 from .average import MovingAverage
 from .blocks import blocks_of, prepare_blocks, replicated
-from .copies import Loss
+from .checkpoint import Checkpoint
+from .copies import Loss, kept
 from .settings import TrainingSettings
 from .system import Player, System
-
 
 # What does nothing where a system does not say otherwise.
 _NOTHING = (System.before_step, System.after_step)
@@ -49,6 +50,8 @@ class Shards:
         whole = _whole(system)
         self.average = ShardedAverage(system, settings.ema_decay, whole)
         prepare_blocks(system, settings)
+        # Of the CPUs, for what checkpoints tell one another, beside the training and at the same time.
+        self.group = dist.new_group(backend="gloo")
         values = dict(_tensors(system)) if accelerator.is_main_process else {}
         mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
         half = torch.bfloat16 if settings.mixed_precision == "bf16" else None
@@ -111,6 +114,23 @@ class Shards:
             if isinstance(module, FSDPModule):
                 module.reshard()
         return result
+
+    def tensors(self, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, dict[str, Tensor]]:
+        """What a checkpoint keeps; of what is sharded, this rank's shares."""
+        return kept(self.system, self.average, optimizers)
+
+    def load(self, saved: Checkpoint, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Takes over a checkpoint of any number of ranks; `UserError` where it is damaged, or of another network."""
+        moments = _moments(sharded_checkpoint.names(saved, "optimizer"), optimizers, self.system, saved)
+        tensors = {name: {key: one.detach() for key, one in some.items()} for name, some in self.tensors([]).items()}
+        sharded_checkpoint.load(saved, {**tensors, "optimizer": moments}, self.group)
+        frozen = saved.frozen()
+        try:
+            for name in self.system.frozen:
+                own = {key.removeprefix(f"{name}."): one for key, one in frozen.items() if key.startswith(f"{name}.")}
+                self.system.get_submodule(name).load_state_dict(own)
+        except RuntimeError as error:
+            raise saved.of_another_network() from error
 
     @contextmanager
     def drawing(self) -> Iterator[System]:
@@ -184,6 +204,21 @@ class _Call(nn.Module):
 
     def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
+
+
+def _moments(
+    names: set[str], optimizers: Sequence[torch.optim.Optimizer], system: System, saved: Checkpoint
+) -> dict[str, Tensor]:
+    """Room in the optimizers' states for the tensors `names`, which `optimizer_state.tensors` named."""
+    known = dict(system.named_parameters())
+    for name in sorted(names):
+        of, _, kind = name.rpartition(".")
+        own = [one for one in optimizers if any(known.get(of) is mine for mine in one.param_groups[0]["params"])]
+        if not own:
+            raise saved.damaged(f"optimizer.safetensors has {name} of a weight that is not trained")
+        parameter = known[of]
+        own[0].state[parameter][kind] = torch.zeros(()) if kind == "step" else torch.zeros_like(parameter)
+    return optimizer_state.tensors(optimizers, system)
 
 
 def _whole(system: System) -> set[nn.Parameter]:
