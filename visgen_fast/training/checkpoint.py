@@ -79,9 +79,7 @@ class Checkpoint:
     @cached_property
     def _shards(self) -> Path:
         """The folder of the shards, which are intact."""
-        for name in self.state["sha256"]:
-            self.intact(name)
-        return self.path / shard_files.FOLDER
+        return [self.intact(name) for name in self.state["sha256"]][0].parent
 
     def intact(self, part: str) -> Path:
         """The file of a part, or of a shard; raises `UserError` unless it is what was written."""
@@ -257,8 +255,7 @@ def write(
 def begin(folder: Path, step: int) -> Path:
     """Makes the folder in which the checkpoint of `step` is written."""
     _clear(folder)
-    unfinished = folder / f"{_UNFINISHED}step-{step:08d}"
-    unfinished.mkdir()
+    (unfinished := folder / f"{_UNFINISHED}step-{step:08d}").mkdir()
     return unfinished
 
 
@@ -379,9 +376,7 @@ def unwritten(folder: Path, error: Exception) -> UserError:
 
 def _discard(path: Path) -> None:
     """Removes a checkpoint, renamed first, so that half of one never has a checkpoint's name."""
-    doomed = path.with_name(f"{_UNFINISHED}old-{path.name}")
-    os.rename(path, doomed)
-    remove(doomed)
+    remove(path.rename(path.with_name(f"{_UNFINISHED}old-{path.name}")))
 
 
 def _discard_frozen(folder: Path) -> None:
