@@ -27,6 +27,7 @@ COMMANDS = (
     "train",
     "sample",
     "evaluate",
+    "export",
     "samplers",
     "schedule",
     "judge",
@@ -44,6 +45,7 @@ commands:
   train RECIPE        train a recipe; its images, losses and checkpoints go to a folder
   sample CHECKPOINT   draw images with a trained model
   evaluate CHECKPOINT measure a trained model: reconstruction and codes, errors by noise level, or bits
+  export CHECKPOINT   write a trained model to one file, which sample and evaluate read
   samplers            list the samplers, with their costs and orders
   schedule NAME       show noise schedules, and what their training weighs
   judge serve SET ... let people choose between the pictures of folders; judge results rates the folders

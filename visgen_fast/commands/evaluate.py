@@ -45,7 +45,7 @@ class EvaluateOptions:
     """
 
     checkpoint: tyro.conf.Positional[Path]
-    """Folder of a run, whose newest checkpoint is taken, or of one checkpoint."""
+    """Folder of a run, whose newest checkpoint is taken, or of one checkpoint, or a file of visgen-fast export."""
     beam: int | None = None
     """Tokenizers: prefixes that the beam search for codes keeps; 1 takes the nearest code; by default the recipe's."""
     features: Path | None = None
@@ -145,7 +145,8 @@ def _refuse(options: EvaluateOptions, names: tuple[str, ...], saved: Checkpoint,
 
 
 def _out(options: EvaluateOptions) -> Path:
-    return options.out or options.checkpoint
+    given = options.checkpoint
+    return options.out or (given.parent if given.is_file() else given)
 
 
 def _head(saved: Checkpoint) -> dict[str, Any]:

@@ -36,23 +36,16 @@ from ..data.images import ImageFormat
 from ..errors import UserError
 from ..untrusted import MOST_STATE_BYTES, escaped, read_file
 from . import optimizer_state, shard_files
+from .described import FORMAT, SHARDED, Damage, checked
 from .disk import flush, remove, save, sha256_of
 
-FORMAT = "visgen_fast checkpoint 2"
-SHARDED = "visgen_fast checkpoint 3"  # of which versions that know no shards can read nothing
 PARTS = ("weights", "average", "optimizer")
 _STATE = "state.json"
 _FROZEN = "frozen"
-_TYPES: dict[str, type] = {"step": int, "settings": dict, "images": dict, "sha256": dict, "frozen": dict, "ranks": int}
 _NAME = re.compile(r"step-\d{8,}")
-_HASH = re.compile(r"[0-9a-f]{64}")
 _UNFINISHED = ".unfinished-"
 
 T = TypeVar("T")
-
-
-class _Damage(Exception):
-    """What is wrong with a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +61,13 @@ class Checkpoint:
             if self.sharded:
                 return shard_files.merged(self._shards, f"{part}.")
             return _load(self.path / f"{part}.safetensors", self.state["sha256"].get(part))
-        except (_Damage, ValueError, OSError, SafetensorError) as damage:
+        except (Damage, ValueError, OSError, SafetensorError) as damage:
             raise self.damaged(damage) from damage
 
     @property
     def sharded(self) -> bool:
         """Whether each rank has written its share of the tensors."""
-        return self.state["format"] == SHARDED
+        return self.state.get("format") == SHARDED
 
     @cached_property
     def _shards(self) -> Path:
@@ -99,7 +92,7 @@ class Checkpoint:
                 for name, sha256 in self.state["frozen"].items()
                 for key, tensor in _load(_frozen_file(self.path.parent, sha256), sha256).items()
             }
-        except _Damage as damage:
+        except Damage as damage:
             raise self.damaged(damage) from damage
 
     def module(self, *names: str) -> dict[str, Tensor]:
@@ -181,8 +174,8 @@ class Checkpoint:
             raise UserError(f"{self.path} holds no {escaped(name)}")
         whole = {key: self.state[key] for key in ("step", "sha256", "ranks")}
         try:
-            return CheckpointPart(self.path / name, _checked({**state, **whole, "frozen": {}}), self)
-        except _Damage as damage:
+            return CheckpointPart(self.path / name, checked({**state, **whole, "frozen": {}}), self)
+        except Damage as damage:
             raise self.damaged(damage) from damage
 
 
@@ -210,18 +203,22 @@ def checkpoints(folder: Path) -> list[Path]:
 def read(path: Path) -> Checkpoint:
     """The checkpoint at `path`, which may also be a run's folder, whose newest checkpoint is meant.
 
-    Where a system has another one in it, as a cascade its `coarse` one, PATH/coarse is that one's. Raises `UserError`
-    if there is none or if it isn't one of ours.
+    A file is what `exported` wrote. Where a system has another one in it, as a cascade its `coarse` one, PATH/coarse is
+    that one's. Raises `UserError` if there is none or if it isn't one of ours.
     """
+    if path.is_file():
+        from . import exported
+
+        return exported.read(path)
     newest = (checkpoints(path / "checkpoints") or checkpoints(path) or [path])[-1]
     try:
         return Checkpoint(newest, _read_state(newest))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         with suppress(UserError):
-            if not path.exists() and path.parent.is_dir():
+            if not path.exists() and path.parent.exists():
                 return read(path.parent).part(path.name)
         raise UserError(f"{path} holds no checkpoint of visgen-fast") from error
-    except _Damage as damage:
+    except Damage as damage:
         raise _damaged(newest, damage) from damage
 
 
@@ -312,38 +309,26 @@ def _read_state(path: Path) -> dict[str, Any]:
     file = path / _STATE
     try:
         state = json.loads(read_file(file, MOST_STATE_BYTES).decode("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise
     except UserError as error:
-        raise _Damage(f"{_STATE} is not a file of at most {MOST_STATE_BYTES} bytes") from error
+        raise Damage(f"{_STATE} is not a file of at most {MOST_STATE_BYTES} bytes") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise _Damage(f"{_STATE} cannot be read ({error})") from error
+        raise Damage(f"{_STATE} cannot be read ({error})") from error
     written = state.get("format") if isinstance(state, dict) else None
     if written not in (FORMAT, SHARDED):
         known = f": it is of format {written!r}" if isinstance(written, str) and written.isprintable() else ""
         raise UserError(f"{path} is not a checkpoint that this version of visgen-fast can read{known[:80]}")
-    return _checked(state)
-
-
-def _checked(state: dict[str, Any]) -> dict[str, Any]:
-    """What state.json says, where it says all that it must."""
-    for name, kind in _TYPES.items():
-        if type(state.get(name)) is not kind:
-            raise _Damage(f"{_STATE} has no {name!r} of type {kind.__name__}")
-    if not all(isinstance(sha256, str) and _HASH.fullmatch(sha256) for sha256 in state["frozen"].values()):
-        raise _Damage(f"{_STATE} names its frozen modules by other than SHA-256")
-    if state["format"] == SHARDED and not (state["sha256"] and all(map(shard_files.NAME.fullmatch, state["sha256"]))):
-        raise _Damage(f"{_STATE} names its shards by other than their files")
-    return state
+    return checked(state)
 
 
 def _load(path: Path, sha256: object) -> dict[str, Tensor]:
     try:
         if sha256_of(path) != sha256:
-            raise _Damage(f"{path.name} is not what was written")
+            raise Damage(f"{path.name} is not what was written")
         return load_file(path)
     except (OSError, SafetensorError, UserError) as error:
-        raise _Damage(f"{path.name} cannot be read ({error})") from error
+        raise Damage(f"{path.name} cannot be read ({error})") from error
 
 
 def _damaged(path: Path, what: object) -> UserError:
@@ -360,7 +345,7 @@ def _is_intact(path: Path) -> bool:
         files = {path / f"{part}.safetensors": state["sha256"].get(part) for part in parts}
         files |= {_frozen_file(path.parent, sha256): sha256 for sha256 in state["frozen"].values()}
         return all(sha256_of(file) == sha256 for file, sha256 in files.items())
-    except (OSError, UserError, _Damage):
+    except (OSError, UserError, Damage):
         return False
 
 
@@ -386,7 +371,7 @@ def _discard_frozen(folder: Path) -> None:
         return
     try:
         needed = {sha256 for path in checkpoints(folder) for sha256 in _read_state(path)["frozen"].values()}
-    except (OSError, UserError, _Damage):
+    except (OSError, UserError, Damage):
         return
     for path in stored:
         if path.stem not in needed:

@@ -7,7 +7,6 @@ pickles what it says about the tensors.
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,8 +23,6 @@ from torch.distributed.tensor import DTensor
 
 from ..errors import UserError
 
-# A shard's file, in a checkpoint, without its suffix.
-NAME = re.compile(r"shards/shard-\d{5,}-model-00001-of-00001")
 FOLDER = "shards"
 
 T = TypeVar("T")
