@@ -16,6 +16,7 @@ import pytest
 from ranks import as_ranks
 
 import visgen_fast
+from benchmarks.killed_training import campaign
 from visgen_fast import cli
 from visgen_fast.training import checkpoint, watch
 from visgen_fast.training.loop import Trainer
@@ -107,6 +108,11 @@ def test_a_lost_rank_is_named_and_the_last_checkpoint_stays(ended, case, sentenc
     assert checkpoint.read(out / f"run-{case}").state["step"] == AT - 1
 
 
+def test_a_run_that_is_killed_and_started_again_ends_with_the_same_bits(ended):
+    kills = ended[1]["kills"]
+    assert kills["kills"] == 2 and kills["finished"] >= 1 and kills["wrong"] == kills["lost_steps"] == 0
+
+
 def test_a_run_stops_in_time_to_have_saved(tmp_path, capsys):
     options = [*SETTINGS, "--steps=100000", "--checkpoint-every=0", "--max-hours=1e-9", f"--out={tmp_path}"]
     assert cli.main(["train", "rectified-flow", *options]) == cli.STOPPED
@@ -116,4 +122,6 @@ def test_a_run_stops_in_time_to_have_saved(tmp_path, capsys):
 
 if __name__ == "__main__":
     out = Path(sys.argv[1])
-    print(json.dumps({case: as_ranks(2, partial(run, out, case)) for case in CASES}))
+    codes = {case: as_ranks(2, partial(run, out, case)) for case in CASES}
+    kills = campaign(out / "kills", kills=2, steps=12, span=2.0)
+    print(json.dumps({**codes, "kills": kills}))

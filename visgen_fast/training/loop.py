@@ -27,6 +27,7 @@ from .shards import Shards
 from .stopping import Stopping
 from .system import System, players_of
 from .turn import Turn
+from .waiting import DataClock
 from .watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class Trainer:
         else:
             self._restore(run.saved)
         self.batches = self._load_batches(self._source())
+        self.clock = DataClock(self.accelerator.device)
         self.seen_complaints: set[str] = set()
 
     @property
@@ -181,13 +183,14 @@ class Trainer:
                 self.watch.done()
                 reached.append(torch.zeros_like(norm) if turn.optimizer.step_was_skipped else norm)
         self.weights.call(self.system.after_step)
+        self.clock.given()
         self.step += 1
         self.average.update(self.step, moved)
         gradient_norm, reached_norm = (torch.linalg.vector_norm(torch.stack(parts)) for parts in (norms, reached))
         return Step(next(iter(losses.values())), gradient_norm, reached_norm, losses)
 
     def _next_batch(self) -> Batch:
-        batch = next(self.batches)
+        batch = self.clock.next(self.batches)
         for complaint in batch.complaints:
             if complaint not in self.seen_complaints:
                 self.seen_complaints.add(complaint)
@@ -267,7 +270,8 @@ class Trainer:
         )
 
     def _since_now(self) -> Since:
-        return Since([turn.player.name for turn in self.turns], self.step, self.accelerator.device)
+        names = [turn.player.name for turn in self.turns]
+        return Since(names, self.step, self.accelerator.device, self.clock.seconds)
 
     def _tell(self, since: Since, report: Report | None) -> None:
         """Notes a row of what happened since the last one; `UserError` where it is no longer a number."""
@@ -275,9 +279,11 @@ class Trainer:
         metrics = self.weights.call(self.system.metrics)
         measured = [self.accelerator.reduce(metrics[name].float(), "mean").item() for name in self.system.metric_names]
         if report is not None:
-            rate = (self.step - since.step) * self.settings.batch_size / (time.monotonic() - since.began)
-            now = learning_rate(self.settings, self.step - 1)
-            report.losses(self.step, losses[0], now, float(since.gradient_norm), rate, *losses[1:], *measured)
+            seconds = time.monotonic() - since.began
+            rate = (self.step - since.step) * self.settings.batch_size / seconds
+            now, norm = learning_rate(self.settings, self.step - 1), float(since.gradient_norm)
+            waited = (self.clock.seconds - since.waited) / seconds
+            report.losses(self.step, losses[0], now, norm, rate, *losses[1:], *measured, waited=waited)
         for loss, count in zip(losses, since.counts.values(), strict=True):
             if count:
                 self._require_finite("loss", loss)
@@ -317,10 +323,10 @@ class Trainer:
 
 
 class Since:
-    """What happened since the last row of losses.csv, which was at step `step`."""
+    """What happened since the last row of losses.csv, which was at step `step`; `waited` is what a DataClock said."""
 
-    def __init__(self, players: Sequence[str], step: int, device: torch.device) -> None:
-        self.step, self.began = step, time.monotonic()
+    def __init__(self, players: Sequence[str], step: int, device: torch.device, waited: float) -> None:
+        self.step, self.began, self.waited = step, time.monotonic(), waited
         self.totals = {name: torch.zeros((), device=device) for name in players}
         self.counts = dict.fromkeys(players, 0)
         self.gradient_norm = self.reached = torch.zeros((), device=device)

@@ -16,6 +16,7 @@ S = TypeVar("S", bound="TrainingSettings")
 MAY_CHANGE = {
     *("steps", "data", "cache", "workers", "device", "accumulation"),
     *("parallel", "compile", "checkpoint_activations", "rank_timeout", "max_hours"),
+    *("log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "background_saves"),
 }
 
 
