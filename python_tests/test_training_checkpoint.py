@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from visgen_fast.errors import UserError
-from visgen_fast.training import checkpoint, optimizer_state
+from visgen_fast.training import checkpoint, disk, optimizer_state
 
 
 def parts(value: float) -> dict[str, dict[str, torch.Tensor]]:
@@ -46,8 +46,8 @@ def kill_at(monkeypatch, count: int) -> None:
         (os, "rmdir"),
         (os, "unlink"),
         (shutil, "rmtree"),
-        (checkpoint, "save_file"),
-        (checkpoint, "_sha256"),
+        (disk, "save_file"),
+        (checkpoint, "sha256_of"),
     ):
         monkeypatch.setattr(module, name, dying(getattr(module, name)))
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -24,6 +25,7 @@ from visgen_fast.training.report import COLUMNS, Report
 from visgen_fast.training.run import Run
 from visgen_fast.training.settings import TrainingSettings, differences, learning_rate, require_same, settings_from
 from visgen_fast.training.system import System
+from visgen_fast.training.waiting import DataClock
 
 
 class Networks(System):
@@ -253,3 +255,20 @@ def test_a_report_continued_from_a_step_drops_the_rows_after_it(tmp_path):
     loss_curve(tmp_path / "losses.csv", tmp_path / "loss.png")
     with Image.open(tmp_path / "loss.png") as curve:
         assert curve.size == (840, 480)
+
+
+def test_the_clock_counts_the_time_that_data_takes_and_no_other(monkeypatch):
+    now = 0.0
+
+    def batches():
+        nonlocal now
+        for number in range(2):
+            now += 3
+            yield number
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    clock, source = DataClock(torch.device("cpu")), batches()
+    assert clock.next(source) == 0 and clock.seconds == 3
+    now += 10
+    clock.given()
+    assert clock.next(source) == 1 and clock.seconds == 6

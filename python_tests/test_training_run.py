@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 import visgen_fast
 from visgen_fast import cli
 from visgen_fast.errors import UserError
-from visgen_fast.training import checkpoint
+from visgen_fast.training import checkpoint, disk
 from visgen_fast.training.loop import Trainer
 from visgen_fast.training.run import Run
 from visgen_fast.training.settings import TrainingSettings
@@ -182,14 +182,14 @@ def test_a_disk_that_refuses_while_a_run_is_written_is_one_sentence_and_leaves_n
 
 
 def test_a_disk_that_is_full_at_a_later_checkpoint_leaves_the_one_before_it(tmp_path, monkeypatch):
-    saved = checkpoint.save_file
+    saved = disk.save_file
 
     def full(tensors, path):
         if "step-00000003" in str(path):
             raise OSError(28, "No space left on device", str(path))
         saved(tensors, path)
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(disk, "save_file", full)
     with pytest.raises(
         UserError, match=r"could not be written to .*: No space left on device; the last one.*00000002$"
     ):
@@ -225,7 +225,7 @@ def damage(path: Path, change) -> None:
     change(tensors)
     save_file(tensors, newest / "optimizer.safetensors")
     state = json.loads((newest / "state.json").read_text())
-    state["sha256"]["optimizer"] = checkpoint._sha256(newest / "optimizer.safetensors")
+    state["sha256"]["optimizer"] = checkpoint.sha256_of(newest / "optimizer.safetensors")
     (newest / "state.json").write_text(json.dumps(state))
 
 

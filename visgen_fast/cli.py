@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from .commands.info import version
 from .commands.terminal import complain, standard_streams
-from .errors import UserError
+from .errors import Stopped, UserError
 from .host_memory import keep_freed_memory
 
 _EXTRAS = {
@@ -23,10 +23,14 @@ _EXTRAS = {
 # Of a write, which does not know its file's name.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
+# A training that saved a checkpoint and ended before its last step: EX_TEMPFAIL of sysexits.h, "try again".
+STOPPED = 75
+
 COMMANDS = (
     "train",
     "sample",
     "evaluate",
+    "export",
     "samplers",
     "schedule",
     "judge",
@@ -44,6 +48,7 @@ commands:
   train RECIPE        train a recipe; its images, losses and checkpoints go to a folder
   sample CHECKPOINT   draw images with a trained model
   evaluate CHECKPOINT measure a trained model: reconstruction and codes, errors by noise level, or bits
+  export CHECKPOINT   write a trained model to one file, which sample and evaluate read
   samplers            list the samplers, with their costs and orders
   schedule NAME       show noise schedules, and what their training weighs
   judge serve SET ... let people choose between the pictures of folders; judge results rates the folders
@@ -68,13 +73,19 @@ visgen-fast COMMAND --help says more; visgen-fast train RECIPE --help lists a re
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0, 2 after a mistake of the user's, or 141 where nobody reads on."""
+    """Runs one command; returns the exit code.
+
+    0; 2 after a mistake of the user's; 75 where a training stopped early, to be resumed; 141 where nobody reads on.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with standard_streams():
             return _run(arguments)
     except UserError as error:
         complain(error)
+    except Stopped as stopped:
+        complain(stopped)
+        return STOPPED
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         extra = next((extra for extra, packages in _EXTRAS.items() if package in packages), None)

@@ -11,6 +11,10 @@ class UserError(Exception):
     """A mistake that one sentence explains: the command line prints that sentence, without a traceback."""
 
 
+class Stopped(Exception):
+    """A run that ended before its last step as it was told to, with a checkpoint: in a sentence, how it goes on."""
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """While this lasts, a disk that refuses, because it is full or for whatever reason, is a `UserError` about `path`.

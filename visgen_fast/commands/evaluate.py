@@ -47,7 +47,7 @@ class EvaluateOptions:
     """
 
     checkpoint: tyro.conf.Positional[Path]
-    """Folder of a run, whose newest checkpoint is taken, or of one checkpoint."""
+    """Folder of a run, whose newest checkpoint is taken, or of one checkpoint, or a file of visgen-fast export."""
     features: str | None = None
     """The network whose features are compared: a run of the recipe classifier on images of the same kind, or of a
     tokenizer that was given one; efficientnet-lite0, of ImageNet; or module:function, your own, which is run. Gives the
@@ -100,7 +100,8 @@ def measure(options: EvaluateOptions) -> None:
     saved = checkpoint.read(options.checkpoint)
     recipe, settings, system = trained(saved, options.recipe)
     settings = _with_data(settings, options.data)
-    out, head = options.out or options.checkpoint, {"recipe": saved.state["recipe"], "step": saved.state["step"]}
+    given, head = options.checkpoint, {"recipe": saved.state["recipe"], "step": saved.state["step"]}
+    out = options.out or (given.parent if given.is_file() else given)
     if options.probe:
         for name in _OF_PROBE:
             _refuse(options, name, "measurement without --probe", head["recipe"])

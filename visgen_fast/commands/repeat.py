@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, writing
+from ..training.described import weights_hash
 from ..untrusted import MOST_STATE_BYTES, open_file
 from .info import version
 
@@ -41,7 +42,7 @@ def story(state: Mapping[str, Any], checkpoint: Path, options: Mapping[str, Any]
         "run": (folder.parent if folder.name == "checkpoints" else folder).name,
         "recipe": state["recipe"] if not str(state["recipe"]).endswith(".py") else Path(state["recipe"]).name,
         "step": state["step"],
-        "weights": state["sha256"].get("average"),
+        "weights": weights_hash(state),
         "options": dict(options),
         "versions": {"visgen_fast": version(), "torch": torch.__version__},
     }
@@ -66,7 +67,7 @@ def with_options_of(arguments: Sequence[str], names: Sequence[str]) -> list[str]
 def check_weights(like: Path, state: Mapping[str, Any], checkpoint: Path) -> None:
     """`UserError` unless the file was drawn with the weights of the checkpoint, whose `state` this is."""
     told = read_story(like)
-    if told.get("weights") != state["sha256"].get("average"):
+    if told.get("weights") != weights_hash(state):
         raise UserError(
             f"{like} was drawn with other weights, those of step {told.get('step')} of {told.get('run')!r}, than those "
             f"of {checkpoint}, step {state['step']}"

@@ -44,7 +44,7 @@ class SampleOptions:
     """Draw images with a trained model, one row a class. The PNG file keeps what drew it: --like repeats that."""
 
     checkpoint: tyro.conf.Positional[Path]
-    """Folder of a run, whose newest checkpoint is taken, or of one checkpoint."""
+    """Folder of a run, whose newest checkpoint is taken, or of one checkpoint, or a file of visgen-fast export."""
     labels: tuple[str, ...] = ()
     """Classes to draw, by name or number; all of them if none is given, or some of the captions."""
     prompt: tuple[str, ...] = ()

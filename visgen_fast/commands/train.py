@@ -8,7 +8,7 @@ from dataclasses import make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-from ..errors import UserError
+from ..errors import Stopped, UserError
 from .options import parse
 from .recipes import recipes
 
@@ -54,7 +54,11 @@ def train(arguments: list[str]) -> int:
     options = parse(options_class, rest, f"visgen-fast train {name}", _RENAMED)
     if name.endswith(".py"):
         recipe = replace(recipe, name=str(Path(name).resolve()))
-    _train_recipe(recipe, options.settings, options.out, options.resume)
+    try:
+        _train_recipe(recipe, options.settings, options.out, options.resume)
+    except Stopped:  # by all ranks
+        leave_ranks()
+        raise
     leave_ranks()
     return 0
 
@@ -78,6 +82,7 @@ def _train_recipe(recipe: Recipe[Any], settings: TrainingSettings, out: Path, re
 
     from ..recipes.runs import build
     from ..training.loop import Trainer
+    from ..training.place import device_of_weights
     from ..training.run import Run
 
     _require_apart(out, settings)
@@ -85,7 +90,8 @@ def _train_recipe(recipe: Recipe[Any], settings: TrainingSettings, out: Path, re
     images = recipe.pictures(settings)
     held_out = None if recipe.held_out is None else recipe.held_out(settings)
     torch.manual_seed(settings.seed)
-    system = build(recipe, settings, images.format, run.saved)
+    with device_of_weights(settings):
+        system = build(recipe, settings, images.format, run.saved)
     trainer = Trainer(system, images, run, held_out=held_out)
     count = sum(parameter.numel() for parameter in system.parameters())
     say = trainer.accelerator.print

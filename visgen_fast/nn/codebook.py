@@ -46,6 +46,8 @@ class Codebook(Freezable, Float32State):
     loading of a state that may have it behind it.
     """
 
+    replicated = True  # where a model is sharded, every rank holds its codebooks whole
+
     embedding: Tensor
     average_size: Tensor
     average_sum: Tensor | None

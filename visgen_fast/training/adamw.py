@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from .. import ops
 
@@ -15,8 +16,13 @@ def gradients_of(parameters: Iterable[Tensor]) -> list[Tensor]:
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
+def local(tensor: Tensor) -> Tensor:
+    """This rank's share of a sharded tensor, in the same memory; any other tensor as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 class AdamW(torch.optim.AdamW):
-    """torch's, with its state, whose step is `ops.adamw_`.
+    """torch's, with its state, whose step is `ops.adamw_`; of sharded parameters each rank moves its own share.
 
     `gradient_scale` multiplies the gradients of a step, and `average_decay` is that of `averages`, parameter → average,
     which follow the parameters that have a gradient. Both are set before each step.
@@ -47,14 +53,17 @@ class AdamW(torch.optim.AdamW):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for (count, averaged), parameters in self._alike(group["params"]).items():
+            for (count, averaged), alike in self._alike(group["params"]).items():
+                parameters = [parameter for parameter in alike if local(parameter).numel()]
+                if not parameters:
+                    continue
                 states = [self.state[parameter] for parameter in parameters]
                 ops.adamw_(
-                    parameters,
-                    gradients_of(parameters),
-                    [state["exp_avg"] for state in states],
-                    [state["exp_avg_sq"] for state in states],
-                    averages=[self.averages[parameter] for parameter in parameters] if averaged else None,
+                    [local(parameter) for parameter in parameters],
+                    [local(gradient) for gradient in gradients_of(parameters)],
+                    [local(state["exp_avg"]) for state in states],
+                    [local(state["exp_avg_sq"]) for state in states],
+                    averages=[local(self.averages[parameter]) for parameter in parameters] if averaged else None,
                     learning_rate=group["lr"],
                     betas=group["betas"],
                     eps=group["eps"],

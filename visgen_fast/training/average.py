@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from .adamw import local
 from .system import System
 
 S = TypeVar("S", bound=System)
@@ -25,18 +26,24 @@ class MovingAverage(Generic[S]):
 
     def __init__(self, system: S, decay: float) -> None:
         self.decay = decay
-        # What is frozen is in memory once, wherever in an averaged module it stands.
-        frozen = [system.get_submodule(name) for name in system.frozen]
-        memo: dict[int, Any] = {
-            id(part): part for module in frozen for part in (*module.modules(), *module.parameters(), *module.buffers())
-        }
         # All at once, so that weights which two modules share stay one.
-        copies = copy.deepcopy({name: system.get_submodule(name) for name in system.averaged}, memo)
+        copies = copy.deepcopy({name: system.get_submodule(name) for name in system.averaged}, self._memo(system))
         self.weights = _container({name: module.eval().requires_grad_(False) for name, module in copies.items()})
         self._trained = _container({name: system.get_submodule(name) for name in copies})
         self.module = copy.copy(system)
         self.module._modules = {**system._modules, **copies}
         self.module.training = False
+
+    def _memo(self, system: S) -> dict[int, Any]:
+        """What is not copied, but is itself: what is frozen is in memory once, wherever in an averaged module."""
+        frozen = [system.get_submodule(name) for name in system.frozen]
+        return {
+            id(part): part for module in frozen for part in (*module.modules(), *module.parameters(), *module.buffers())
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state dict of the copies."""
+        return self.weights.state_dict()
 
     @property
     def of(self) -> dict[Tensor, Tensor]:
@@ -54,7 +61,7 @@ class MovingAverage(Generic[S]):
 
         Those moved with the optimizer.
         """
-        rest = {trained: average for trained, average in self.of.items() if trained not in moved}
+        rest = {local(trained): local(average) for trained, average in self.of.items() if trained not in moved}
         if rest:
             torch._foreach_lerp_([*rest.values()], [*rest], 1 - self.decay_at(count))
         for average, buffer in zip(*_pairs(self.weights.buffers(), self._trained.buffers()), strict=True):

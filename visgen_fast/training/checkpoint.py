@@ -6,6 +6,7 @@
             average.safetensors     the moving average of those that have one
             optimizer.safetensors   the optimizers' tensors, named <parameter>.<state>
             state.json              the rest, with the SHA-256 of the files above and of the frozen modules'
+            shards/                 of a sharded run, in the place of the three: a file of each rank (`shard_files`)
         frozen/<SHA-256>.safetensors   a frozen module, once for all checkpoints
 
 A checkpoint is written under a name of its own, flushed to the disk, and renamed. Nothing is pickled.
@@ -16,41 +17,35 @@ the data; torch's own generators, which dropout draws from, are seeded anew for 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..data.images import ImageFormat
 from ..errors import UserError
-from ..untrusted import MOST_STATE_BYTES, escaped, open_file, read_file
-from . import optimizer_state
+from ..untrusted import MOST_STATE_BYTES, escaped, read_file
+from . import optimizer_state, shard_files
+from .described import FORMAT, SHARDED, Damage, checked
+from .disk import flush, remove, save, sha256_of
 
-FORMAT = "visgen_fast checkpoint 2"
 PARTS = ("weights", "average", "optimizer")
 _STATE = "state.json"
 _FROZEN = "frozen"
-_TYPES: dict[str, type] = {"step": int, "settings": dict, "images": dict, "sha256": dict, "frozen": dict, "ranks": int}
 _NAME = re.compile(r"step-\d{8,}")
-_HASH = re.compile(r"[0-9a-f]{64}")
 _UNFINISHED = ".unfinished-"
 
 T = TypeVar("T")
-
-
-class _Damage(Exception):
-    """What is wrong with a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +58,31 @@ class Checkpoint:
     def tensors(self, part: str) -> dict[str, Tensor]:
         """The tensors of one part, by their names in the system; raises `UserError` if they are damaged."""
         try:
+            if self.sharded:
+                return shard_files.merged(self._shards, f"{part}.")
             return _load(self.path / f"{part}.safetensors", self.state["sha256"].get(part))
-        except _Damage as damage:
+        except (Damage, ValueError, OSError, SafetensorError) as damage:
             raise self.damaged(damage) from damage
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each rank has written its share of the tensors."""
+        return self.state.get("format") == SHARDED
+
+    @cached_property
+    def _shards(self) -> Path:
+        """The folder of the shards, which are intact."""
+        return [self.intact(name) for name in self.state["sha256"]][0].parent
+
+    def intact(self, part: str) -> Path:
+        """The file of a part, or of a shard; raises `UserError` unless it is what was written."""
+        file = self.path / f"{part}.safetensors"
+        try:
+            if sha256_of(file) == self.state["sha256"].get(part):
+                return file
+        except (OSError, UserError) as error:
+            raise self.damaged(f"{file.name} cannot be read ({error})") from error
+        raise self.damaged(f"{file.name} is not what was written")
 
     def frozen(self) -> dict[str, Tensor]:
         """The tensors of the frozen modules, by their names in the system; raises `UserError` if they are damaged."""
@@ -75,7 +92,7 @@ class Checkpoint:
                 for name, sha256 in self.state["frozen"].items()
                 for key, tensor in _load(_frozen_file(self.path.parent, sha256), sha256).items()
             }
-        except _Damage as damage:
+        except Damage as damage:
             raise self.damaged(damage) from damage
 
     def module(self, *names: str) -> dict[str, Tensor]:
@@ -115,9 +132,10 @@ class Checkpoint:
         try:
             module.load_state_dict(tensors)
         except RuntimeError as error:
-            raise UserError(
-                f"the checkpoint {self.path} holds the weights of another network than its settings say"
-            ) from error
+            raise self.of_another_network() from error
+
+    def of_another_network(self) -> UserError:
+        return UserError(f"the checkpoint {self.path} holds the weights of another network than its settings say")
 
     def load_optimizers(self, optimizers: Sequence[torch.optim.Optimizer], module: nn.Module) -> None:
         """Gives the optimizers of `module`'s parameters their state; raises `UserError` if it isn't theirs."""
@@ -156,8 +174,8 @@ class Checkpoint:
             raise UserError(f"{self.path} holds no {escaped(name)}")
         whole = {key: self.state[key] for key in ("step", "sha256", "ranks")}
         try:
-            return CheckpointPart(self.path / name, _checked({**state, **whole, "frozen": {}}), self)
-        except _Damage as damage:
+            return CheckpointPart(self.path / name, checked({**state, **whole, "frozen": {}}), self)
+        except Damage as damage:
             raise self.damaged(damage) from damage
 
 
@@ -185,18 +203,22 @@ def checkpoints(folder: Path) -> list[Path]:
 def read(path: Path) -> Checkpoint:
     """The checkpoint at `path`, which may also be a run's folder, whose newest checkpoint is meant.
 
-    Where a system has another one in it, as a cascade its `coarse` one, PATH/coarse is that one's. Raises `UserError`
-    if there is none or if it isn't one of ours.
+    A file is what `exported` wrote. Where a system has another one in it, as a cascade its `coarse` one, PATH/coarse is
+    that one's. Raises `UserError` if there is none or if it isn't one of ours.
     """
+    if path.is_file():
+        from . import exported
+
+        return exported.read(path)
     newest = (checkpoints(path / "checkpoints") or checkpoints(path) or [path])[-1]
     try:
         return Checkpoint(newest, _read_state(newest))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         with suppress(UserError):
-            if not path.exists() and path.parent.is_dir():
+            if not path.exists() and path.parent.exists():
                 return read(path.parent).part(path.name)
         raise UserError(f"{path} holds no checkpoint of visgen-fast") from error
-    except _Damage as damage:
+    except Damage as damage:
         raise _damaged(newest, damage) from damage
 
 
@@ -215,26 +237,40 @@ def write(
     modules, by name; `state` is anything that JSON can hold. Wherever this is killed, the checkpoints listed by
     `checkpoints` are complete, and the previous one is among them. Raises `UserError` where the disk refuses.
     """
-    final = folder / f"step-{step:08d}"
-    unfinished = folder / f"{_UNFINISHED}{final.name}"
     try:
-        _clear(folder)
-        unfinished.mkdir()
+        unfinished = begin(folder, step)
         for name in PARTS:
-            _save(parts[name], unfinished / f"{name}.safetensors")
-        sha256 = {name: _sha256(unfinished / f"{name}.safetensors") for name in PARTS}
+            save(parts[name], unfinished / f"{name}.safetensors")
+        sha256 = {name: sha256_of(unfinished / f"{name}.safetensors") for name in PARTS}
         content = {"format": FORMAT, "step": step, **state, "frozen": frozen, "sha256": sha256}
-        (unfinished / _STATE).write_text(json.dumps(content, indent=2) + "\n")
-        for path in (*unfinished.iterdir(), unfinished):
-            _flush(path)
-        os.rename(unfinished, final)
-        _flush(folder)
+        complete(unfinished, content)
     except (OSError, SafetensorError) as error:
-        raise _unwritten(folder, error) from error
+        raise unwritten(folder, error) from error
+    return discard_old(folder, keep)
+
+
+def begin(folder: Path, step: int) -> Path:
+    """Makes the folder in which the checkpoint of `step` is written."""
+    _clear(folder)
+    (unfinished := folder / f"{_UNFINISHED}step-{step:08d}").mkdir()
+    return unfinished
+
+
+def complete(unfinished: Path, content: dict[str, Any]) -> None:
+    """Writes the state.json of a checkpoint whose other files are written, and gives it its name."""
+    (unfinished / _STATE).write_text(json.dumps(content, indent=2) + "\n")
+    for path in (*unfinished.rglob("*"), unfinished):
+        flush(path)
+    os.rename(unfinished, unfinished.with_name(unfinished.name.removeprefix(_UNFINISHED)))
+    flush(unfinished.parent)
+
+
+def discard_old(folder: Path, keep: int) -> Path:
+    """Removes all checkpoints but the newest `keep`; returns the newest."""
     for old in checkpoints(folder)[:-keep]:
         _discard(old)
     _discard_frozen(folder)
-    return final
+    return checkpoints(folder)[-1]
 
 
 def write_frozen(folder: Path, tensors: dict[str, Tensor]) -> str:
@@ -242,16 +278,16 @@ def write_frozen(folder: Path, tensors: dict[str, Tensor]) -> str:
     unfinished = folder / f"{_UNFINISHED}{_FROZEN}"
     try:
         _clear(folder)
-        _save(tensors, unfinished)
-        sha256 = _sha256(unfinished)
-        _flush(unfinished)
+        save(tensors, unfinished)
+        sha256 = sha256_of(unfinished)
+        flush(unfinished)
         final = _frozen_file(folder, sha256)
         final.parent.mkdir(exist_ok=True)
         os.rename(unfinished, final)
-        _flush(final.parent)
-        _flush(folder)
+        flush(final.parent)
+        flush(folder)
     except (OSError, SafetensorError) as error:
-        raise _unwritten(folder, error) from error
+        raise unwritten(folder, error) from error
     return sha256
 
 
@@ -273,36 +309,26 @@ def _read_state(path: Path) -> dict[str, Any]:
     file = path / _STATE
     try:
         state = json.loads(read_file(file, MOST_STATE_BYTES).decode("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise
     except UserError as error:
-        raise _Damage(f"{_STATE} is not a file of at most {MOST_STATE_BYTES} bytes") from error
+        raise Damage(f"{_STATE} is not a file of at most {MOST_STATE_BYTES} bytes") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise _Damage(f"{_STATE} cannot be read ({error})") from error
+        raise Damage(f"{_STATE} cannot be read ({error})") from error
     written = state.get("format") if isinstance(state, dict) else None
-    if written != FORMAT:
+    if written not in (FORMAT, SHARDED):
         known = f": it is of format {written!r}" if isinstance(written, str) and written.isprintable() else ""
         raise UserError(f"{path} is not a checkpoint that this version of visgen-fast can read{known[:80]}")
-    return _checked(state)
-
-
-def _checked(state: dict[str, Any]) -> dict[str, Any]:
-    """What state.json says, where it says all that it must."""
-    for name, kind in _TYPES.items():
-        if type(state.get(name)) is not kind:
-            raise _Damage(f"{_STATE} has no {name!r} of type {kind.__name__}")
-    if not all(isinstance(sha256, str) and _HASH.fullmatch(sha256) for sha256 in state["frozen"].values()):
-        raise _Damage(f"{_STATE} names its frozen modules by other than SHA-256")
-    return state
+    return checked(state)
 
 
 def _load(path: Path, sha256: object) -> dict[str, Tensor]:
     try:
-        if _sha256(path) != sha256:
-            raise _Damage(f"{path.name} is not what was written")
+        if sha256_of(path) != sha256:
+            raise Damage(f"{path.name} is not what was written")
         return load_file(path)
     except (OSError, SafetensorError, UserError) as error:
-        raise _Damage(f"{path.name} cannot be read ({error})") from error
+        raise Damage(f"{path.name} cannot be read ({error})") from error
 
 
 def _damaged(path: Path, what: object) -> UserError:
@@ -315,47 +341,15 @@ def _damaged(path: Path, what: object) -> UserError:
 def _is_intact(path: Path) -> bool:
     try:
         state = _read_state(path)
-        files = {path / f"{part}.safetensors": state["sha256"].get(part) for part in PARTS}
+        parts = state["sha256"] if state["format"] == SHARDED else PARTS
+        files = {path / f"{part}.safetensors": state["sha256"].get(part) for part in parts}
         files |= {_frozen_file(path.parent, sha256): sha256 for sha256 in state["frozen"].values()}
-        return all(_sha256(file) == sha256 for file, sha256 in files.items())
-    except (OSError, UserError, _Damage):
+        return all(sha256_of(file) == sha256 for file, sha256 in files.items())
+    except (OSError, UserError, Damage):
         return False
 
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    """Writes tensors to a safetensors file that has the permissions of any new file."""
-    kept: dict[str, Tensor] = {}
-    memory: set[int] = set()
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().contiguous()
-        address = tensor.untyped_storage().data_ptr()
-        # Tied weights are written under each of their names: safetensors would refuse to share memory.
-        kept[name] = tensor.clone() if address in memory else tensor
-        memory.add(address)
-    path.touch()
-    permissions = path.stat().st_mode
-    save_file(kept, path)
-    path.chmod(permissions)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open_file(path) as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Waits until a file's content, or a folder's list of names, has reached the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _unwritten(folder: Path, error: Exception) -> UserError:
+def unwritten(folder: Path, error: Exception) -> UserError:
     """The sentence for a disk that refuses; gives back what the unfinished checkpoint takes of it."""
     with suppress(OSError):
         _clear(folder)
@@ -367,9 +361,7 @@ def _unwritten(folder: Path, error: Exception) -> UserError:
 
 def _discard(path: Path) -> None:
     """Removes a checkpoint, renamed first, so that half of one never has a checkpoint's name."""
-    doomed = path.with_name(f"{_UNFINISHED}old-{path.name}")
-    os.rename(path, doomed)
-    _remove(doomed)
+    remove(path.rename(path.with_name(f"{_UNFINISHED}old-{path.name}")))
 
 
 def _discard_frozen(folder: Path) -> None:
@@ -379,7 +371,7 @@ def _discard_frozen(folder: Path) -> None:
         return
     try:
         needed = {sha256 for path in checkpoints(folder) for sha256 in _read_state(path)["frozen"].values()}
-    except (OSError, UserError, _Damage):
+    except (OSError, UserError, Damage):
         return
     for path in stored:
         if path.stem not in needed:
@@ -390,12 +382,4 @@ def _clear(folder: Path) -> None:
     """Makes `folder`, and removes what a killed process left unfinished there."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob(f"{_UNFINISHED}*"):
-        _remove(path)
-
-
-def _remove(path: Path) -> None:
-    """Removes a file, a link or a folder with all that is in it."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+        remove(path)

@@ -15,16 +15,20 @@ from torch import Tensor
 
 from ..data.images import Images
 from ..data.order import Batch, ImagesByPosition, MicroBatches, load
-from ..errors import UserError
-from . import optimizer_state
-from .average import MovingAverage
+from ..errors import Stopped, UserError
 from .checkpoint import Checkpoint
+from .copies import Copies
 from .place import accelerator_for, on_main_rank
 from .report import Report
 from .run import Run
+from .saving import Saver
 from .settings import differences, learning_rate
+from .shards import Shards
+from .stopping import Stopping
 from .system import System, players_of
 from .turn import Turn
+from .waiting import DataClock
+from .watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -60,10 +64,14 @@ class Trainer:
         self.images, self.held_out = images, held_out
         system.freeze()
         self.accelerator = accelerator_for(self.settings)
-        self.average = MovingAverage(system, self.settings.ema_decay)
-        self.average.weights.to(self.accelerator.device)
+        placed = Shards if self.settings.parallel == "fsdp" and self.accelerator.num_processes > 1 else Copies
+        self.weights: Copies | Shards = placed(system, self.settings, self.accelerator)
+        self.average = self.weights.average
         system.follow(self.average.module)
         self.turns = self._prepare_turns()
+        self.saver = Saver(run, self.weights, self.accelerator)
+        self.stopping = Stopping(self.settings, self.accelerator)
+        self.watch = Watch(self.accelerator, self.settings.rank_timeout)
         self.step = 0
         self.measured: dict[str, float] = {}
         # Every rank has looked for a run before the first one writes.
@@ -76,20 +84,21 @@ class Trainer:
         else:
             self._restore(run.saved)
         self.batches = self._load_batches(self._source())
+        self.clock = DataClock(self.accelerator.device)
         self.seen_complaints: set[str] = set()
 
     @property
     def place(self) -> str:
         """Where the run computes, for people."""
         ranks = self.accelerator.num_processes
-        return f"on {self.accelerator.device.type}" + (f" × {ranks} ranks" if ranks > 1 else "")
+        spread = ", sharded" if self.weights.sharded else ""
+        return f"on {self.accelerator.device.type}" + (f" × {ranks} ranks{spread}" if ranks > 1 else "")
 
     def _prepare_turns(self) -> list[Turn]:
-        players = players_of(self.system)
-        turns, averages = [], self.average.of
+        players, turns = players_of(self.system), []
         for place, player in enumerate(players):
             others = [parameter for other in players if other is not player for parameter in other.parameters]
-            turns.append(Turn(self.system, player, place, others, averages, self.settings, self.accelerator))
+            turns.append(Turn(player, place, others, self.weights, self.settings, self.accelerator))
         return turns
 
     def _source(self) -> Images:
@@ -113,11 +122,15 @@ class Trainer:
         return load(data, positions, workers=settings.workers, pin_memory=accelerator.device.type == "cuda")
 
     def run(self) -> None:
-        """Trains up to `settings.steps`, then draws the run's images and its loss curve."""
+        """Trains up to `settings.steps`, then draws the run's images and its loss curve.
+
+        `Stopped` where a signal or `settings.max_hours` ends it before; it has saved a checkpoint then.
+        """
         settings = self.settings
         try:
+            self.watch.start()
             on_main_rank(self.accelerator, self.folder.begin)
-            with self._report() as report:
+            with self._report() as report, self.stopping.listening():
                 since = self._since_now()
                 while self.step < settings.steps:
                     since.note(self.optimize())
@@ -126,19 +139,40 @@ class Trainer:
                     if saving or drawing or self._due(settings.log_every, at_end=True):
                         self._tell(since, report)
                         if saving:
-                            self.save()
+                            self.save(background=settings.background_saves and self.step < settings.steps)
                         if drawing:
                             self._draw(report, self.step)
                         since = self._since_now()
+                    self._stop_if_told(since, report)
+                self.stopping.finish()
                 self._finish(report)
+        except Exception as error:
+            cause = self.watch.explain(error)
+            if cause is error:
+                raise
+            raise cause from error
         finally:
+            self.watch.close()
+            self.saver.close()
             self.folder.close()
+
+    def _stop_if_told(self, since: Since, report: Report | None) -> None:
+        reason = self.stopping.reason()
+        if reason is None or self.step == self.settings.steps:
+            return
+        if since.step < self.step:
+            self._tell(since, report)
+        self.save()
+        self.stopping.finish()
+        raise Stopped(f"stopped {reason} at step {self.step}, after a checkpoint: --resume goes on from there")
 
     def optimize(self) -> Step:
         """One optimizer step: the turns of the players that act in it, on the same images."""
         rate = learning_rate(self.settings, self.step)
-        self.system.before_step(self.step)
+        self.watch.step(self.step)
+        self.weights.call(self.system.before_step, self.step)
         batches = [self._next_batch() for _ in range(self.settings.accumulation)]
+        self.watch.done()
         losses, norms, reached, moved = {}, [], [], set()
         decay = self.average.decay_at(self.step + 1)
         for turn in self.turns:
@@ -146,15 +180,17 @@ class Trainer:
                 losses[turn.player.name], norm = turn.take(batches, rate, decay)
                 norms.append(norm)
                 moved |= turn.moved
+                self.watch.done()
                 reached.append(torch.zeros_like(norm) if turn.optimizer.step_was_skipped else norm)
-        self.system.after_step()
+        self.weights.call(self.system.after_step)
+        self.clock.given()
         self.step += 1
         self.average.update(self.step, moved)
         gradient_norm, reached_norm = (torch.linalg.vector_norm(torch.stack(parts)) for parts in (norms, reached))
         return Step(next(iter(losses.values())), gradient_norm, reached_norm, losses)
 
     def _next_batch(self) -> Batch:
-        batch = next(self.batches)
+        batch = self.clock.next(self.batches)
         for complaint in batch.complaints:
             if complaint not in self.seen_complaints:
                 self.seen_complaints.add(complaint)
@@ -165,26 +201,19 @@ class Trainer:
         ended = self.step == self.settings.steps
         return at_end if ended else bool(every) and self.step % every == 0
 
-    def save(self) -> None:
-        """Writes a checkpoint, on the main rank."""
-        on_main_rank(self.accelerator, self._write_checkpoint)
-
-    def _write_checkpoint(self) -> None:
+    def save(self, *, background: bool = False) -> None:
+        """Writes a checkpoint; in the background, of the weights as they are now."""
         scaler = self.accelerator.scaler
-        frozen = {name: self.system.get_submodule(name).state_dict() for name in self.system.frozen}
-        inside = tuple(f"{name}." for name in frozen)
-        parts = {
-            name: {key: tensor for key, tensor in module.state_dict().items() if not key.startswith(inside)}
-            for name, module in {"weights": self.system, "average": self.average.weights}.items()
-        }
-        parts["optimizer"] = optimizer_state.tensors(self._optimizers, self.system)
         state = {
             "images": self._describe_images(),
             "ranks": self.accelerator.num_processes,
             "loss_scaler": None if scaler is None else scaler.state_dict(),
             "remembered": dict(self.system.remembered),
         }
-        self.folder.save(self.step, parts, frozen, state)
+        frozen = {name: self.system.get_submodule(name).state_dict() for name in self.system.frozen}
+        began = time.monotonic()
+        self.saver.save(self.step, self.weights.tensors(self._optimizers), frozen, state, background=background)
+        self.stopping.saved(time.monotonic() - began)
 
     @property
     def _optimizers(self) -> list[torch.optim.Optimizer]:
@@ -200,9 +229,7 @@ class Trainer:
             raise UserError(
                 f"the run in {self.folder.out} was trained on other images: their number, size or classes differ"
             )
-        saved.load_into(self.system, "weights")
-        saved.load_into(self.average.weights, "average")
-        saved.load_optimizers(self._optimizers, self.system)
+        self.weights.load(saved, self._optimizers)
         if self.accelerator.scaler is not None:
             try:
                 self.accelerator.scaler.load_state_dict(saved.state["loss_scaler"])
@@ -243,17 +270,20 @@ class Trainer:
         )
 
     def _since_now(self) -> Since:
-        return Since([turn.player.name for turn in self.turns], self.step, self.accelerator.device)
+        names = [turn.player.name for turn in self.turns]
+        return Since(names, self.step, self.accelerator.device, self.clock.seconds)
 
     def _tell(self, since: Since, report: Report | None) -> None:
         """Notes a row of what happened since the last one; `UserError` where it is no longer a number."""
         losses = since.losses(self.accelerator)
-        metrics = self.system.metrics()
+        metrics = self.weights.call(self.system.metrics)
         measured = [self.accelerator.reduce(metrics[name].float(), "mean").item() for name in self.system.metric_names]
         if report is not None:
-            rate = (self.step - since.step) * self.settings.batch_size / (time.monotonic() - since.began)
-            now = learning_rate(self.settings, self.step - 1)
-            report.losses(self.step, losses[0], now, float(since.gradient_norm), rate, *losses[1:], *measured)
+            seconds = time.monotonic() - since.began
+            rate = (self.step - since.step) * self.settings.batch_size / seconds
+            now, norm = learning_rate(self.settings, self.step - 1), float(since.gradient_norm)
+            waited = (self.clock.seconds - since.waited) / seconds
+            report.losses(self.step, losses[0], now, norm, rate, *losses[1:], *measured, waited=waited)
         for loss, count in zip(losses, since.counts.values(), strict=True):
             if count:
                 self._require_finite("loss", loss)
@@ -270,27 +300,33 @@ class Trainer:
         def draw() -> None:
             assert report is not None
             images = self.images if self.held_out is None else self.held_out
-            drawn, names = self.average.module.draw(images, seed=self.settings.seed, device=self.accelerator.device)
+            drawn, names = system.draw(images, seed=self.settings.seed, device=self.accelerator.device)
             report.draw(drawn, names, step)
 
-        on_main_rank(self.accelerator, draw)
+        with self.weights.drawing() as system:
+            on_main_rank(self.accelerator, draw)
 
     def _finish(self, report: Report | None) -> None:
         self._draw(report, None)
-        if report is not None:
+
+        def measure() -> None:
+            assert report is not None
             report.curve()
             if self.held_out is not None:
-                self.measured = self.average.module.evaluate(self.held_out, device=self.accelerator.device)
+                self.measured = system.evaluate(self.held_out, device=self.accelerator.device)
                 report.metrics(self.measured)
+
+        with self.weights.drawing() as system:
+            on_main_rank(self.accelerator, measure)
         if self.seen_complaints:
             logger.warning("%d images could not be decoded and others stood in for them", len(self.seen_complaints))
 
 
 class Since:
-    """What happened since the last row of losses.csv, which was at step `step`."""
+    """What happened since the last row of losses.csv, which was at step `step`; `waited` is what a DataClock said."""
 
-    def __init__(self, players: Sequence[str], step: int, device: torch.device) -> None:
-        self.step, self.began = step, time.monotonic()
+    def __init__(self, players: Sequence[str], step: int, device: torch.device, waited: float) -> None:
+        self.step, self.began, self.waited = step, time.monotonic(), waited
         self.totals = {name: torch.zeros((), device=device) for name in players}
         self.counts = dict.fromkeys(players, 0)
         self.gradient_norm = self.reached = torch.zeros((), device=device)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch.distributed
 import torch.distributed.nn  # keeps the group of all ranks as a default, and for ever, if it is imported later
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list
 
 from ..errors import UserError
@@ -42,7 +44,11 @@ def accelerator_for(settings: TrainingSettings) -> Accelerator:
                 cpu=settings.device == "cpu",
                 mixed_precision=settings.mixed_precision,
                 # Buffers are the same on all ranks by construction; what they collect in a step is each rank's own.
-                kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+                kwargs_handlers=[
+                    DistributedDataParallelKwargs(broadcast_buffers=False),
+                    # Longer than `Watch` waits, which can name a rank.
+                    InitProcessGroupKwargs(timeout=timedelta(seconds=2 * settings.rank_timeout + 10)),
+                ],
             )
     except ValueError as error:
         raise UserError(f"mixed_precision {settings.mixed_precision} is not to be had here: {error}") from error
@@ -68,6 +74,22 @@ def _settings_alone(settings: TrainingSettings) -> Iterator[None]:
         yield
     finally:
         os.environ.update(taken)
+
+
+@contextmanager
+def device_of_weights(settings: TrainingSettings) -> Iterator[None]:
+    """While this lasts, systems are built where this rank needs their weights.
+
+    Where they are going to be sharded, that is the CPU of the main rank, whose weights are those of all: the others
+    build on the meta device, and never hold the whole.
+    """
+    if settings.parallel == "ddp" or int(os.environ.get("RANK", 0)) == 0:
+        yield
+        return
+    with torch.device("meta"), warnings.catch_warnings():
+        # Of weights that other runs lend, which would be loaded into tensors that hold nothing.
+        warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter")
+        yield
 
 
 def on_main_rank(accelerator: Accelerator, action: Callable[[], None]) -> None:

@@ -56,14 +56,14 @@ class Report:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}"),
-            TextColumn("{task.fields[rate]} images/s"),
+            TextColumn("{task.fields[rate]} images/s{task.fields[waiting]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self._task = self._progress.add_task("training", total=steps, completed=start, loss="–", rate="–")
+        self._task = self._progress.add_task("training", total=steps, completed=start, loss="–", rate="–", waiting="")
         self._progress.start()
         self._steps, self._start, self._began, self._told = steps, start, time.monotonic(), start
 
@@ -77,11 +77,18 @@ class Report:
                 self._board.close()
 
     def losses(
-        self, step: int, loss: float, learning_rate: float, gradient_norm: float, rate: float, *metrics: float
+        self,
+        step: int,
+        loss: float,
+        learning_rate: float,
+        gradient_norm: float,
+        rate: float,
+        *metrics: float,
+        waited: float = 0.0,
     ) -> None:
         """Notes the mean loss and metrics since the last call, and the last gradient norm, at `step`.
 
-        `rate` is in images/s.
+        `rate` is in images/s, `waited` the share of the time in which the device waited for data.
         """
         numbers = (
             f"{learning_rate:.6g}",
@@ -95,12 +102,14 @@ class Report:
         with writing(self.out / "tensorboard"):
             for name, value in zip(self.columns[1:], (loss, learning_rate, gradient_norm, rate, *metrics), strict=True):
                 self._board.add_scalar(name, value, step)
-        self._progress.update(self._task, completed=step, loss=f"{loss:.4f}", rate=f"{rate:.0f}")
+        waiting = f", {waited:.0%} of the time waiting for data" if waited >= 0.01 else ""
+        self._progress.update(self._task, completed=step, loss=f"{loss:.4f}", rate=f"{rate:.0f}", waiting=waiting)
         # Where there is no terminal to draw a bar on, ten lines tell the same.
         if self._progress.disable and (step == self._steps or step - self._told >= self._steps / 10):
             self._told = step
             left = (time.monotonic() - self._began) / (step - self._start) * (self._steps - step)
-            self.console.print(f"step {step}/{self._steps}, loss {loss:.4f}, {rate:.0f} images/s, {left:.0f} s left")
+            so_far = f"step {step}/{self._steps}, loss {loss:.4f}, {rate:.0f} images/s{waiting}"
+            self.console.print(f"{so_far}, {left:.0f} s left")
 
     def draw(self, images: Tensor, names: Sequence[str], step: int | None) -> Path:
         """Draws the figure of `images` [rows, columns, C, H, W]: the one of `step`, or the run's last (None)."""

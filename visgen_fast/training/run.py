@@ -8,13 +8,15 @@ import json
 import logging
 import os
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torch import distributed as dist
 
 from ..errors import UserError, writing
-from . import checkpoint
+from . import checkpoint, sharded_checkpoint
 from .settings import TrainingSettings, require_same, settings_from
 
 logger = logging.getLogger(__name__)
@@ -93,19 +95,31 @@ class Run:
         state: dict[str, Any],
     ) -> None:
         """Writes the checkpoint of `step`: `parts` as `checkpoint.write` takes them, `frozen` modules' state dicts."""
+        content = self._content(frozen, state)
+        kept, keep = content.pop("frozen"), self.settings.keep_checkpoints
+        self._newest = checkpoint.write(self.folder, step, parts, content, frozen=kept, keep=keep)
+
+    def save_shards(
+        self,
+        step: int,
+        parts: dict[str, dict[str, Tensor]],
+        frozen: dict[str, dict[str, Tensor]],
+        state: dict[str, Any],
+        group: dist.ProcessGroup,
+    ) -> None:
+        """The same, of tensors of which every rank holds a share; all ranks, which make up `group`, call it."""
+        tensors = {f"{part}.{name}": one for part, some in parts.items() for name, one in some.items()}
+        content, keep = partial(self._content, frozen, state), self.settings.keep_checkpoints
+        self._newest = sharded_checkpoint.write(self.folder, step, tensors, content, keep=keep, group=group)
+
+    def _content(self, frozen: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> dict[str, Any]:
+        """What a state.json holds, but for the files' hashes; the frozen modules are written by then."""
         self.begin()
         for name, tensors in frozen.items():
             # Their content doesn't change, so it is hashed once.
             if name not in self._frozen or not checkpoint.has_frozen(self.folder, self._frozen[name]):
                 self._frozen[name] = checkpoint.write_frozen(self.folder, tensors)
-        self._newest = checkpoint.write(
-            self.folder,
-            step,
-            parts,
-            {**self.identity, "settings": asdict(self.settings), **state},
-            frozen=self._frozen,
-            keep=self.settings.keep_checkpoints,
-        )
+        return {**self.identity, "settings": asdict(self.settings), **state, "frozen": dict(self._frozen)}
 
     def close(self) -> None:
         """Gives the folder back."""

@@ -15,7 +15,8 @@ S = TypeVar("S", bound="TrainingSettings")
 # others. Those that may change what a step computes, steps and accumulation, are then warned about.
 MAY_CHANGE = {
     *("steps", "data", "cache", "workers", "device", "accumulation"),
-    *("log_every", "sample_every", "checkpoint_every", "keep_checkpoints"),
+    *("parallel", "compile", "checkpoint_activations", "rank_timeout", "max_hours"),
+    *("log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "background_saves"),
 }
 
 
@@ -54,6 +55,16 @@ class TrainingSettings:
     """Number format of the network's arithmetic; "no" is float32."""
     device: Literal["auto", "cpu"] = "auto"
     """Where to compute: the accelerator if there is one, or the CPU."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """What several ranks do: "ddp", each holds the whole model; "fsdp", each holds a share of weights and optimizer."""
+    compile: bool = False
+    """Compile the blocks of the networks by torch.compile."""
+    checkpoint_activations: bool = False
+    """Keep what goes into each block for the backward pass, and compute what is inside it again."""
+    rank_timeout: Annotated[float, Between(0, math.inf, "()")] = 1800.0
+    """Seconds that a rank may keep the others waiting before they end, and say which one it was."""
+    max_hours: Annotated[float | None, Between(0, math.inf, "()")] = None
+    """Stop in time to have saved a checkpoint after so many hours, with exit code 75; by default there is no limit."""
     horizontal_flip: bool = False
     """Mirror half of the images, left to right."""
     seed: Annotated[int, Between(0, 2**63, "[)")] = 0
@@ -68,9 +79,15 @@ class TrainingSettings:
     """Steps between two checkpoints; 0 writes only the last one."""
     keep_checkpoints: Annotated[int, AtLeast(1)] = 2
     """Newest checkpoints to keep."""
+    background_saves: bool = False
+    """Write checkpoints while training goes on, from a copy of the weights on the CPU."""
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.parallel == "fsdp" and self.mixed_precision == "fp16":
+            raise UserError("--parallel fsdp needs --mixed-precision bf16 or no: fp16 scales a loss on one device")
+        if self.checkpoint_activations and getattr(self, "recompute", None) is not None:
+            raise UserError("--checkpoint-activations and --recompute do the same: give one of them")
 
 
 def learning_rate(settings: TrainingSettings, step: int) -> float:

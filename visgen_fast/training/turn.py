@@ -2,49 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from .. import ops
 from ..data.order import Batch
-from .adamw import AdamW, gradients_of
+from .adamw import AdamW
+from .copies import Copies
 from .settings import TrainingSettings
-from .system import Player, System
+from .shards import Shards
+from .system import Player
 
 
 class Turn:
-    """A player with its AdamW, and with a module of its own to wrap for data-parallel training.
+    """A player with its AdamW, and with its loss on all ranks.
 
-    `place` is its place among the players; their parameters but its own are `others`. `averages` follow the parameters.
+    `place` is its place among the players; their parameters but its own are `others`. `weights` says where these are.
     """
 
     def __init__(
         self,
-        system: System,
         player: Player,
         place: int,
         others: Sequence[nn.Parameter],
-        averages: Mapping[Tensor, Tensor],
+        weights: Copies | Shards,
         settings: TrainingSettings,
         accelerator: Accelerator,
     ) -> None:
-        self.player, self.place, self.others = player, place, others
+        self.player, self.place, self.others, self.weights = player, place, others, weights
         self.settings, self.accelerator = settings, accelerator
         self.adamw = AdamW(
             player.parameters,
-            averages,
+            weights.average.of,
             lr=settings.learning_rate,
             betas=(player.beta1, settings.beta2),
             weight_decay=settings.weight_decay,
         )
         self.moved: set[Tensor] = set()  # parameters that the last turn moved, their averages with them
-        # The wrapper waits for the gradients of what requires them now.
         with self._alone():
-            self.model, self.optimizer = accelerator.prepare(_PlayersLoss(system, player), self.adamw)
+            self.loss = weights.loss(player)
+        self.optimizer = accelerator.prepare_optimizer(self.adamw)
 
     def take(self, batches: Sequence[Batch], rate: float, average_decay: float) -> tuple[Tensor, Tensor]:
         """Learns from the step's micro-batches at the run's learning rate `rate`.
@@ -58,14 +58,12 @@ class Turn:
             for left, batch in zip(range(len(batches))[::-1], batches, strict=True):
                 # Dropout draws from torch's generators: anew for each turn, and the same after an interruption.
                 torch.manual_seed(batch.module_seed + self.place)
-                # The ranks' gradients are averaged with the last micro-batch.
-                with self.accelerator.no_sync(self.model) if left else nullcontext():
-                    share = self.model(batch.to(self.accelerator.device)).mean() / len(batches)
+                with self.weights.micro_batch(self.loss, last=not left):
+                    share = self.loss(batch.to(self.accelerator.device)).mean() / len(batches)
                     self.accelerator.backward(share)
                 loss += share.detach()
         self.accelerator.unscale_gradients(self.optimizer)
-        gradients = gradients_of(self.player.parameters)
-        norm = ops.gradient_norm(gradients) if gradients else torch.zeros_like(loss)
+        norm = self.weights.gradient_norm(self.player.parameters)
         self.adamw.gradient_scale = (self.settings.gradient_clip / (norm + 1e-6)).clamp(max=1)
         self.adamw.average_decay = average_decay
         self.optimizer.step()
@@ -84,14 +82,3 @@ class Turn:
         finally:
             for parameter in self.others:
                 parameter.requires_grad_(True)
-
-
-class _PlayersLoss(nn.Module):
-    """A system whose forward is the loss of one player."""
-
-    def __init__(self, system: System, player: Player) -> None:
-        super().__init__()
-        self.system, self.player = system, player
-
-    def forward(self, batch: Batch) -> Tensor:
-        return self.player.loss(batch)
