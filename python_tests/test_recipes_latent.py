@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mistakes import mistake
 from test_recipes_first_stage import SHORT, TOKENIZERS, WIDTHS
 
 from visgen_fast import cli
+from visgen_fast.recipes import latent_diffusion
 from visgen_fast.recipes.budget import require_fit
 from visgen_fast.recipes.latent_diffusion import OF_ONE_GRID
 from visgen_fast.recipes.registry import load_recipe
@@ -112,3 +114,17 @@ def test_the_network_is_counted_before_it_is_built(runs):
     images = checkpoint.read(runs / "autoencoder").images
     system = build(recipe, settings, images)
     require_fit(lambda: build(recipe, settings, images), system.state_dict())
+
+
+def test_times_are_shifted_by_the_numbers_of_the_latents(runs, monkeypatch):
+    def shifts(**chosen: object) -> tuple[float, float | None]:
+        recipe = load_recipe("latent-diffusion")
+        stage = str(runs / "autoencoder")  # of 4·4·4 numbers
+        settings = recipe.settings_for("digits", first_stage=stage, width=8, depth=1, heads=1, **chosen)
+        prior = build(recipe, settings, checkpoint.read(runs / "autoencoder").images).prior
+        return math.exp(prior.objective.times.mean), prior.options().get("shift")
+
+    assert shifts() == (1, None)
+    assert shifts(time_shift=3.0) == (pytest.approx(3), 3)
+    monkeypatch.setattr(latent_diffusion, "_UNSHIFTED", 16)
+    assert shifts() == (pytest.approx(2), 2)
