@@ -128,7 +128,11 @@ def measure(options: EvaluateOptions) -> None:
     try:
         if isinstance(system, GenerativeSystem) and features is not None:
             run = Measured(system, saved.images, some, held_out, lambda: recipe.pictures(settings))
-            drawing = {"by_class": options.by_class, "guidance": options.guidance, "steps": _one(options.steps)}
+            drawing: dict[str, Any] = {
+                "by_class": options.by_class,
+                "guidance": options.guidance,
+                "steps": _one(options.steps),
+            }
             comparison = compare(run, options.against, features, device=device, **drawing)
         findings = system.examine(some, device=device, **{name: asked[name] for name in system.examined_by})
     except ValueError as error:

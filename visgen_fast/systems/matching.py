@@ -26,7 +26,7 @@ from ..models.dit import DiT
 from ..models.feature_heads import FeatureHeads
 from ..nn.adversarial import discriminator_loss, generator_loss, gradient_penalty
 from ..training.system import Player
-from .student import StudentSystem, Teacher
+from .student import StudentSystem, Teacher, null_label_of
 
 _EARLIEST, _LATEST = 0.02, 0.98  # times at which a sample is looked at again
 _PLACES = ops.Purpose.TIME.stream(1)
@@ -80,7 +80,7 @@ class DrawingStudent(StudentSystem):
     def _teachers_image(self, at: _Noised, labels: Tensor) -> Tensor:
         output = self._of_teacher(self._read(at), at.t, labels)
         if self.scale != 1:
-            without = self._of_teacher(self._read(at), at.t, torch.full_like(labels, self.model.null_label))
+            without = self._of_teacher(self._read(at), at.t, torch.full_like(labels, null_label_of(self.model)))
             output = torch.lerp(without, output, self.scale)
         return self._image(output, at)
 

@@ -43,6 +43,12 @@ class StudentDrawing:
     guidance: tuple[float, float] = (1.0, 1.0)
 
 
+def null_label_of(model: DiT) -> int:
+    """The label "no class" of a model of classes, which few-step models all are."""
+    assert model.null_label is not None
+    return model.null_label
+
+
 class StudentSystem(GenerativeSystem):
     """A network (x_t, t, labels, destination) that steps far, on a schedule, with the teacher that it learns from.
 
@@ -71,7 +77,7 @@ class StudentSystem(GenerativeSystem):
 
     @torch.no_grad()
     def sample(self, labels: Tensor, seeds: Tensor, *, callback: Callback | None = None, **options: Any) -> Tensor:
-        check_labels(labels, self.model.null_label)
+        check_labels(labels, null_label_of(self.model))
         asked = self.options(**options)
         way = plan(asked["sampler"], self.schedule, self.prediction, steps=asked["steps"])
         model: Callable[..., Tensor] = self.model
