@@ -24,6 +24,7 @@ from visgen_fast.models import MaskedModel, PixelCNN, PixelRNN, ScaleModel, Sequ
 from visgen_fast.nn import MultiscaleQuantizer
 
 BLOCKS = {"width": 16, "depth": 2, "heads": 2}
+SMALL = {"width": 8, "depth": 1}  # of a network that passes once for each step
 
 
 def sequence(order, size: int, **options) -> SequenceModel:
@@ -57,9 +58,9 @@ TINY: dict[str, Callable[[], CodeModel]] = {
     "PixelRNN of classes": lambda: PixelRNN((2, 2, 2), 2, width=8, depth=2, classes=3),
     "scales of classes": lambda: scales(((1, 1), (2, 2)), 3, classes=2),
     "one scale": lambda: scales(((1, 2),), 4),
-    "masked": lambda: masked(shuffled((2, 2, 1), 4), 3),
-    "masked of classes, several codes a step": lambda: masked(scale_by_scale((1, 2)), 3, classes=2),
-    "cascade": lambda: Cascade(sequence(snake((1, 2, 1)), 3), masked(in_turn(*[raster((2, 1))] * 2), 3)),
+    "masked": lambda: masked(shuffled((3, 1), 4), 4, **SMALL),
+    "masked of classes, several codes a step": lambda: masked(scale_by_scale((1, 2)), 3, classes=2, **SMALL),
+    "cascade": lambda: Cascade(sequence(snake((1, 2, 1)), 3), masked(in_turn(*[raster((2, 1))] * 2), 3, **SMALL)),
 }
 # Large enough for a blind spot.
 LARGER: dict[str, Callable[[], CodeModel]] = {

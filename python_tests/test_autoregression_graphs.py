@@ -10,10 +10,10 @@ import warnings
 
 import pytest
 import torch
-from code_models import BLOCKS, awake, sequence
+from code_models import BLOCKS, awake, masked, scales, sequence
 
 from visgen_fast import ops
-from visgen_fast.autoregression import graphs, raster, release_graphs, sample, snake
+from visgen_fast.autoregression import graphs, raster, release_graphs, sample, shuffled, snake
 from visgen_fast.models import PixelCNN, SpaceDepthModel
 
 LABELS = torch.tensor([0, 1, 2, 0])
@@ -50,6 +50,8 @@ MODELS = {
     "sequence": lambda: sequence(snake((2, 3, 1)), 5, classes=3),
     "space and depth": lambda: SpaceDepthModel((2, 2), 3, 5, inner_depth=1, classes=3, **BLOCKS),
     "PixelCNN": lambda: PixelCNN((3, 2, 2), 5, width=8, depth=2, classes=3),
+    "scales": lambda: scales((1, 2), 5, classes=3),
+    "masked": lambda: masked(shuffled((2, 2, 1), 1), 5, classes=3),
 }
 OPTIONS = {
     "plain": lambda run: {},

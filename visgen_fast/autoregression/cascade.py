@@ -76,7 +76,7 @@ class Cascade(CodeModel):
         """The logits of the first fine codes, once the fine model has been told all coarse ones."""
         coarse = self.coarse.order.to_array(torch.cat(state.codes, 1)).flatten(1)
         order, state.fine = self.fine.order, self.fine.begin(state.condition)
-        told = coarse[:, order.places[: coarse.shape[1]].to(coarse.device)]
+        told = coarse[:, order.places_on(coarse.device)[: coarse.shape[1]]]
         for codes in (told[:, :0], *told.split(order.sizes[: self.given_steps], 1)):
             logits = self.fine.advance(state.fine, codes)
         return logits

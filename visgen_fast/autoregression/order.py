@@ -40,6 +40,7 @@ class Order:
         self.sizes: list[int] = flat.bincount().tolist()
         self.places = flat.argsort(stable=True)
         self._as_in_memory = bool((self.places.diff() > 0).all())  # then an array is its sequence, and nothing moves
+        self._moved: dict[torch.device, Tensor] = {}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Order) and torch.equal(self.steps, other.steps)
@@ -53,15 +54,21 @@ class Order:
     def to_sequence(self, codes: Tensor) -> Tensor:
         """An array [B, *grid, Q, …] as a sequence [B, length, …], in the order of the draws."""
         flat = codes.flatten(1, len(self.shape))
-        return flat if self._as_in_memory else flat[:, self.places.to(codes.device)]
+        return flat if self._as_in_memory else flat[:, self.places_on(codes.device)]
 
     def to_array(self, sequence: Tensor) -> Tensor:
         """The inverse: [B, length, …] to [B, *grid, Q, …]."""
         if self._as_in_memory:
             return sequence.unflatten(1, self.shape)
         array = torch.empty_like(sequence)
-        array[:, self.places.to(sequence.device)] = sequence
+        array[:, self.places_on(sequence.device)] = sequence
         return array.unflatten(1, self.shape)
+
+    def places_on(self, device: torch.device) -> Tensor:
+        """`places` on the device, where they are copied once: a CUDA graph cannot capture a copy."""
+        if device not in self._moved:
+            self._moved[device] = self.places.to(device)
+        return self._moved[device]
 
 
 def raster(shape: Sequence[int]) -> Order:

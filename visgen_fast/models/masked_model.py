@@ -74,7 +74,7 @@ class MaskedModel(CodeModel):
         return MaskedState(self.embed_label(condition))
 
     def advance(self, state: MaskedState, codes: Tensor) -> Tensor:
-        places, sizes = self.order.places.to(codes.device), self.order.sizes
+        places, sizes = self.order.places_on(codes.device), self.order.sizes
         if state.codes is None:
             state.codes = codes.new_full((len(codes), self.order.length), -1)
         first = sum(sizes[: state.step])

@@ -67,4 +67,4 @@ def system(settings: Settings, images: ImageFormat) -> CascadeSystem:
     return made
 
 
-RECIPE = Recipe(Settings, training_images, system, held_out_images)
+RECIPE = Recipe(Settings, training_images, system, held_out_images, {"digits": {"levels": 17}})

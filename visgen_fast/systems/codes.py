@@ -128,8 +128,8 @@ class CodeSystem(GenerativeSystem):
     def bits(self, pixels: Tensor, seeds: Tensor) -> Tensor:
         """Of the codes, which may lose something of the image."""
         nobody = without_class(self.label_drop, self.null_label, seeds)
-        codes = self.codec.encode(to_range(pixels))
-        found = nll(self.model, codes, nobody, stepwise=not self.model.one_pass)
+        model, codes = self.measured, self.codec.encode(to_range(pixels))
+        found = nll(model, codes, nobody, stepwise=not model.one_pass)
         return found.double().flatten(1).sum(1) / math.log(2)
 
     @torch.no_grad()
