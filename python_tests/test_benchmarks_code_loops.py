@@ -31,9 +31,8 @@ def test_other_codes_are_no_good_unless_they_are_meant_to_differ():
 
 @pytest.mark.parametrize("at_least, other, code", [(0.0, 0, 0), (1e9, 0, 1), (0.0, 1, 1)])
 def test_a_promise_that_is_missed_and_other_codes_are_an_error(at_least, other, code, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(
-        code_loops, "loops", lambda device, checkout: {"a loop": lambda: loop(other, at_least=at_least)}
-    )
+    found = {"a loop": lambda: loop(other, at_least=at_least)}
+    monkeypatch.setattr(code_loops, "loops", lambda device, *checkouts: found)
     out = tmp_path / "times.json"
     assert code_loops.main(["--rounds=1", f"--out={out}"]) == code
     found = json.loads(out.read_text())["loops"][0]

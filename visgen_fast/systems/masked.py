@@ -13,8 +13,6 @@ from ..autoregression.model import CodeModel
 from ..data.images import Images, Part, evenly
 from .codes import CodeSampling, CodeSystem
 
-_MEASURED = 256  # images at the end of a run: each takes a pass for every code
-
 
 @dataclass(frozen=True)
 class MaskedSampling(CodeSampling):
@@ -32,6 +30,7 @@ class MaskedSystem(CodeSystem):
     """
 
     metric_names = ("bits_per_hidden_code",)
+    examined = 256  # each image takes a pass for every code
     drawing: MaskedSampling
 
     def __init__(
@@ -62,7 +61,7 @@ class MaskedSystem(CodeSystem):
 
     def evaluate(self, images: Images, *, device: torch.device) -> dict[str, float]:
         """See `CodeSystem`; of some of the images, spread evenly."""
-        return super().evaluate(Part(images, evenly(len(images), _MEASURED)), device=device)
+        return super().evaluate(Part(images, evenly(len(images), self.examined)), device=device)
 
     def draw_codes(
         self,
