@@ -14,11 +14,12 @@ from torch import Tensor
 from visgen_fast.data.images import AT_A_TIME
 from visgen_fast.evaluation import prefix_errors
 from visgen_fast.evaluation.fid import distances
+from visgen_fast.evaluation.subtasks import by_depth
 from visgen_fast.recipes.runs import trained_classifier
 from visgen_fast.systems.codes import CodeSystem
 from visgen_fast.tokenizers import GridTokenizer
 
-from .decomposition_measures import bits_of, differ, drawn, held_out, measured, seeds_of, spread
+from .decomposition_measures import bits_of, cosines, differ, drawn, held_out, measured, seeds_of, spread
 from .table import as_markdown
 
 DEPTHS = (4, 8, 16)
@@ -50,8 +51,9 @@ def report(folder: Path, out: Path, seeds: int, pictures: int, short: bool) -> l
     }
     of = {depth: [entries[name] for name in seeds_of(str(depth), seeds)] for depth in DEPTHS}
     wasted = {depth: [entry["wasted"] for entry in of[depth]] for depth in DEPTHS}
+    columns = ("bits_per_image", "first", "last", "least_cosine")
     rows = [
-        (str(depth), *(spread([entry[name] for entry in of[depth]]) for name in ("bits_per_image", "first", "last")),
+        (str(depth), *(spread([entry[name] for entry in of[depth]]) for name in columns),
          spread(wasted[depth]), spread([entry["fid"][-1] for entry in of[depth]]),
          spread([min(entry["fid"]) for entry in of[depth]])) for depth in DEPTHS
     ]  # fmt: skip
@@ -63,7 +65,7 @@ def report(folder: Path, out: Path, seeds: int, pictures: int, short: bool) -> l
         if unlike
         else alike
     )
-    heads = ("depth", "bits per image", "of a first code", "of a last code", "wasted share", "FID", "least FID, cut")
+    heads = ("depth", "bits per image", "first code", "last code", "least cosine", "wasted", "FID", "least FID, cut")
     (out / "table.md").write_text(
         f"# Depth\n\n{verdict} Of the bits, {fmean(wasted[DEPTHS[-1]]):.0%} at depth {DEPTHS[-1]} and "
         f"{fmean(wasted[DEPTHS[0]]):.0%} at depth {DEPTHS[0]} are of codes after the best prefix.\n\n"
@@ -90,12 +92,13 @@ def _measure(folder: Path, name: str, pictures: int) -> dict[str, Any]:
     bits, tokenizer = bits_of(system, images, labels), system.tokenizer
     errors = torch.cat([prefix_errors(tokenizer, some).pixel for some in images.split(AT_A_TIME)])
     embed = trained_classifier(folder / "classifier", images.shape[1]).embedding
-    by_depth = bits.flatten(1, -2).mean((0, 1))
+    of_depth = bits.flatten(1, -2).mean((0, 1))
     return {
+        **cosines(system, images, labels, by_depth(bits.shape[1:])),
         "bits_per_image": float(bits.flatten(1).sum(1).mean()),
-        "by_depth": by_depth.tolist(),
-        "first": float(by_depth[0]),
-        "last": float(by_depth[-1]),
+        "by_depth": of_depth.tolist(),
+        "first": float(of_depth[0]),
+        "last": float(of_depth[-1]),
         "wasted": wasted_share(bits, errors),
         "fid": _cut(tokenizer, drawn(system, labels), images, embed),
     }

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from visgen_fast.autoregression import nll
 from visgen_fast.data.images import AT_A_TIME, evenly, to_range
+from visgen_fast.evaluation import gradient_cosines
+from visgen_fast.evaluation.subtasks import Subtasks
 from visgen_fast.recipes.runs import images_to_measure, trained
 from visgen_fast.systems.codes import CodeSystem
 from visgen_fast.training import checkpoint
@@ -71,3 +73,11 @@ def differ(some: Sequence[float], others: Sequence[float]) -> bool:
 def seeds_of(kind: str, seeds: int) -> list[str]:
     """The names of a kind's runs."""
     return [f"{kind}-{seed}" for seed in range(seeds)]
+
+
+def cosines(system: CodeSystem, images: Tensor, labels: Tensor, tasks: Subtasks) -> dict[str, Any]:
+    """How the gradients of a model's sub-tasks lie to each other: the matrix, NaN as None, and its least entry."""
+    codes = torch.cat([system.codec.encode(some) for some in images.split(AT_A_TIME)])
+    found = gradient_cosines(system.model, tasks, codes, labels, seeds=torch.arange(len(codes))).cosines
+    rows = [[value if math.isfinite(value) else None for value in row] for row in found.tolist()]
+    return {"subtasks": tasks.names, "cosines": rows, "least_cosine": float(found.nan_to_num(0).min())}

@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 
 from visgen_fast.data.images import AT_A_TIME
 from visgen_fast.evaluation.fid import distances
+from visgen_fast.evaluation.subtasks import CodeParts
 from visgen_fast.recipes.runs import trained_classifier
 from visgen_fast.systems.codes import CodeSystem
 
-from .decomposition_measures import bits_of, held_out, measured, seeds_of, spread
+from .decomposition_measures import bits_of, cosines, held_out, measured, seeds_of, spread
 from .table import as_markdown
 
 BITS = (5, 8)
@@ -70,7 +71,6 @@ def report(folder: Path, out: Path, seeds: int, pictures: int, short: bool) -> l
     return list(entries.values())
 
 
-@torch.no_grad()
 def _measure(folder: Path, name: str, pictures: int) -> dict[str, Any]:
     system, images, labels = held_out(folder / name, pictures)
     assert isinstance(system, CodeSystem)
@@ -79,10 +79,13 @@ def _measure(folder: Path, name: str, pictures: int) -> dict[str, Any]:
     codes = system.codec.encode(images)
     embed = trained_classifier(folder / "classifier", channels).embedding
     rebuilt = system.codec.decode(codes)
-    pairs = [
-        (embed(one), embed(two)) for one, two in zip(images.split(AT_A_TIME), rebuilt.split(AT_A_TIME), strict=True)
-    ]
+    shown = zip(images.split(AT_A_TIME), rebuilt.split(AT_A_TIME), strict=True)
+    with torch.no_grad():
+        pairs = [(embed(one), embed(two)) for one, two in shown]
+    planes = torch.arange(codes.shape[-1]) // channels
+    tasks = CodeParts([f"plane {plane + 1}" for plane in range(int(planes[-1]) + 1)], planes.expand(codes.shape[1:]))
     return {
+        **cosines(system, images, labels, tasks),
         "by_plane": bits.flatten(0, -2).mean(0).unflatten(0, (-1, channels)).mean(1).tolist(),
         "rfid": distances(pairs)[0],
     }

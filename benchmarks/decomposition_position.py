@@ -10,9 +10,10 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from visgen_fast.evaluation.subtasks import by_row
 from visgen_fast.systems.codes import CodeSystem
 
-from .decomposition_measures import bits_of, differ, held_out, measured, seeds_of, spread
+from .decomposition_measures import bits_of, cosines, differ, held_out, measured, seeds_of, spread
 from .table import as_markdown
 
 ORDERS = ("raster", "columns", "snake", "tiles", "shuffled")
@@ -34,7 +35,8 @@ def report(folder: Path, out: Path, seeds: int, pictures: int, short: bool) -> l
         for name in seeds_of(order, seeds)
     }
     bits = {order: [entries[name]["bits_per_dim"] for name in seeds_of(order, seeds)] for order in ORDERS}
-    rows = [(order, spread(bits[order])) for order in ORDERS]
+    alike = {order: [entries[name]["least_cosine"] for name in seeds_of(order, seeds)] for order in ORDERS}
+    rows = [(order, spread(bits[order]), spread(alike[order])) for order in ORDERS]
     best, worst = (choose(ORDERS, key=lambda order: fmean(bits[order])) for choose in (min, max))
     places = {order: _mean([entries[name]["by_place"] for name in seeds_of(order, seeds)]) for order in ORDERS}
     highest, lowest = (f"{float(choose(places[best])):.2f}" for choose in (torch.max, torch.min))
@@ -46,7 +48,7 @@ def report(folder: Path, out: Path, seeds: int, pictures: int, short: bool) -> l
     )
     (out / "table.md").write_text(
         f"# Position\n\n{verdict} Nor are places: in {best} one costs from {lowest} to {highest} bits.\n\n"
-        + as_markdown(("order", "bits per dimension"), rows)
+        + as_markdown(("order", "bits per dimension", "least cosine of the gradients of two rows"), rows)
         + "\n"
     )
     figure = Figure(figsize=(3 * len(ORDERS), 3.2), layout="constrained")
@@ -66,6 +68,7 @@ def _measure(run: Path, pictures: int) -> dict[str, Any]:
     bits = bits_of(system, images, labels)
     by_place = bits.mean(0).sum(-1)
     return {
+        **cosines(system, images, labels, by_row(bits.shape[1:])),
         "bits_per_dim": float(bits.mean()),
         "by_place": by_place.tolist(),
     }
