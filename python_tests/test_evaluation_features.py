@@ -74,15 +74,15 @@ def test_whitening_leaves_out_what_does_not_vary():
 
 
 def test_a_function_of_ones_own_is_a_network(tmp_path, monkeypatch):
-    (tmp_path / "own_features.py").write_text("def corners(images):\n    return images[:, :, 0, 0]\n")
+    (tmp_path / "own_corners.py").write_text("def corners(images):\n    return images[:, :, 0, 0]\n")
     monkeypatch.syspath_prepend(tmp_path)
-    found = features_named("own_features:corners", 3)
-    assert found.name == "own_features:corners" and found.size == 3 and len(found.digest) == 64
-    assert features_named("own_features:corners", 3).digest == found.digest
+    found = features_named("own_corners:corners", 3)
+    assert found.name == "own_corners:corners" and found.size == 3 and len(found.digest) == 64
+    assert features_named("own_corners:corners", 3).digest == found.digest
     images = torch.rand(5, 3, 8, 8)
     torch.testing.assert_close(found.of([images]).values, images[:, :, 0, 0].double())
-    with pytest.raises(UserError, match="own_features:edges: there is no such function"):
-        features_named("own_features:edges", 3)
+    with pytest.raises(UserError, match="own_corners:edges: there is no such function"):
+        features_named("own_corners:edges", 3)
     with pytest.raises(UserError, match="no_module:f: there is no such function"):
         features_named("no_module:f", 3)
     (tmp_path / "bad_features.py").write_text("def nothing(images):\n    return None\n")

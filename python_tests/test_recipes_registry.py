@@ -34,6 +34,8 @@ OF_ANY_SIZE = (
     *("classifier", "pixel-cnn", "pixel-gpt", "pixel-rnn", "vae", "vdm"),
     *("token-gpt", "rq-transformer", "latent-diffusion", "var", "maskgit", "muse", "cascade"),
 )
+# Which have the network of a teacher.
+STUDENTS = ("progressive-distillation", "consistency-distillation", "dmd2", "moment-matching", "add", "ladd")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(visgen_fast.__file__).parents[1])}
 OWN_IMAGES = '''"""Stripes of a class of one's own."""
 
@@ -103,14 +105,16 @@ def test_every_recipe_is_an_object_that_takes_any_data_set(name, tmp_path):
             )
             == 0
         )
-    if name in OF_TEACHERS:
+    if "teacher" in recipe.settings.OTHER_RUNS:
         others["teacher"] = str(tmp_path / "teacher")
-        teacher = [*TINY_FLOW, "--patch-size=4", "--workers=0", "--size=16", f"--dataset={mine}"]
-        assert cli.main(["train", "rectified-flow", *teacher, f"--out={tmp_path / 'teacher'}"]) == 0
-    if name == "add" or "encoder" in recipe.settings.OTHER_RUNS:
+        flow = [*TINY_FLOW, "--workers=0", "--size=16", "--time-scale=1", f"--dataset={mine}"]
+        assert cli.main(["train", "rectified-flow", *flow, f"--out={others['teacher']}"]) == 0
+    if "encoder" in recipe.settings.OTHER_RUNS or name == "add":
         others["features" if name == "add" else "encoder"] = str(tmp_path / "classifier")
         small = [*TINY, "--widths", "4", "--workers=0", "--size=16", f"--dataset={mine}"]
         assert cli.main(["train", "classifier", *small, f"--out={tmp_path / 'classifier'}"]) == 0
+    if name == "consistency-training":
+        del others["teacher"]
     settings = recipe.settings_for(str(mine), size=16, **others)
     images = recipe.pictures(settings)
     assert images.format.shape == (3, 16, 16)
@@ -155,7 +159,7 @@ def test_resized_images_keep_no_copy_and_their_own_size_is_left_as_it_is():
     assert torch.equal(larger.read([1796])[0], some[1:])
 
 
-@pytest.mark.parametrize("name", [name for name in recipe_names() if name not in OF_ANY_SIZE])
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name not in OF_ANY_SIZE + STUDENTS])
 def test_a_size_that_does_not_fit_the_network_is_one_sentence(name, tmp_path, capsys):
     command = ["train", name, "--dataset=digits", "--size=9", *TINY, f"--out={tmp_path / 'run'}"]
     said = mistake(capsys, *command)

@@ -141,6 +141,18 @@ def test_images_suffice_where_no_teacher_is_needed(name: str, more: list[str], t
     assert out.is_file()
 
 
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")  # as of loading, which `require_fit` ignores
+@pytest.mark.parametrize("name", [name for name in STUDENTS if name != "add"])
+def test_a_student_is_counted_without_being_built(name: str, teacher: Path) -> None:
+    recipe = load_recipe(name)
+    settings = recipe.settings_for("digits", teacher=str(teacher))
+    weights = recipe.system(settings, digits().format).state_dict()
+    with torch.device("meta"):  # where an error would leave the network uncounted
+        counted = recipe.system(settings, digits().format).state_dict()
+    assert {key: value.shape for key, value in counted.items()} == {key: value.shape for key, value in weights.items()}
+    assert all(value.is_meta for value in counted.values())
+
+
 def test_bad_input_is_one_sentence(teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("rectified-flow", "--steps=1", "--label-drop=0", f"--out={tmp_path / 'fast'}", *SIZES) == 0
     for arguments, said in {
