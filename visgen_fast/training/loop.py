@@ -64,8 +64,7 @@ class Trainer:
         self.images, self.held_out = images, held_out
         system.freeze()
         self.accelerator = accelerator_for(self.settings)
-        placed = Shards if self.settings.parallel == "fsdp" and self.accelerator.num_processes > 1 else Copies
-        self.weights: Copies | Shards = placed(system, self.settings, self.accelerator)
+        self.weights = self._placed()
         self.average = self.weights.average
         system.follow(self.average.module)
         self.turns = self._prepare_turns()
@@ -93,6 +92,13 @@ class Trainer:
         ranks = self.accelerator.num_processes
         spread = ", sharded" if self.weights.sharded else ""
         return f"on {self.accelerator.device.type}" + (f" × {ranks} ranks{spread}" if ranks > 1 else "")
+
+    def _placed(self) -> Copies | Shards:
+        if self.settings.parallel == "ddp" or self.accelerator.num_processes == 1:
+            return Copies(self.system, self.settings, self.accelerator)
+        if type(self.system).follow is not System.follow:
+            raise UserError("--parallel fsdp is not for losses that read the averaged weights, as this recipe's does")
+        return Shards(self.system, self.settings, self.accelerator)
 
     def _prepare_turns(self) -> list[Turn]:
         players, turns = players_of(self.system), []
