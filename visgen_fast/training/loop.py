@@ -19,6 +19,7 @@ from ..errors import Stopped, UserError
 from .checkpoint import Checkpoint
 from .copies import Copies
 from .place import accelerator_for, on_main_rank
+from .profiling import Profile
 from .report import Report
 from .run import Run
 from .saving import Saver
@@ -136,10 +137,12 @@ class Trainer:
         try:
             self.watch.start()
             on_main_rank(self.accelerator, self.folder.begin)
-            with self._report() as report, self.stopping.listening():
+            profile = Profile(self.folder.out, settings.profile, self.accelerator.process_index)
+            with self._report() as report, self.stopping.listening(), profile.running():
                 since = self._since_now()
                 while self.step < settings.steps:
                     since.note(self.optimize())
+                    profile.step()
                     saving = self._due(settings.checkpoint_every, at_end=True)
                     drawing = self._due(settings.sample_every, at_end=False)
                     if saving or drawing or self._due(settings.log_every, at_end=True):
@@ -188,7 +191,7 @@ class Trainer:
                 moved |= turn.moved
                 self.watch.done()
                 reached.append(torch.zeros_like(norm) if turn.optimizer.step_was_skipped else norm)
-        self.weights.call(self.system.after_step)
+        self.system.after_step()
         self.clock.given()
         self.step += 1
         self.average.update(self.step, moved)
