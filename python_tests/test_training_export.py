@@ -1,5 +1,7 @@
 """A model in one file draws what its run draws, and is refused where it is damaged."""
 
+import json
+
 import pytest
 from mistakes import mistake
 from safetensors import safe_open
@@ -15,7 +17,7 @@ TINY += ["--sample-every=0", "--sampling-steps=1", "--steps=2", "--warmup-steps=
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
-    assert cli.main(["train", "rectified-flow", *TINY, f"--out={out}"]) == 0
+    assert cli.main(["train", "rectified-flow", *TINY, "--steps=5", "--profile=1", f"--out={out}"]) == 0
     assert cli.main(["export", str(out)]) == 0
     return out
 
@@ -29,6 +31,11 @@ def test_an_exported_model_has_the_averaged_weights_and_draws_the_same_pixels(ru
     assert expected.keys() == got.keys() and all(got[name].equal(tensor) for name, tensor in expected.items())
     again = ["sample", str(file), f"--like={tmp_path / 'run.png'}", f"--out={tmp_path / 'again.png'}"]
     assert cli.main(again) == 0  # the weights are the same
+
+
+def test_profiled_steps_leave_a_trace_and_a_table(run):
+    assert "s of a step in communication" in (run / "profile" / "table-0.txt").read_text()
+    assert json.loads((run / "profile" / "trace-0.json").read_text())["traceEvents"]
 
 
 def test_a_damaged_model_is_refused_in_a_sentence(run, tmp_path, capsys):

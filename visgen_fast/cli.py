@@ -31,6 +31,7 @@ COMMANDS = (
     "sample",
     "evaluate",
     "export",
+    "index",
     "samplers",
     "schedule",
     "judge",
@@ -49,6 +50,7 @@ commands:
   sample CHECKPOINT   draw images with a trained model
   evaluate CHECKPOINT measure a trained model: reconstruction and codes, errors by noise level, or bits
   export CHECKPOINT   write a trained model to one file, which sample and evaluate read
+  index FOLDER        make an index of tar files of images, so that train can read them
   samplers            list the samplers, with their costs and orders
   schedule NAME       show noise schedules, and what their training weighs
   judge serve SET ... let people choose between the pictures of folders; judge results rates the folders

@@ -12,6 +12,7 @@ from .idx import fashion_mnist
 from .images import Images, digits, resized
 from .mnist import mnist
 from .photographs import photographs
+from .tar_shards import INDEX, TarShards
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class DataSet:
 
 def _folder(folder: Path | None, size: int) -> Images:
     assert folder is not None  # a folder of one's own has no usual place
-    return ImageFolder(folder, size)
+    return (TarShards if (folder / INDEX).exists() else ImageFolder)(folder, size)
 
 
 # The name of images of one's own, which are given by their folder.

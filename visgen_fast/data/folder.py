@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .image_file import complaints, decode
-from .images import ImageFormat
+from .images import ImageFormat, readable_ones
 
 logger = logging.getLogger(__name__)
 _MOST_NAMED = 100
@@ -53,22 +53,14 @@ class ImageFolder:
         return len(self.paths)
 
     def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-        pixels, labels = [], []
-        complaints: list[str] = []
-        for index in indices:
-            image, label = self._read_one(index, complaints)
-            pixels.append(image)
-            labels.append(label)
-        return torch.stack(pixels), torch.stack(labels), tuple(complaints)
+        images, chosen, complaints = readable_ones(len(self), indices, self._image, str(self.folder))
+        return images, self.labels[torch.tensor(chosen)], complaints
 
-    def _read_one(self, index: int, complaints: list[str]) -> tuple[Tensor, Tensor]:
-        for candidate in range(index, index + len(self)):
-            candidate %= len(self)
-            try:
-                return decode(self.paths[candidate], self.format.size), self.labels[candidate]
-            except Exception as error:  # Pillow's decoders raise errors of many types on damaged files.
-                complaints.append(f"{self.paths[candidate]}: {error}")
-        raise UserError(f"none of the images in {self.folder} can be decoded any more")
+    def _image(self, index: int) -> Tensor:
+        try:
+            return decode(self.paths[index], self.format.size)
+        except Exception as error:  # Pillow's decoders raise errors of many types on damaged files.
+            raise ValueError(f"{self.paths[index]}: {error}") from error
 
 
 def _find_images(folder: Path) -> tuple[dict[str, list[Path]], dict[Path, str]]:

@@ -37,8 +37,10 @@ _UPRIGHT = {
 _WHITES = (1, 255, 65535, 2**31 - 1, 2**32 - 1)
 
 
-def decode(path: str | os.PathLike[str], size: int) -> Tensor:
-    """A file's image as uint8 [3, size, size]: upright, on white where transparent, resized and centre-cropped.
+def decode(path: str | os.PathLike[str] | bytes, size: int) -> Tensor:
+    """The image of a file, or of its content, as uint8 [3, size, size].
+
+    It is upright, on white where transparent, resized and centre-cropped.
 
     Deeper pixels are scaled to eight bits: 16-bit ones by their full range; of 32-bit integers and floats, white is the
     smallest of 1 (floats alone), 255, 65535 and the largest integers that no pixel exceeds, and negative values and NaN
@@ -65,7 +67,7 @@ def as_png(path: str | os.PathLike[str]) -> bytes:
 
 
 @contextmanager
-def _upright(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+def _upright(path: str | os.PathLike[str] | bytes) -> Iterator[Image.Image]:
     """A file's image in RGB, upright and on white, for as long as this lasts."""
     with _unwarned(), _opened(path) as file:
         _scale_transparency(file)
@@ -110,11 +112,13 @@ def _unwarned() -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    with open_file(path) as content, Image.open(content, formats=_formats()) as file:
+def _opened(path: str | os.PathLike[str] | bytes) -> Iterator[Image.Image]:
+    opened = io.BytesIO(path) if isinstance(path, bytes) else open_file(path)
+    with opened as content, Image.open(content, formats=_formats()) as file:
         pixels = file.width * file.height
         if pixels > MOST_PIXELS:
-            raise UserError(f"{os.fspath(path)} has {pixels} pixels, and at most {MOST_PIXELS} are read")
+            named = "it" if isinstance(path, bytes) else os.fspath(path)
+            raise UserError(f"{named} has {pixels} pixels, and at most {MOST_PIXELS} are read")
         yield file
 
 

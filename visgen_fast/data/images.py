@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import UserError
 from ..untrusted import MOST_CHANNELS, MOST_CHARACTERS_OF_A_CLASS, MOST_CLASSES, MOST_FRAMES, MOST_IMAGE_SIDE
 
 # Images that are drawn or measured in one go.
@@ -87,6 +88,30 @@ class Images(Protocol):
 
     def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, tuple[str, ...]]:
         """Pixels uint8 [B, *format.shape], labels int64 [B], and one sentence for each file found unreadable."""
+
+
+def readable_ones(
+    length: int, indices: Sequence[int], read: Callable[[int], Tensor], where: str
+) -> tuple[Tensor, list[int], tuple[str, ...]]:
+    """The images at `indices` of `length`, by `read`; one that raises stands back for the next, always the same.
+
+    Returns them stacked, the indices of those that were read, and a sentence for each that was not. `UserError` where
+    none is left.
+    """
+    images: list[Tensor] = []
+    chosen: list[int] = []
+    complaints: list[str] = []
+    for index in indices:
+        for candidate in range(index, index + length):
+            try:
+                images.append(read(candidate % length))
+                chosen.append(candidate % length)
+                break
+            except Exception as error:  # of many types
+                complaints.append(str(error))
+        else:
+            raise UserError(f"none of the images in {where} can be decoded any more")
+    return torch.stack(images), chosen, tuple(complaints)
 
 
 def evenly(count: int, most: int) -> list[int]:

@@ -20,7 +20,8 @@ class ImageSettings(TrainingSettings):
     """Training on images of one's choice."""
 
     dataset: str = "fashion-mnist"
-    """digits, fashion-mnist, photographs, emoji, or a folder of images, which may have one sub-folder a class."""
+    """digits, fashion-mnist, photographs, emoji, or a folder of images, which may have one sub-folder a class,
+    or of tar files that visgen-fast index was run for."""
     data: str = ""
     """Where the files of that data set lie, if that isn't the usual place."""
     size: Annotated[int | None, AtLeast(1), Between(1, MOST_IMAGE_SIDE)] = None

@@ -19,6 +19,7 @@ from ..errors import Stopped, UserError
 from .checkpoint import Checkpoint
 from .copies import Copies
 from .place import accelerator_for, on_main_rank
+from .profiling import Profile
 from .report import Report
 from .run import Run
 from .saving import Saver
@@ -64,8 +65,7 @@ class Trainer:
         self.images, self.held_out = images, held_out
         system.freeze()
         self.accelerator = accelerator_for(self.settings)
-        placed = Shards if self.settings.parallel == "fsdp" and self.accelerator.num_processes > 1 else Copies
-        self.weights: Copies | Shards = placed(system, self.settings, self.accelerator)
+        self.weights = self._placed()
         self.average = self.weights.average
         system.follow(self.average.module)
         self.turns = self._prepare_turns()
@@ -93,6 +93,13 @@ class Trainer:
         ranks = self.accelerator.num_processes
         spread = ", sharded" if self.weights.sharded else ""
         return f"on {self.accelerator.device.type}" + (f" × {ranks} ranks{spread}" if ranks > 1 else "")
+
+    def _placed(self) -> Copies | Shards:
+        if self.settings.parallel == "ddp" or self.accelerator.num_processes == 1:
+            return Copies(self.system, self.settings, self.accelerator)
+        if type(self.system).follow is not System.follow:
+            raise UserError("--parallel fsdp is not for losses that read the averaged weights, as this recipe's does")
+        return Shards(self.system, self.settings, self.accelerator)
 
     def _prepare_turns(self) -> list[Turn]:
         players, turns = players_of(self.system), []
@@ -130,10 +137,12 @@ class Trainer:
         try:
             self.watch.start()
             on_main_rank(self.accelerator, self.folder.begin)
-            with self._report() as report, self.stopping.listening():
+            profile = Profile(self.folder.out, settings.profile, self.accelerator.process_index)
+            with self._report() as report, self.stopping.listening(), profile.running():
                 since = self._since_now()
                 while self.step < settings.steps:
                     since.note(self.optimize())
+                    profile.step()
                     saving = self._due(settings.checkpoint_every, at_end=True)
                     drawing = self._due(settings.sample_every, at_end=False)
                     if saving or drawing or self._due(settings.log_every, at_end=True):
@@ -182,7 +191,7 @@ class Trainer:
                 moved |= turn.moved
                 self.watch.done()
                 reached.append(torch.zeros_like(norm) if turn.optimizer.step_was_skipped else norm)
-        self.weights.call(self.system.after_step)
+        self.system.after_step()
         self.clock.given()
         self.step += 1
         self.average.update(self.step, moved)

@@ -32,9 +32,6 @@ from .copies import Loss, kept
 from .settings import TrainingSettings
 from .system import Player, System
 
-# What does nothing where a system does not say otherwise.
-_NOTHING = (System.before_step, System.after_step)
-
 
 class Shards:
     """A system that every rank holds a share of.
@@ -102,8 +99,8 @@ class Shards:
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """function(*arguments), which may look at the system's weights and use its networks; all ranks call it."""
-        if getattr(function, "__func__", None) in _NOTHING:
-            return None
+        if getattr(function, "__func__", None) is System.before_step:
+            return None  # it does nothing, where a system does not say otherwise
 
         def in_full_precision() -> Any:
             with torch.autocast(self.accelerator.device.type, enabled=False):

@@ -137,7 +137,7 @@ class System(nn.Module, ABC):
         """Called before the turns of optimizer step `step` (0 is the first)."""
 
     def after_step(self) -> None:
-        """Called after the turns of a step: for what learns otherwise than by gradients."""
+        """Called after the turns of a step: for what learns otherwise than by gradients, and is whole on every rank."""
 
     def metrics(self) -> dict[str, Tensor]:
         """The scalars `metric_names`, over this rank's images since the last call."""
