@@ -55,7 +55,7 @@ class Game(System):
         real, fake = self._fake(batch)
         return (self.adversary(fake) - self.adversary(real))[:, 0].sigmoid()
 
-    def follow(self, batch: Batch) -> Tensor:
+    def criticise(self, batch: Batch) -> Tensor:
         self._note("critic")
         real, fake = self._fake(batch)
         return (self.critic(fake) - self.critic(real)).square().mean(1) + self.adversary(fake)[:, 0].square()
@@ -64,7 +64,7 @@ class Game(System):
         return (
             Player("generator", list(self.generator.parameters()), self.forward),
             Player("adversary", list(self.adversary.parameters()), self.judge, beta1=0.5, every=self.every),
-            Player("critic", list(self.critic.parameters()), self.follow, lr_scale=0.5, start=self.start),
+            Player("critic", list(self.critic.parameters()), self.criticise, lr_scale=0.5, start=self.start),
         )
 
     @property
