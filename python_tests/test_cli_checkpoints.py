@@ -181,7 +181,7 @@ def test_every_built_in_network_is_counted_without_being_built():
     for name in recipe_names():
         recipe = load_recipe(name)
         if {"first_stage", "teacher", "encoder"} & {*recipe.settings.OTHER_RUNS}:
-            continue  # in test_recipes_first_stage.py, test_recipes_students.py and test_recipes_autoencoders.py, with one
+            continue  # their own tests have one
         settings = settings_from(recipe.settings, {})
         weights = recipe.system(settings, images).state_dict()
         require_fit(lambda recipe=recipe, settings=settings: recipe.system(settings, images), weights)
