@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import zlib
 
@@ -10,7 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as some
 
+from visgen_fast import cli
 from visgen_fast.data.datasets import DATASETS
+from visgen_fast.data.idx import FASHION_MNIST_FOLDER
 from visgen_fast.data.images import ImagesInMemory
 from visgen_fast.data.mnist import SHEET, mnist
 from visgen_fast.errors import UserError
@@ -136,3 +139,50 @@ def test_mnist_that_is_not_there_is_one_sentence(monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"has no t10k-images-idx3-ubyte or .*: give the folder with MNIST's four"):
         mnist(tmp_path, part="t10k")
     assert math.isfinite(len(DATASETS))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    tiny = ["--dataset=fashion-mnist", "--size=8", "--steps=1", "--batch-size=8", "--device=cpu", "--sample-every=0"]
+    assert cli.main(["train", "vae", *tiny, "--latents=2", "--likelihood=logistic", f"--out={folder / 'vae'}"]) == 0
+    assert cli.main(["train", "classifier", *tiny, "--widths", "4", f"--out={folder / 'classifier'}"]) == 0
+    return folder
+
+
+def said(capsys, *arguments):
+    code = cli.main(["evaluate", *map(str, arguments)])
+    printed = capsys.readouterr()
+    return code, printed.out + printed.err
+
+
+@pytest.mark.skipif(not FASHION_MNIST_FOLDER.is_dir(), reason="needs the Debian package dataset-fashion-mnist")
+@pytest.mark.parametrize("name", ["noise", "mirrored", "digits"])
+def test_the_command_writes_what_tells(runs, tmp_path, name, capsys):
+    options = [f"--outliers={name}", "--pictures=20", f"--features={runs / 'classifier'}", f"--out={tmp_path}"]
+    code, printed = said(capsys, runs / "vae", *options)
+    found = json.loads((tmp_path / "outliers.json").read_text())
+    assert code == 0 and found["set"] == name and found["recipe"] == "vae" and found["inside"] == found["outside"] == 20
+    assert set(found["auroc"]) == {"likelihood", "complexity", "typicality", "reconstruction", "confidence"}
+    assert all(f"{measure:<16}{value:.3f}" in printed for measure, value in found["auroc"].items())
+    assert (tmp_path / "outliers.png").exists()
+
+
+@pytest.mark.skipif(not FASHION_MNIST_FOLDER.is_dir(), reason="needs the Debian package dataset-fashion-mnist")
+@pytest.mark.parametrize(
+    ("run", "options", "sentence"),
+    [
+        ("vae", ["--outliers=photographs"], r"the outliers must be images (1, 8, 8), got (3, 8, 8)"),
+        (
+            "vae",
+            ["--outliers=nowhere"],
+            "--outliers must be one of digits, fashion-mnist, mnist, photographs, emoji, noise",
+        ),
+        ("vae", ["--outliers=noise", "--beam=2"], "--beam is for a measurement without --outliers"),
+        ("classifier", ["--outliers=noise"], "--outliers is for a model that draws images, and the recipe classifier"),
+    ],
+)
+def test_a_wrong_use_of_the_command_is_one_sentence(runs, run, options, sentence, tmp_path, capsys):
+    code, printed = said(capsys, runs / run, *options, f"--out={tmp_path / 'out'}", "--pictures=20")
+    assert code == 2 and sentence in printed and printed.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -11,6 +11,7 @@ import tyro
 from ..errors import UserError, writing
 from ..untrusted import MOST_BEAM, MOST_SAMPLING_STEPS
 from .options import device_named, parse
+from .outliers import outliers
 from .probe import probe
 from .sample import MOST_GUIDANCE
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _MOST_BINS = 16
 # What only some systems are measured by: options, and what trains such a one.
 _OF_SOME = {"beam": "tokenizer", "bins": "diffusion model", "transfer_steps": "diffusion model"}
+_OF_OUTLIERS = ("beam", "bins", "transfer_steps", "against", "steps", "guidance", "by_class", "teacher", "probe")
 _OF_PROBE = ("beam", "features", "bins", "transfer_steps", "against", "steps", "guidance", "by_class", "teacher")
 # What is asked of images that are drawn.
 _OF_DRAWN = ("against", "steps", "guidance", "by_class")
@@ -72,6 +74,9 @@ class EvaluateOptions:
     leaves that out."""
     probe: bool = False
     """Tokenizers and autoencoders: fit a linear classifier to their frozen latents instead; writes probe.json."""
+    outliers: str | None = None
+    """Models that draw images: tell a data set, noise, mirrored images or a folder from held-out images instead, by
+    likelihood and what repairs it; writes outliers.json. With --features, by a classifier's doubt, too."""
     pictures: int | None = None
     """How many images to measure, and to draw; by default 2000 for a tokenizer or a model of codes, else 512."""
     out: Path | None = None
@@ -106,6 +111,13 @@ def measure(options: EvaluateOptions) -> None:
         for name in _OF_PROBE:
             _refuse(options, name, "measurement without --probe", head["recipe"])
         print(f"{probe(system, recipe, settings, out, head, device, options.pictures)}\nwritten to {out}")
+        return
+    if options.outliers is not None:
+        for name in _OF_OUTLIERS:
+            _refuse(options, name, "measurement without --outliers", head["recipe"])
+        shared = {"pictures": options.pictures, "classifier": options.features}
+        print(outliers(options.outliers, system, recipe, settings, out, head, device, **shared))
+        print(f"written to {out}")
         return
     _refuse_others(options, system, head["recipe"])
     images, held_out = images_to_measure(recipe, settings)
