@@ -115,7 +115,7 @@ def measure(options: EvaluateOptions) -> None:
     if options.outliers is not None:
         for name in _OF_OUTLIERS:
             _refuse(options, name, "measurement without --outliers", head["recipe"])
-        shared = {"pictures": options.pictures, "classifier": options.features}
+        shared: dict[str, Any] = {"pictures": options.pictures, "classifier": options.features}
         print(outliers(options.outliers, system, recipe, settings, out, head, device, **shared))
         print(f"written to {out}")
         return
