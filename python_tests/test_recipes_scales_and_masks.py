@@ -201,4 +201,4 @@ def test_mar_draws_patches_of_pixels_or_latents_and_has_no_likelihood(latents, r
     asked = ["sample", str(out), "--labels=3", "--count-per-class=1", "--steps=3", "--temperature=0.9"]
     assert cli.main([*asked, f"--out={tmp_path / 'x.png'}"]) == 0
     said = mistake(capsys, "evaluate", out, "--device=cpu", f"--out={tmp_path}")
-    assert "the recipe mar is measured by the images that it draws, and --features says how" in said
+    assert "the recipe mar trains a model without an exact likelihood to measure: give --features" in said
