@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
+from benchmarks.truth import checkpoints
 from benchmarks.truth.__main__ import CLAIMS, main
 from benchmarks.truth.claim import Claim, NotMeasured, Row, judged
+from visgen_fast.data.images import ImagesInMemory
+from visgen_fast.systems.generative import GenerativeSystem
+from visgen_fast.systems.tokenizer import TokenizerSystem
 
 EXACT = [claim for claim in CLAIMS if claim.kind == "exact"]
 MISPRINTS = (70, 80)
@@ -93,3 +99,62 @@ def test_an_unknown_claim_is_one_sentence(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["99", f"--out={tmp_path}"])
     assert "there is no claim 99; they have the numbers 1 to 81" in capsys.readouterr().err
+
+
+class Drawing(GenerativeSystem):
+    """Draws the class's grey value, with an error that the steps divide, by a network that guidance calls twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = nn.Identity()
+
+    def forward(self, batch): ...
+
+    def options(self, **asked): ...
+
+    def sample(self, labels, seeds, *, callback=None, steps=20, guidance=1.0):
+        for _ in range(2 if guidance != 1 else 1):
+            self.model(seeds)
+        value = torch.where((seeds % 2 == 0) | (guidance != 1), labels, 1 - labels).float()
+        return (value + seeds.sign() / steps)[:, None, None, None].expand(-1, 1, 2, 2)
+
+
+def test_claims_about_a_diffusion_model_are_measured_on_a_run_of_yours(monkeypatch):
+    images = ImagesInMemory(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]), ["0", "1"])
+    monkeypatch.setattr(checkpoints, "_run", lambda name: (None, None, Drawing()))
+    monkeypatch.setattr(checkpoints, "images_to_measure", lambda *both: (images, True))
+    monkeypatch.setattr(
+        checkpoints,
+        "trained_classifier",
+        lambda *both: lambda x: torch.stack((0.5 - x[:, 0, 0, 0], x[:, 0, 0, 0] - 0.5), 1),
+    )
+    steps, guided = (
+        {row.what: row for row in measure()} for measure in (checkpoints.enough_steps, checkpoints.guidance_helps)
+    )
+    assert all(row.verdict == "supported" for row in (*steps.values(), *guided.values()))
+    assert guided["the same, at least"].effects == [2.0]
+
+
+def test_depth_is_coarse_to_fine_where_later_codes_add_finer_waves(monkeypatch):
+    waves = [torch.cos(torch.arange(16) * cycles * torch.pi / 8).expand(4, 1, 16, 16) for cycles in (1, 2, 4, 6)]
+
+    class Stages(nn.Module):
+        def stages(self, images):
+            return dict(enumerate(torch.stack(waves).cumsum(0)))
+
+    class System(TokenizerSystem):
+        def __init__(self):
+            nn.Module.__init__(self)
+            self.tokenizer = Stages()
+
+    monkeypatch.setattr(checkpoints, "_run", lambda name: (None, None, System()))
+    monkeypatch.setattr(checkpoints, "_pictures", lambda *given: (torch.zeros(4, 1, 16, 16, dtype=torch.uint8), None))
+    assert [row.effects for row in checkpoints.coarse_to_fine()] == [[1.0] * 3] * 2
+    waves.reverse()
+    assert checkpoints.coarse_to_fine()[0].verdict == "refuted"
+
+
+def test_a_run_that_is_missing_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoints, "FOLDER", tmp_path)
+    claim = next(claim for claim in CLAIMS if claim.number == 69)
+    assert judged(claim).reason == "it needs a run of yours, in build/truth/checkpoints/diffusion"

@@ -23,14 +23,14 @@ import torch
 
 from ..machine import describe, provenance
 from ..studies import RESULTS, ROOT, read, write
-from . import exact_codes, exact_lecture, exact_likelihood, statistic, stored, unmeasured
+from . import checkpoints, exact_codes, exact_lecture, exact_likelihood, statistic, stored, unmeasured
 from .claim import Claim, Result, Row, judged
 from .report import counts, write_report
 
 CLAIMS = sorted(
     (
         *(exact_codes.CLAIMS + exact_likelihood.CLAIMS + exact_lecture.CLAIMS),
-        *(statistic.CLAIMS + stored.CLAIMS + unmeasured.CLAIMS),
+        *(statistic.CLAIMS + checkpoints.CLAIMS + stored.CLAIMS + unmeasured.CLAIMS),
     ),
     key=lambda claim: claim.number,
 )
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = []
     for claim in chosen:
         if options.kind in (None, claim.kind):
-            result = _kept(claim, options.runs) if claim.kind == "statistic" else judged(claim)
+            result = _kept(claim, options.runs) if claim in statistic.CLAIMS else judged(claim)
             found.append((claim, result))
             if result.verdict != "not measured":
                 print(f"{claim.number:>3} {result.verdict}: {claim.text} ({result.reason})", flush=True)

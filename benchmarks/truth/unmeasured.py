@@ -15,14 +15,6 @@ _ROWS = (
         "claim 2's e on Fashion-MNIST against random crops of photographs, and against the pictures rolled at random",
     ),
     (
-        4,
-        "000:53, 003:109",
-        "depth goes coarse to fine",
-        "statistic",
-        "≤ 0",
-        "spectral centroid of D(S_d) − D(S_{d−1}) of an RQ-VAE, d = 1…8",
-    ),
-    (
         5,
         "000:54, 003:105",
         "depths are unequal sub-tasks",
@@ -297,28 +289,12 @@ _ROWS = (
         "rank correlation of loss and KID in a run; spread over 5 seeds against diffusion",
     ),
     (
-        69,
-        "002:364",
-        "about 50 steps are enough, and needed",
-        "statistic",
-        "not flat",
-        "distance to a 1,000-step run and KID by steps",
-    ),
-    (
         71,
         "002:415",
         "half of the labels dropped (others: 0.1)",
         "trained",
         "–",
         "drop 0.1, 0.2, 0.5 at each run's best guidance",
-    ),
-    (
-        72,
-        "002:435",
-        "guidance is needed, and doubles the cost",
-        "statistic",
-        "no gain",
-        "accuracy and precision by s; time a step",
     ),
     (
         74,
