@@ -12,9 +12,9 @@ from mistakes import mistake
 from test_recipes_first_stage import SHORT, TOKENIZERS, WIDTHS
 
 from visgen_fast import cli
-from visgen_fast.recipes import latent_diffusion
+from visgen_fast.recipes import _latents
+from visgen_fast.recipes._latents import OF_ONE_GRID
 from visgen_fast.recipes.budget import require_fit
-from visgen_fast.recipes.latent_diffusion import OF_ONE_GRID
 from visgen_fast.recipes.registry import load_recipe
 from visgen_fast.recipes.runs import build, load_system
 from visgen_fast.systems.generative import draw_samples
@@ -99,6 +99,8 @@ def test_wrong_use_is_one_sentence(runs, tmp_path, capsys):
     flow = ["train", "rectified-flow", *SHORT, "--width=8", "--depth=1", "--heads=1", "--sampling-steps=1"]
     assert cli.main([*flow, f"--out={prior}"]) == 0
     assert f"{kinds}, but {prior} is of rectified-flow" in said(f"--first-stage={prior}")
+    nothing = mistake(capsys, "train", "mar", "--dataset=digits", f"--cache={tmp_path}", f"--out={tmp_path / 'x'}")
+    assert "--cache keeps the latents of a --first-stage, and only --cache" in nothing
     assert "divide" in said(f"--first-stage={runs / 'fsq'}", "--patch-size=3")
     out = tmp_path / "latent"
     assert cli.main([*TRAIN, f"--first-stage={runs / 'fsq'}", f"--out={out}"]) == 0
@@ -126,5 +128,5 @@ def test_times_are_shifted_by_the_numbers_of_the_latents(runs, monkeypatch):
 
     assert shifts() == (1, None)
     assert shifts(time_shift=3.0) == (pytest.approx(3), 3)
-    monkeypatch.setattr(latent_diffusion, "_UNSHIFTED", 16)
+    monkeypatch.setattr(_latents, "_UNSHIFTED", 16)
     assert shifts() == (pytest.approx(2), 2)

@@ -13,17 +13,15 @@ from ..diffusion.masked_prior import MaskedPrior, MaskedSampling
 from ..models.mar import MAR
 from ..nn.class_condition import Labels
 from ..systems.prior import PriorSystem
-from ..tokenizers.first_stage import FirstStage, Pixels
 from ..training.bounds import AtLeast, Between
 from ..untrusted import MOST_SAMPLING_STEPS
-from ._first_stage import RunBelow, run_below
 from ._images import held_out_images, training_images
-from .latent_diffusion import OF_ONE_GRID
+from ._latents import LatentSettings, latents_or_pixels
 from .recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(RunBelow):
+class Settings(LatentSettings):
     """A masked transformer over patches of pixels or of latents, with a flow for each patch."""
 
     first_stage: str = ""
@@ -61,11 +59,7 @@ class Settings(RunBelow):
 
 def system(settings: Settings, images: ImageFormat) -> PriorSystem:
     """The system these settings describe, for images of this format. ValueError where the two don't fit."""
-    remembered: dict[str, Any] = {}
-    stage: FirstStage | Pixels = Pixels(images.shape)
-    if settings.first_stage:
-        below = run_below(settings, images, OF_ONE_GRID)
-        stage, remembered["first_stage"] = FirstStage(below.reconstructor, images.shape), below.origin
+    stage, remembered = latents_or_pixels(settings, images)
     channels, *sides = stage.shape
     patch = settings.patch_size or (1 if settings.first_stage else 4)
     if any(side % patch for side in sides):

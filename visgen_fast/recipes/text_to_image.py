@@ -13,22 +13,19 @@ from ..data.images import ImageFormat
 from ..diffusion.objective import DiffusionObjective
 from ..diffusion.prior import DiffusionPrior
 from ..diffusion.schedules import RectifiedFlow
-from ..diffusion.times import LogitNormalTimes
 from ..models.dit import DiT
 from ..models.mmdit import MMDiT
 from ..nn.text_condition import TextCondition
 from ..systems.prior import PriorSystem
-from ..tokenizers.first_stage import FirstStage, Pixels
 from ._diffusion import DIT_PRESETS, DiTSettings, drawing
-from ._first_stage import run_below
 from ._images import held_out_images, training_images
+from ._latents import ShiftedSettings, latents_or_pixels, shifted_times
 from ._text import TextSettings, captions_of
-from .latent_diffusion import OF_ONE_GRID
 from .recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(TextSettings, DiTSettings):
+class Settings(TextSettings, ShiftedSettings, DiTSettings):
     """Rectified flow under captions."""
 
     dataset: str = "emoji"
@@ -38,16 +35,16 @@ class Settings(TextSettings, DiTSettings):
 
 def system(settings: Settings, images: ImageFormat) -> PriorSystem:
     """The system these settings describe, for images of this format. ValueError where the two don't fit."""
-    below = run_below(settings, images, OF_ONE_GRID) if settings.first_stage else None
-    stage = Pixels(images.shape) if below is None else FirstStage(below.reconstructor, images.shape)
+    stage, remembered = latents_or_pixels(settings, images)
+    times, shift = shifted_times(settings, stage)
     condition = TextCondition(captions_of(settings, images), settings.label_drop)
     prior = DiffusionPrior(
         network(settings, stage.shape, condition.texts.width),
-        DiffusionObjective(RectifiedFlow(), "velocity", LogitNormalTimes(mean=0.0, std=1.0)),
-        drawing(settings, "euler"),
+        DiffusionObjective(RectifiedFlow(), "velocity", times),
+        drawing(settings, "euler", shift=shift),
     )
     made = PriorSystem(prior, condition, stage)
-    made.remembered = {} if below is None else {"first_stage": below.origin}
+    made.remembered = remembered
     return made
 
 
