@@ -92,7 +92,7 @@ class DiT(RefilledBuffers):
             raise ValueError(f"rotary positions need heads of a multiple of 4 features, got {width // heads}")
         check_recompute(recompute)
         self.recompute: Recompute = recompute
-        self.channels, self.patch_size, self.null_label = channels, patch_size, classes
+        self.channels, self.patch_size = channels, patch_size
 
         self.grid, self.width = (height // patch_size, breadth // patch_size), width
         self.head_features = width // heads if rotary else None
@@ -104,7 +104,7 @@ class DiT(RefilledBuffers):
         self.embed_guidance = TimeEmbedding(width, scale=1.0) if told_guidance else None
         self.embed_label: nn.Module
         if classes is not None:
-            self.embed_label = ClassEmbedding(classes, width)
+            self.embed_label, self.null_label = ClassEmbedding(classes, width), classes
         elif pooled is not None:
             self.embed_label = PooledEmbedding(pooled, width)
         self.embed_tokens = None if tokens is None else TokenEmbedding(tokens, width)
