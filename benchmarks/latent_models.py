@@ -1,8 +1,9 @@
 """What latent models are worth: `python -m benchmarks.latent_models PART` trains what the part needs, and measures it.
 
 Parts: `vae` (a linear autoencoder against probabilistic PCA, a nonlinear one, β), `gan` (the two gradients, classes
-in 2,000 samples, modes of stacked digits), `stylegan` (lengths of paths, truncation, images between two) and `latents`
-(FID by the first stage at equal steps; images per second with and without a cache). An hour each on two cores at most.
+in 2,000 samples, modes of stacked digits), `stylegan` (lengths of paths, truncation, images between two), `latents`
+(FID by the first stage at equal steps; images per second with and without a cache) and `text` (emoji of captions that
+were never seen; it needs transformers and a text encoder). An hour each on two cores at most.
 Runs are kept in a folder of their own: an interrupted part goes on where it was when the same command is given again.
 One process and thread a training.
 
@@ -21,7 +22,7 @@ from pathlib import Path
 from . import studies
 from .machine import describe, provenance
 
-PARTS = ("vae", "gan", "stylegan", "latents")
+PARTS = ("vae", "gan", "stylegan", "latents", "text")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
