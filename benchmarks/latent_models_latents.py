@@ -52,8 +52,8 @@ def trainings(short: bool) -> list[dict[str, list[str]]]:
     priors = {}
     for name, (recipe, stage) in _priors().items():
         for seed in _seeds(short):
-            cache = [f"--first-stage={{runs}}/{stage}", f"--cache={{runs}}/cache-{name}-{seed}"]
-            priors[f"{name}-{seed}"] = [recipe, *common, *sizes, *cache, f"--seed={seed}"]
+            below = [f"--first-stage={{runs}}/{stage}", *([] if short else [f"--cache={{runs}}/cache-{name}"])]
+            priors[f"{name}-{seed}"] = [recipe, *common, *sizes, *below, f"--seed={seed}"]
     return [classifier, stages, {f"prior-{name}": words for name, words in priors.items()}]
 
 
