@@ -21,8 +21,8 @@ class Equivariance:
 
     transfer: what tuning on one sub-task does for another one, over what tuning on half of its own samples does for the
     other half: 1 is as good as the same task, 0 is no help, below 0 is harm. pairs: the same of each two, float64
-    [K, K], row k after tuning on j; 1 on the diagonal, NaN where tuning on k doesn't help k. cosine: the mean cosine of two sub-tasks' gradients, which is 1
-    for the same task. Intervals hold 95%.
+    [K, K], row k after tuning on j; 1 on the diagonal, NaN where tuning on k doesn't help k. cosine: the mean cosine of
+    two sub-tasks' gradients, which is 1 for the same task. Intervals hold 95%.
     """
 
     names: tuple[str, ...]
@@ -49,8 +49,8 @@ def equivariance(
     draws new noise; intervals are of t over them.
 
     model, subtasks, pictures, labels, seeds: as of `gradient_cosines`, two sub-tasks at least; steps, learning_rate: as
-    of `transfer`. ValueError as of these, for fewer than two sub-tasks or repeats, and where tuning on sub-tasks is of no
-    use even to themselves: then there is nothing to compare with.
+    of `transfer`. ValueError as of these, for fewer than two sub-tasks or repeats, and where tuning on sub-tasks is of
+    no use even to themselves: then there is nothing to compare with.
     """
     if len(subtasks) < 2 or repeats < 2:
         raise ValueError(f"there must be at least 2 sub-tasks and 2 repeats, got {len(subtasks)} and {repeats}")
@@ -67,8 +67,8 @@ def equivariance(
     own = gains.diagonal(dim1=1, dim2=2)
     if not (own.sum(1) > 0).all():
         raise ValueError(
-            "tuning must help the sub-tasks that are tuned on, and the mean of −ln of their losses over those before is "
-            f"{float(own.mean()):.3g}: take other steps, or more samples"
+            "tuning must help the sub-tasks that are tuned on, and the mean of −ln of their losses over those before "
+            f"is {float(own.mean()):.3g}: take other steps, or more samples"
         )
     ratios = (gains.sum((1, 2)) - own.sum(1)) / ((count - 1) * own.sum(1))
     cosines = gradient_cosines(model, subtasks, pictures, labels, seeds=seeds)
