@@ -36,6 +36,7 @@ from .machine import describe, provenance
 
 WINDOW, _ALPHABET, _BINS = 64, 60, 8
 _BATCH, _PARTS = 32, 4
+_RATE, _TUNING_RATE = 1e-3, 3e-4
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ CASES: dict[str, Callable[[int], Case]] = {"text": _text, "pixels": _pixels, "de
 def train(case: Case, steps: int) -> None:
     """Trains the model on the sum of its sub-tasks."""
     whole = next(iter(case.tasks.values()))
-    optimizer = torch.optim.Adam(case.model.parameters(), 1e-3, betas=(0.9, 0.99))
+    optimizer = torch.optim.Adam(case.model.parameters(), _RATE, betas=(0.9, 0.99))
     case.model.train()
     for step in range(steps):
         positions = torch.arange(step * _BATCH, (step + 1) * _BATCH)
@@ -129,7 +130,7 @@ def measure(name: str, *, width: int, steps: int, tuning: int, samples: int, rep
     entries = []
     for what, tasks in {**case.tasks, f"null of {name}": RandomParts(first, _PARTS)}.items():
         found = equivariance(
-            *(case.model, tasks, x, labels), seeds=seeds, steps=tuning, learning_rate=1e-3, repeats=repeats
+            *(case.model, tasks, x, labels), seeds=seeds, steps=tuning, learning_rate=_TUNING_RATE, repeats=repeats
         )
         entries.append({"decomposition": what, "null": what.startswith("null"), **as_json(found)})
     return entries
@@ -168,7 +169,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--width", type=int, default=64, help="of the networks")
     add("--steps", type=int, default=600, help="of each training")
     add("--tuning", type=int, default=40, help="steps on each sub-task")
-    add("--samples", type=int, default=800, help="that are tuned on and measured")
+    add("--samples", type=int, default=1600, help="that are tuned on and measured")
     add("--repeats", type=int, default=4, help="of the tuning, for the intervals")
     return parser.parse_args(arguments)
 

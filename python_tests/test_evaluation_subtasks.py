@@ -117,5 +117,5 @@ def test_mistakes_are_refused():
     with pytest.raises(ValueError, match="at least 2 sub-tasks and 2 repeats, got 1 and 4"):
         measured(model, by_place(2, 1), codes)
     model.tables.data.copy_(F.one_hot(torch.tensor([0]), 3) * 0.0 + torch.tensor([0.7, 0.2, 0.1]).log())
-    with pytest.raises(ValueError, match="tuning must help a sub-task itself"):
+    with pytest.raises(ValueError, match="tuning must help the sub-tasks that are tuned on"):
         equivariance(model, by_place(2, 2), codes, None, seeds=seeds(40), steps=30, learning_rate=0.5, repeats=2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -77,10 +76,9 @@ def block(results: Path, page: Path) -> str:
     if not results.exists():
         return ""
     stored = json.loads(results.read_text())
-    folder = os.path.relpath(results.parent, page.parent)
     measured = [claim for claim in stored["claims"] if claim["verdict"] != "not measured"]
     rest = len(stored["claims"]) - len(measured)
-    more = f"\n\n{rest} claims are not measured yet; [table.md]({folder}/table.md) says what each of them needs."
+    more = f"\n\n{rest} claims are not measured yet; `benchmarks/results/truth/table.md` says what each of them needs."
     return f"{counts(stored['claims'])}\n\n{_table(measured)}{more if rest else ''}\n"
 
 

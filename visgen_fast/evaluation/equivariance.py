@@ -21,8 +21,8 @@ class Equivariance:
 
     transfer: what tuning on one sub-task does for another one, over what tuning on half of its own samples does for the
     other half: 1 is as good as the same task, 0 is no help, below 0 is harm. pairs: the same of each two, float64
-    [K, K], row k after tuning on j; 1 on the diagonal. cosine: the mean cosine of two sub-tasks' gradients, which is 1
-    for the same task. Intervals hold 95%.
+    [K, K], row k after tuning on j; 1 on the diagonal, NaN where tuning on k doesn't help k. cosine: the mean cosine of
+    two sub-tasks' gradients, which is 1 for the same task. Intervals hold 95%.
     """
 
     names: tuple[str, ...]
@@ -49,8 +49,8 @@ def equivariance(
     draws new noise; intervals are of t over them.
 
     model, subtasks, pictures, labels, seeds: as of `gradient_cosines`, two sub-tasks at least; steps, learning_rate: as
-    of `transfer`. ValueError as of these, for fewer than two sub-tasks or repeats, and where tuning on a sub-task is of
-    no use even to itself: then there is nothing to compare with.
+    of `transfer`. ValueError as of these, for fewer than two sub-tasks or repeats, and where tuning on sub-tasks is of
+    no use even to themselves: then there is nothing to compare with.
     """
     if len(subtasks) < 2 or repeats < 2:
         raise ValueError(f"there must be at least 2 sub-tasks and 2 repeats, got {len(subtasks)} and {repeats}")
@@ -65,17 +65,17 @@ def equivariance(
         found.append(-tuned.log_ratios)
     gains = torch.stack(found)
     own = gains.diagonal(dim1=1, dim2=2)
-    if not (own.mean(0) > 0).all():
-        useless = [name for name, gain in zip(subtasks.names, own.mean(0).tolist(), strict=True) if gain <= 0]
+    if not (own.sum(1) > 0).all():
         raise ValueError(
-            f"tuning must help a sub-task itself, and it does not help {', '.join(useless)}: take more steps"
+            "tuning must help the sub-tasks that are tuned on, and the mean of −ln of their losses over those before "
+            f"is {float(own.mean()):.3g}: take other steps, or more samples"
         )
     ratios = (gains.sum((1, 2)) - own.sum(1)) / ((count - 1) * own.sum(1))
     cosines = gradient_cosines(model, subtasks, pictures, labels, seeds=seeds)
     return Equivariance(
         subtasks.names,
         _by_t(ratios),
-        gains.mean(0) / own.mean(0)[:, None],
+        gains.mean(0) / own.mean(0).where(own.mean(0) > 0, torch.nan)[:, None],
         _interval(cosines.mean, cosines.mean_error, GROUPS - 1),
     )
 
