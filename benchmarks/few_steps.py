@@ -145,7 +145,8 @@ def verdicts(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
         measure = "to_data" if name in MATCHING else "error"
         ratio = of["student", 1][measure] / of["teacher", 1][measure]
         if ratio > 0.5:
-            missed[name].append(f"at one step {ratio:.2f} of the teacher's {measure.replace('_', ' ')}")
+            what = "error" if measure == "error" else "distance to images"
+            missed[name].append(f"at one step {ratio:.2f} of the teacher's {what}")
         ratio = of["student", 4]["to_data"] / of["teacher", long]["to_data"]
         if "guidance" not in name and ratio > 1.5:  # guided samples are far from images for the teacher too
             missed[name].append(f"at four steps {ratio:.2f} times the long run's distance to images")

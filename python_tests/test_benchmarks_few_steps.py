@@ -19,7 +19,7 @@ def test_a_method_that_misses_is_named_with_what_it_misses():
         "mean flow": [],
         "shortcut": ["at one step 0.75 of the teacher's error"],
         "dmd2": [
-            "at one step 0.80 of the teacher's to data",
+            "at one step 0.80 of the teacher's distance to images",
             "at four steps 2.00 times the long run's distance to images",
         ],
         "ladd": [],
