@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("claims", nargs="*", help="their numbers; all by default")
     parser.add_argument("--kind", choices=["exact", "statistic", "trained"], help="those of one kind alone")
-    parser.add_argument("--out", type=Path, default=RESULTS / "truth", help="folder of the report")
+    parser.add_argument("--out", type=Path, help="folder of the report; by default that of all claims, or build/truth")
     parser.add_argument("--runs", type=Path, default=ROOT / "build" / "truth", help="where measures are kept")
     options = parser.parse_args(arguments)
     by_number = {str(claim.number): claim for claim in CLAIMS}
@@ -60,9 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if result.verdict != "not measured":
                 print(f"{claim.number:>3} {result.verdict}: {claim.text} ({result.reason})", flush=True)
     head = {"study": "truth", **provenance(describe("cpu"))}
-    write_report(head, found, options.out)
+    out = options.out or (RESULTS / "truth" if len(found) == len(CLAIMS) else ROOT / "build" / "truth" / "report")
+    write_report(head, found, out)
     print(f"\n{counts([{'kind': claim.kind, 'verdict': result.verdict} for claim, result in found])}")
-    print(f"written to {options.out}")
+    print(f"written to {out}")
     return 0
 
 

@@ -75,7 +75,9 @@ def short_prefixes() -> Sequence[Row]:
     """The error after one code, with quantizer dropout over that without."""
     plain, dropped = _codes("baseline"), _codes("dropout")
     ratios = [dropped[key]["mean"][1] / plain[key]["mean"][1] for key in plain]
-    return [Row("error of one code with dropout over that without", ratios, "below", 1.0)]
+    return [
+        Row("error of one code with dropout over that without, two data sets at three depths", ratios, "below", 1.0)
+    ]
 
 
 def _datasets(found: Iterable[tuple[str, int]]) -> list[str]:
