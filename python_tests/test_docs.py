@@ -19,7 +19,7 @@ import pytest
 from benchmarks import tables
 from benchmarks.families import FAMILIES
 from visgen_fast import cli, ops
-from visgen_fast.commands import evaluate, judge, sample, schedule, train
+from visgen_fast.commands import evaluate, export, judge, sample, schedule, train
 
 ROOT = Path(__file__).resolve().parents[1]
 OPERATIONS = sorted(set(ops.__all__) - {"Purpose"})
@@ -66,7 +66,7 @@ def test_there_are_snippets_for_all_uses():
 @pytest.mark.parametrize("command", commands())
 def test_a_command_is_understood(command, monkeypatch):
     """Its recipe exists, and all its options; what it would do is left out."""
-    actions = ((train, "_train_recipe"), (sample, "draw"), (evaluate, "measure"), (schedule, "show"))
+    actions = ((train, "_train_recipe"), (sample, "draw"), (evaluate, "measure"), (schedule, "show"), (export, "write"))
     for module, action in (*actions, (judge, "show"), (judge, "rate")):
         monkeypatch.setattr(module, action, lambda *arguments: None)
     try:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from visgen_fast import cli
 from visgen_fast.recipes.runs import load_system
+from visgen_fast.training import checkpoint
 
 TINY = ["--dataset=digits", "--width=8", "--depth=1", "--heads=1", "--batch-size=8", "--device=cpu"]
 TINY += ["--sample-every=0", "--sampling-steps=1", "--steps=2", "--warmup-steps=0"]
@@ -36,6 +37,17 @@ def test_an_exported_model_has_the_averaged_weights_and_draws_the_same_pixels(ru
 def test_profiled_steps_leave_a_trace_and_a_table(run):
     assert "s of a step in communication" in (run / "profile" / "table-0.txt").read_text()
     assert json.loads((run / "profile" / "trace-0.json").read_text())["traceEvents"]
+
+
+def test_a_checkpoint_written_in_the_background_is_of_the_step_at_which_it_began(tmp_path):
+    options = [*TINY, "--steps=6", "--checkpoint-every=2", "--keep-checkpoints=9"]
+    for name, more in (("at once", []), ("background", ["--background-saves"])):
+        assert cli.main(["train", "rectified-flow", *options, *more, f"--out={tmp_path / name}"]) == 0
+    for step in (2, 4, 6):
+        one, other = (
+            checkpoint.read(tmp_path / name / "checkpoints" / f"step-{step:08d}") for name in ("at once", "background")
+        )
+        assert one.state["sha256"] == other.state["sha256"]
 
 
 def test_a_damaged_model_is_refused_in_a_sentence(run, tmp_path, capsys):

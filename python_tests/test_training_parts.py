@@ -4,6 +4,7 @@ import csv
 import json
 import time
 from dataclasses import asdict, dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from visgen_fast.recipes.vq_vae import Settings as VQVAESettings
 from visgen_fast.training.average import MovingAverage
 from visgen_fast.training.figures import image_grid, loss_curve
 from visgen_fast.training.loop import Trainer
+from visgen_fast.training.place import accelerator_for
 from visgen_fast.training.report import COLUMNS, Report
 from visgen_fast.training.run import Run
 from visgen_fast.training.settings import TrainingSettings, differences, learning_rate, require_same, settings_from
@@ -272,3 +274,19 @@ def test_the_clock_counts_the_time_that_data_takes_and_no_other(monkeypatch):
     now += 10
     clock.given()
     assert clock.next(source) == 1 and clock.seconds == 6
+
+
+def test_a_tracker_is_told_the_rows_of_the_losses_and_refused_where_it_is_not_installed(tmp_path, monkeypatch):
+    told = []
+    tracker = SimpleNamespace(name="told", finish=lambda: told.append("end"))
+    tracker.log = lambda values, step: told.append((step, values))
+    settings = RectifiedFlowSettings(dataset="digits", width=8, depth=1, heads=1, batch_size=4, steps=2, log_every=1)
+    system = rectified_flow_system(settings, digits().format)
+    trainer = Trainer(system, digits(), Run(tmp_path, replace(settings, sampling_steps=1), identity={}))
+    trainer.accelerator.trackers = [tracker]
+    trainer.run()
+    assert [step for step, _ in told[:-1]] == [1, 2] and told[-1] == "end"
+    assert {"loss", "learning_rate", "gradient_norm"} <= told[0][1].keys()
+    monkeypatch.setattr("visgen_fast.training.place.is_wandb_available", lambda: False)
+    with pytest.raises(UserError, match="--tracker wandb needs the package wandb"):
+        accelerator_for(TrainingSettings(tracker="wandb"))

@@ -25,13 +25,17 @@ class ExportOptions:
 
 
 def export(arguments: list[str]) -> int:
+    write(parse(ExportOptions, arguments, "visgen-fast export"))
+    return 0
+
+
+def write(options: ExportOptions) -> None:
+    """Writes the file that the options of `export` ask for."""
     from ..training import checkpoint, exported
 
-    options = parse(ExportOptions, arguments, "visgen-fast export")
     out = options.out or options.checkpoint / "model.safetensors"
     if out.suffix != ".safetensors":
         raise UserError(f"--out must be a file that ends in .safetensors, got {out}")
     saved = checkpoint.read(options.checkpoint)
     exported.export(saved, out)
     print(f"{saved.state['recipe']}, step {saved.state['step']}: {out.stat().st_size / 1e6:.1f} MB in {out}")
-    return 0

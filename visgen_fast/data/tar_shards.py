@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import tarfile
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ INDEX = "visgen-fast-index.safetensors"
 _FORMAT = "visgen_fast index 1"
 _IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "ppm", "tif", "tiff"}
 _COLUMNS = {"shard": torch.int32, "start": torch.int64, "size": torch.int64, "label": torch.int64}
-_MOST_OPEN = 64
+_MOST_OPEN = 2048
 _MOST_NAMED = 100
 _MOST_DIGITS = 20
 
@@ -48,7 +49,9 @@ class TarShards:
         self.folder = folder
         shards, columns = _load(folder / INDEX)
         self.shards = [folder / name for name in shards]
-        self.shard, self.start, self.size, self.labels = (columns[name] for name in _COLUMNS)
+        self.labels = columns["label"]
+        # Of arrays, a number costs a tenth of what it costs of tensors.
+        self.shard, self.start, self.size = (columns[name].numpy() for name in ("shard", "start", "size"))
         for path, expected in zip(self.shards, shards.values(), strict=True):
             if not path.is_file():
                 raise UserError(f"the shard {path} is gone: visgen-fast index {folder} makes an index without it")
@@ -67,7 +70,7 @@ class TarShards:
         return images, self.labels[torch.tensor(chosen)], complaints
 
     def _image(self, index: int) -> Tensor:
-        shard, start, size = (int(column[index]) for column in (self.shard, self.start, self.size))
+        shard, start, size = self.shard.item(index), self.start.item(index), self.size.item(index)
         try:
             content = os.pread(self._descriptor(shard), size, start)
             if len(content) < size:
@@ -80,10 +83,15 @@ class TarShards:
         """Of an open shard; the last ones used stay open."""
         if shard not in self._open:
             self._open[shard] = os.open(self.shards[shard], os.O_RDONLY | os.O_CLOEXEC)
-            if len(self._open) > _MOST_OPEN:
+            if len(self._open) > _most_open():
                 os.close(self._open.popitem(last=False)[1])
         self._open.move_to_end(shard)
         return self._open[shard]
+
+
+def _most_open() -> int:
+    """How many shards may be open: half of the files that a process may have."""
+    return min(_MOST_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 
 
 def make_index(folder: Path) -> tuple[int, int]:

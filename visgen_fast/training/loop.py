@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
@@ -137,6 +138,8 @@ class Trainer:
         try:
             self.watch.start()
             on_main_rank(self.accelerator, self.folder.begin)
+            if settings.tracker != "none":
+                self.accelerator.init_trackers("visgen_fast", {**self.folder.identity, **asdict(settings)})
             profile = Profile(self.folder.out, settings.profile, self.accelerator.process_index)
             with self._report() as report, self.stopping.listening(), profile.running():
                 since = self._since_now()
@@ -164,6 +167,8 @@ class Trainer:
             self.watch.close()
             self.saver.close()
             self.folder.close()
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
 
     def _stop_if_told(self, since: Since, report: Report | None) -> None:
         reason = self.stopping.reason()
@@ -293,6 +298,8 @@ class Trainer:
             now, norm = learning_rate(self.settings, self.step - 1), float(since.gradient_norm)
             waited = (self.clock.seconds - since.waited) / seconds
             report.losses(self.step, losses[0], now, norm, rate, *losses[1:], *measured, waited=waited)
+            row = (losses[0], now, norm, rate, *losses[1:], *measured)
+            self.accelerator.log(dict(zip(report.columns[1:], row, strict=True)), self.step)
         for loss, count in zip(losses, since.counts.values(), strict=True):
             if count:
                 self._require_finite("loss", loss)

@@ -13,7 +13,7 @@ from datetime import timedelta
 import torch.distributed
 import torch.distributed.nn  # keeps the group of all ranks as a default, and for ever, if it is imported later
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, is_wandb_available
 
 from ..errors import UserError
 from .settings import TrainingSettings
@@ -38,11 +38,14 @@ def accelerator_for(settings: TrainingSettings) -> Accelerator:
     The environment decides which ranks there are and on which devices: what it says of the mathematics is answered with
     a warning and has no effect.
     """
+    if settings.tracker == "wandb" and not is_wandb_available():
+        raise UserError("--tracker wandb needs the package wandb: pip install wandb")
     try:
         with _settings_alone(settings):
             accelerator = Accelerator(
                 cpu=settings.device == "cpu",
                 mixed_precision=settings.mixed_precision,
+                log_with=None if settings.tracker == "none" else settings.tracker,
                 # Buffers are the same on all ranks by construction; what they collect in a step is each rank's own.
                 kwargs_handlers=[
                     DistributedDataParallelKwargs(broadcast_buffers=False),

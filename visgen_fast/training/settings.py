@@ -15,7 +15,7 @@ S = TypeVar("S", bound="TrainingSettings")
 # others. Those that may change what a step computes, steps and accumulation, are then warned about.
 MAY_CHANGE = {
     *("steps", "data", "cache", "workers", "device", "accumulation"),
-    *("parallel", "compile", "checkpoint_activations", "rank_timeout", "max_hours", "profile"),
+    *("parallel", "compile", "checkpoint_activations", "rank_timeout", "max_hours", "profile", "tracker"),
     *("log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "background_saves"),
 }
 
@@ -65,6 +65,8 @@ class TrainingSettings:
     """Seconds that a rank may keep the others waiting before they end, and say which one it was."""
     max_hours: Annotated[float | None, Between(0, math.inf, "()")] = None
     """Stop in time to have saved a checkpoint after so many hours, with exit code 75; by default there is no limit."""
+    tracker: Literal["none", "wandb"] = "none"
+    """Where the rows of losses.csv go beside TensorBoard, by accelerate's trackers."""
     profile: Annotated[int, AtLeast(0)] = 0
     """Steps to profile, after the first three: a trace and a table of each rank in OUT/profile."""
     horizontal_flip: bool = False
