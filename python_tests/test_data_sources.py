@@ -286,7 +286,7 @@ def test_pipes_sockets_and_devices_among_the_images_hang_nothing(tmp_path, caplo
 def test_a_flood_of_files_that_are_no_images_is_counted_but_not_all_named(tmp_path, caplog):
     save_image(tmp_path / "1.png")
     for number in range(300):
-        (tmp_path / f"{number}.txt").touch()
+        (tmp_path / f"note {number}.txt").touch()
     with caplog.at_level(logging.WARNING):
         data = ImageFolder(tmp_path, 8)
     assert data.skipped == 300 and 90 < len(caplog.messages) < 110

@@ -22,7 +22,7 @@ from visgen_fast.recipes.runs import load_system
 from visgen_fast.systems.generative import draw_samples
 from visgen_fast.training import checkpoint
 
-SHORT = ["--device=cpu", "--steps=2", "--batch-size=8", "--sample-every=0", "--checkpoint-every=1"]
+SHORT = ["--device=cpu", "--workers=0", "--steps=2", "--batch-size=8", "--sample-every=0", "--checkpoint-every=1"]
 NETWORK = ["--width=16", "--depth=1", "--heads=2", "--patch-size=4", "--sampling-steps=2"]
 TRAIN = ["train", "text-to-image", *SHORT, *NETWORK, "--learning-rate=0.02", "--warmup-steps=0"]
 
