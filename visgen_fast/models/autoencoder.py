@@ -43,7 +43,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         sizes = {"channels": channels, "dimensions": dimensions, "patch_size": patch_size, "blocks": blocks}
-        _check(widths=widths, shortcuts=shortcuts, **sizes)
+        check_levels(widths=widths, shortcuts=shortcuts, **sizes)
         self.channels, self.reduction = channels, reduction(widths, patch_size)
         if patch_size == 1:
             layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 3, padding=1)]
@@ -85,7 +85,7 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         sizes = {"channels": channels, "dimensions": dimensions, "patch_size": patch_size, "blocks": blocks}
-        _check(widths=widths, shortcuts=shortcuts, **sizes)
+        check_levels(widths=widths, shortcuts=shortcuts, **sizes)
         layers: list[nn.Module] = [nn.Conv2d(dimensions, widths[-1], 3, padding=1)]
         layers += _bottom(widths[-1], attention, dropout)
         for level in reversed(range(len(widths))):
@@ -120,7 +120,8 @@ def _bottom(width: int, attention: bool, dropout: float) -> list[nn.Module]:
     return [ResidualBlock(width, width, dropout), SpatialAttention(width), ResidualBlock(width, width, dropout)]
 
 
-def _check(*, widths: Sequence[int], shortcuts: bool, **sizes: int) -> None:
+def check_levels(*, widths: Sequence[int], shortcuts: bool, **sizes: int) -> None:
+    """ValueError where a size is below 1, blocks below 0, or where shortcuts do not fit the widths."""
     if not widths or min(widths) < 1:
         raise ValueError(f"widths must be one positive number a level, got {tuple(widths)}")
     for name, value in sizes.items():
