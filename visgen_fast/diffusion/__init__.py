@@ -11,6 +11,7 @@ from .couplings import optimal
 from .densities import Cauchy, Density, HyperbolicSecant, Laplace, Normal
 from .derived_schedules import FromDensity, Interpolated, Shifted
 from .flow_map import FlowMap
+from .forcing import ForcingObjective, frame_plan, sample_frames
 from .graphs import release_graphs
 from .guidance import (
     Auto,
@@ -83,6 +84,7 @@ __all__ = [
     "EDMMonotonic",
     "EDMWeight",
     "FlowMap",
+    "ForcingObjective",
     "FromDensity",
     "Guidance",
     "HyperbolicSecant",
@@ -133,6 +135,7 @@ __all__ = [
     "edm",
     "elbo",
     "ends_of_bound",
+    "frame_plan",
     "invert",
     "likelihood",
     "matching_direction",
@@ -143,6 +146,7 @@ __all__ = [
     "reversed_target",
     "sample",
     "sample_bridge",
+    "sample_frames",
     "slerp",
     "to_noise",
     "to_x",

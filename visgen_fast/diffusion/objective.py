@@ -121,9 +121,14 @@ class DiffusionObjective(nn.Module):
     ) -> Tensor:
         """The loss of each sample at times t [B], float32 [B]; all else as of `forward`.
 
-        No label is dropped, and the offset of a weight that learns is left out.
+        For clips [B, C, T, …] t may be [B, T], a time for each frame, and this is what the model is told then. No label
+        is dropped, and the offset of a weight that learns is left out.
         """
         rows, weight = coefficients(self.schedule, self.prediction, t), self._weight(t)
+        if t.dim() == 2:  # of frames
+            later = [1] * (x.dim() - 3)
+            rows = rows.view(len(t), 1, -1, *later, 4)
+            weight = None if weight is None else weight.view(len(t), 1, -1, *later)
         output = self.network(model)(ops.add_noise(x, rows, seeds), t, labels)
         losses = ops.denoising_loss(
             output,
