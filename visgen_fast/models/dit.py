@@ -20,7 +20,7 @@ from ..nn.modulated import GatedResidualNorm, ResidualStream
 from ..nn.recompute import Recompute, check_recompute, run_recomputing
 from ..nn.state import RefilledBuffers
 from .layers.checks import check_images, check_sizes, check_transformer
-from .layers.embeddings import TimeEmbedding, sincos_positions
+from .layers.embeddings import TimeEmbedding, frame_positions, sincos_positions
 from .layers.labels import ClassEmbedding, PooledEmbedding, TokenEmbedding
 from .layers.modulation import Modulation
 from .layers.patches import patchify, unpatchify
@@ -33,16 +33,17 @@ State = tuple[ResidualStream, ...]
 class DiT(RefilledBuffers):
     """A diffusion transformer, told a class, or the parts of a `Condition`.
 
-    image_size: pixels, one number or (height, width); channels: of input and output; patch_size: pixels along the side
-    of a patch; width, depth, heads: of the transformer; classes: number of labels, to which `null_label` = classes is
-    added as "no class"; mlp_ratio: hidden width of a block's MLP over `width`; dropout: on the output of each branch;
-    bottleneck: features that a patch is squeezed through on its way to `width`, by two linear layers (Li and He, "Back
-    to basics: let denoising generative models denoise", 2025); None is one layer; conditioning: what `t` is, a time or
-    the level λ, as the objective's `conditioning` says; time_scale: what the fastest wave of t turns by for 1 of it,
-    low where a loss differentiates t (`diffusion.FlowMap`); destination: whether the network is told the time that a
-    step leads to, and told_guidance: the guidance that it stands for, both by embeddings that start at zero;
-    recompute: "cheap" keeps of each block the results of matrix products and attention for the backward pass, about
-    half of the bytes, and computes the rest again.
+    image_size: pixels, one number or (height, width), or (frames, height, width) for clips, in which each frame may
+    have a time of its own; causal: whether the frames of clips see earlier ones alone; channels: of input and output;
+    patch_size: pixels along the side of a patch; width, depth, heads: of the transformer; classes: number of labels, to
+    which `null_label` = classes is added as "no class"; mlp_ratio: hidden width of a block's MLP over `width`; dropout:
+    on the output of each branch; bottleneck: features that a patch is squeezed through on its way to `width`, by two
+    linear layers (Li and He, "Back to basics: let denoising generative models denoise", 2025); None is one layer;
+    conditioning: what `t` is, a time or the level λ, as the objective's `conditioning` says; time_scale: what the
+    fastest wave of t turns by for 1 of it, low where a loss differentiates t (`diffusion.FlowMap`); destination:
+    whether the network is told the time that a step leads to, and told_guidance: the guidance that it stands for, both
+    by embeddings that start at zero; recompute: "cheap" keeps of each block the results of matrix products and
+    attention for the backward pass, about half of the bytes, and computes the rest again.
 
     In the place of classes, pooled: features of a condition's pooled part; tokens: of its tokens, to which all blocks
     attend, by default none. mlp: activation of the MLPs, as of `nn.FeedForward`, for example "swiglu". normalized:
@@ -57,7 +58,7 @@ class DiT(RefilledBuffers):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, int],
+        image_size: int | tuple[int, ...],
         channels: int,
         patch_size: int,
         width: int,
@@ -76,25 +77,33 @@ class DiT(RefilledBuffers):
         mlp: str = "gelu_tanh",
         normalized: bool = False,
         rotary: bool = False,
+        causal: bool = False,
         recompute: Recompute = None,
     ) -> None:
         super().__init__()
-        height, breadth = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.image_size = height, breadth
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        *frames, height, breadth = self.image_size
         sizes = {"channels": channels, "patch_size": patch_size, "width": width, "depth": depth, "heads": heads}
         check_sizes(image_size=self.image_size, bottleneck=() if bottleneck is None else bottleneck, **sizes)
-        if any(side % patch_size for side in self.image_size):
+        if len(frames) > 1 or (causal and not frames):
+            raise ValueError(
+                "image_size must be (height, width), or (frames, height, width), as causal needs it, got "
+                f"{self.image_size}"
+            )
+        if height % patch_size or breadth % patch_size:
             raise ValueError(f"patch_size must divide image_size {self.image_size}, got {patch_size}")
         check_transformer(width, heads)
         if (classes is None) == (pooled is None) or (pooled is None and tokens is not None):
             raise ValueError("either classes or pooled must be given, and tokens beside pooled alone")
-        if rotary and width // heads % 4:
-            raise ValueError(f"rotary positions need heads of a multiple of 4 features, got {width // heads}")
+        features, of_clips = width // heads, ", and at least 8 for clips" if frames else ""
+        if rotary and (features % 4 or (frames and features < 8)):  # a pair for each axis
+            raise ValueError(f"rotary positions need heads of a multiple of 4 features{of_clips}, got {features}")
         check_recompute(recompute)
         self.recompute: Recompute = recompute
         self.channels, self.patch_size = channels, patch_size
 
-        self.grid, self.width = (height // patch_size, breadth // patch_size), width
+        self.grid, self.width = (*frames, height // patch_size, breadth // patch_size), width
+        self.frames = frames[0] if frames else None
         self.head_features = width // heads if rotary else None
         self.register_fresh_buffers()
         self.embed_patch = _patch_embedding(channels * patch_size**2, width, bottleneck)
@@ -109,14 +118,19 @@ class DiT(RefilledBuffers):
             self.embed_label = PooledEmbedding(pooled, width)
         self.embed_tokens = None if tokens is None else TokenEmbedding(tokens, width)
         options: dict[str, Any] = {"mlp": mlp, "normalized": normalized}
+        if causal:
+            options["causal"] = True
         self.blocks = self.make_blocks(depth, (width, heads, mlp_ratio, dropout), options)
         self.output = Output(width, channels * patch_size**2)
         self.initialize()
 
     def fresh_buffers(self) -> dict[str, Tensor]:
+        height, width = self.grid[-2:]
         if self.head_features is not None:
-            return {"angles": rotary_angles(*self.grid, self.head_features)}
-        return {"positions": sincos_positions(*self.grid, self.width)}
+            return {"angles": rotary_angles(height, width, self.head_features, self.frames)}
+        if self.frames is None:
+            return {"positions": sincos_positions(height, width, self.width)}
+        return {"positions": frame_positions(self.frames, height, width, self.width)}
 
     def make_blocks(self, depth: int, sizes: tuple[Any, ...], options: dict[str, Any]) -> nn.ModuleList:
         cross = self.embed_tokens is not None
@@ -140,22 +154,22 @@ class DiT(RefilledBuffers):
         destination: Tensor | None = None,
         guidance: Tensor | None = None,
     ) -> Tensor:
-        """The prediction [B, channels, height, width].
+        """The prediction [B, channels, height, width], or [B, channels, frames, height, width].
 
-        x_t: [B, channels, height, width]; t: times in [0, 1], or levels λ, [B]; labels: int64 [B], `null_label` for no
-        class, or a `Condition`; destination: the times that steps lead to, [B], by default t itself; guidance: the
+        x_t: of this shape; t: times in [0, 1], or levels λ, [B], or [B, frames]; labels: int64 [B], `null_label` for no
+        class, or a `Condition`; destination: the times that steps lead to, as t, by default t itself; guidance: the
         scales that the prediction stands for, [B], by default 1. ValueError for images of another size, for a condition
         of another kind, and where a network is given what it was not made to be told.
         """
-        condition = self._condition(t, labels, destination, guidance)[:, None]
+        condition = self._condition(t, labels, destination, guidance)
         state, given = self.begin(self._tokens(x_t), condition, labels)
         for block in self.blocks:
             state = self.advance(block, state, given)
-        return unpatchify(self.output(state[0], condition), self.patch_size, self.image_size)
+        return self._image(self.output(state[0], condition))
 
     def features(self, x_t: Tensor, t: Tensor, labels: AnyCondition) -> list[Tensor]:
-        """The tokens [B, N, width] after each block; arguments as of `forward`."""
-        condition, found = self._condition(t, labels, None, None)[:, None], []
+        """The tokens [B, N, width] after each block, [B, frames, N, width] of clips; arguments as of `forward`."""
+        condition, found = self._condition(t, labels, None, None), []
         state, given = self.begin(self._tokens(x_t), condition, labels)
         for block in self.blocks:
             state = self.advance(block, state, given)
@@ -175,23 +189,42 @@ class DiT(RefilledBuffers):
 
     def _tokens(self, x_t: Tensor) -> ResidualStream:
         check_images(x_t, self.channels, self.image_size)
-        tokens = self.embed_patch(patchify(x_t, self.patch_size))
+        if self.frames is None:
+            patches = patchify(x_t, self.patch_size)
+        else:
+            patches = patchify(x_t.transpose(1, 2).flatten(0, 1), self.patch_size).unflatten(0, (-1, self.frames))
+        tokens = self.embed_patch(patches)
         return ResidualStream(tokens if self.head_features else tokens + self.positions.to(tokens.dtype))
+
+    def _image(self, patches: Tensor) -> Tensor:
+        """The inverse of `patchify`, for clips of each frame."""
+        if self.frames is None:
+            return unpatchify(patches, self.patch_size, self.image_size)
+        frames = unpatchify(patches.flatten(0, 1), self.patch_size, self.image_size[1:])
+        return frames.unflatten(0, (-1, self.frames)).transpose(1, 2)
 
     def _condition(
         self, t: Tensor, labels: AnyCondition, destination: Tensor | None, guidance: Tensor | None
     ) -> Tensor:
-        """All that the network is told beside the image, [B, width]."""
+        """All that the network is told beside the image, [B, 1, width], or [B, frames, 1, width]."""
         if destination is not None and self.embed_destination is None:
             raise ValueError("destination must be left out for a DiT without destination=True")
         if guidance is not None and self.embed_guidance is None:
             raise ValueError("guidance must be left out for a DiT without told_guidance=True")
-        condition = self.embed_time(t) + self.embed_label(labels)
+        label = self.embed_label(labels)
+        if self.frames is not None:  # one time for all frames goes the way of many, and so gives the same bits
+            t, destination, guidance = (self._of_frames(told) for told in (t, destination, guidance))
+            label = label[:, None]
+        condition = self.embed_time(t) + label
         if self.embed_destination is not None:
             condition = condition + self.embed_destination(t - (t if destination is None else destination))
         if self.embed_guidance is not None:
             condition = condition + self.embed_guidance(torch.ones_like(t) if guidance is None else guidance)
-        return condition
+        return condition[..., None, :]
+
+    def _of_frames(self, told: Any) -> Any:
+        """[B] or [B, frames] as [B, frames]."""
+        return told[:, None].expand(-1, self.frames) if told is not None and told.dim() == 1 else told
 
 
 def _patch_embedding(pixels: int, width: int, bottleneck: int | None) -> nn.Module:

@@ -31,6 +31,8 @@ class MMDiT(DiT):
         super().__init__(pooled=pooled, tokens=tokens, normalized=normalized, **options)
 
     def make_blocks(self, depth: int, sizes: tuple[Any, ...], options: dict[str, Any]) -> nn.ModuleList:
+        if self.frames is not None:
+            raise ValueError(f"image_size must be (height, width), of images, for an MMDiT, got {self.image_size}")
         return nn.ModuleList(JointBlock(*sizes, **options, last=place == depth - 1) for place in range(depth))
 
     def begin(self, stream: ResidualStream, condition: Tensor, labels: AnyCondition) -> tuple[State, tuple[Any, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,20 +29,24 @@ class HeadNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all tokens; normalized: as of `HeadNorm`."""
+    """Multi-head self-attention over all tokens; normalized: as of `HeadNorm`.
 
-    def __init__(self, width: int, heads: int, *, normalized: bool = False) -> None:
+    causal: whether tokens of frames, [B, T, N, width], attend to those of their own and earlier frames alone.
+    """
+
+    def __init__(self, width: int, heads: int, *, normalized: bool = False, causal: bool = False) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.qkv = nn.Linear(width, 3 * width)
         self.queries, self.keys = (HeadNorm(width // heads, normalized) for _ in range(2))
         self.project = nn.Linear(width, width)
 
     def forward(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
-        """[B, N, width] to the same shape; angles: of rotary positions."""
-        query, key, value = split(self.qkv(x), 3, self.heads)
-        mixed = F.scaled_dot_product_attention(self.queries(query, angles), self.keys(key, angles), value)
-        return self.project(joined(mixed))
+        """[B, N, width], or [B, T, N, width] for frames, to the same shape; angles: of rotary positions."""
+        query, key, value = split(self.qkv(x).flatten(1, -2), 3, self.heads)
+        mask = _earlier_frames(x) if self.causal else None
+        mixed = F.scaled_dot_product_attention(self.queries(query, angles), self.keys(key, angles), value, mask)
+        return self.project(joined(mixed)).view_as(x)
 
 
 class CrossAttention(nn.Module):
@@ -55,12 +60,19 @@ class CrossAttention(nn.Module):
         self.project = nn.Linear(width, width)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        """x [B, N, width], returned in this shape; context [B, L, width]; mask bool [B, L], True where one counts."""
-        (query,), (key, value) = split(self.query(x), 1, self.heads), split(self.key_value(context), 2, self.heads)
+        """x [B, …, N, width], returned in this shape; context [B, L, width]; mask bool [B, L], True where it counts."""
+        (query,) = split(self.query(x).flatten(1, -2), 1, self.heads)
+        key, value = split(self.key_value(context), 2, self.heads)
         mixed = F.scaled_dot_product_attention(
             self.queries(query), self.keys(key), value, attn_mask=mask[:, None, None]
         )
-        return self.project(joined(mixed))
+        return self.project(joined(mixed)).view_as(x)
+
+
+def _earlier_frames(x: Tensor) -> Tensor:
+    """Which tokens of [B, T, N, width] each one sees, those of its own and of earlier frames: bool [T·N, T·N]."""
+    frame = torch.arange(x.shape[1], device=x.device).repeat_interleave(x.shape[2])
+    return frame[:, None] >= frame
 
 
 def split(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:

@@ -23,9 +23,7 @@ def check_transformer(width: int, heads: int) -> None:
         raise ValueError(f"width must be a multiple of 4 (sine and cosine of two coordinates), got {width}")
 
 
-def check_images(images: Tensor, channels: int, image_size: tuple[int, int]) -> None:
-    """ValueError unless x_t is [B, channels, *image_size]."""
-    if images.shape[1:] != (channels, *image_size):
-        raise ValueError(
-            f"x_t must have shape [B, {channels}, {image_size[0]}, {image_size[1]}], got {list(images.shape)}"
-        )
+def check_images(images: Tensor, channels: int, size: tuple[int, ...]) -> None:
+    """ValueError unless x_t is [B, channels, *size]."""
+    if images.shape[1:] != (channels, *size):
+        raise ValueError(f"x_t must have shape [B, {channels}, {', '.join(map(str, size))}], got {list(images.shape)}")

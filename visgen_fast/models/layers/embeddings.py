@@ -38,11 +38,11 @@ class TimeEmbedding(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, t: Tensor) -> Tensor:
-        """[B] to [B, width]."""
+        """[...] to [..., width]."""
         # In float32 even for a bfloat16 network, whose 8 bits would fold the fast frequencies onto each other.
         t = t.to(torch.promote_types(t.dtype, torch.float32))
         exponents = torch.arange(self.frequencies, dtype=t.dtype, device=t.device) / self.frequencies
-        angles = self.scale * t[:, None] * 10000**-exponents
+        angles = self.scale * t[..., None] * 10000**-exponents
         waves = torch.cat((angles.cos(), angles.sin()), dim=-1).to(self.input.weight.dtype)
         return self.output(F.silu(self.input(waves)))
 
@@ -57,3 +57,13 @@ def sincos_positions(height: int, width: int, features: int) -> Tensor:
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     angles = [axis.flatten()[:, None] * frequencies for axis in (rows, columns)]
     return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1).float()
+
+
+def frame_positions(frames: int, height: int, width: int, features: int) -> Tensor:
+    """Fixed positions of clips, float32 [frames, height·width, features]: `sincos_positions`, plus those of the frame.
+
+    Half of the features each are the sine and the cosine of the frame's number, at the frequencies of Vaswani et al.
+    """
+    frequencies = 10000 ** -(torch.arange(features // 2, dtype=torch.float64) / (features // 2))
+    angles = torch.arange(frames)[:, None, None] * frequencies
+    return sincos_positions(height, width, features) + torch.cat((angles.sin(), angles.cos()), -1).float()

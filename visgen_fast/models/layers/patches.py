@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 
@@ -11,7 +13,7 @@ def patchify(x: Tensor, patch_size: int) -> Tensor:
     return x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
-def unpatchify(tokens: Tensor, patch_size: int, image_size: tuple[int, int]) -> Tensor:
+def unpatchify(tokens: Tensor, patch_size: int, image_size: Sequence[int]) -> Tensor:
     """The inverse of `patchify` for images of `image_size` (height, width)."""
     grid = tokens.unflatten(1, (image_size[0] // patch_size, -1)).unflatten(3, (patch_size, patch_size, -1))
     return grid.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)

@@ -11,14 +11,19 @@ from torch import Tensor
 _BASE = 100.0  # the slowest pair turns by 1/100 a position: grids are tens of positions wide
 
 
-def rotary_angles(height: int, width: int, features: int) -> Tensor:
-    """Cosines and sines float32 [2, height·width, features/2] for heads of so many features, a multiple of 4.
+def rotary_angles(height: int, width: int, features: int, frames: int | None = None) -> Tensor:
+    """Cosines and sines float32 [2, N, features/2] for the N places of a grid (height, width), or (frames, …).
 
-    A quarter of the features, in pairs, turns with the row, a quarter with the column.
+    features: of a head, a multiple of 4. As many pairs of them turn with each axis, and those left over with the first.
     """
-    frequencies = _BASE ** -(torch.arange(features // 4, dtype=torch.float64) / (features // 4))
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    angles = torch.cat([axis.flatten()[:, None] * frequencies for axis in (rows, columns)], 1)
+    grid = (height, width) if frames is None else (frames, height, width)
+    share, over = divmod(features // 2, len(grid))
+    axes = torch.meshgrid(*map(torch.arange, grid), indexing="ij")
+    turned = []
+    for axis, pairs in zip(axes, (share + over, *[share] * (len(grid) - 1)), strict=True):
+        frequencies = _BASE ** -(torch.arange(pairs, dtype=torch.float64) / pairs)
+        turned.append(axis.flatten()[:, None] * frequencies)
+    angles = torch.cat(turned, 1)
     return torch.stack((angles.cos(), angles.sin())).float()
 
 

@@ -16,8 +16,8 @@ class Block(nn.Module):
 
     The sum that ends a block is left to the norm that comes next, of the next block or of the output.
 
-    mlp: its activation, as of `FeedForward`; normalized: as of `Attention`; cross: whether the tokens attend to those
-    of a condition too, between the two, neither modulated nor gated (Chen et al., "PixArt-α", 2023).
+    mlp: its activation, as of `FeedForward`; normalized, causal: as of `Attention`; cross: whether the tokens attend to
+    those of a condition too, between the two, neither modulated nor gated (Chen et al., "PixArt-α", 2023).
     """
 
     def __init__(
@@ -30,10 +30,11 @@ class Block(nn.Module):
         mlp: str = "gelu_tanh",
         normalized: bool = False,
         cross: bool = False,
+        causal: bool = False,
     ) -> None:
         super().__init__()
         self.norm = GatedResidualNorm(width)
-        self.attention = Attention(width, heads, normalized=normalized)
+        self.attention = Attention(width, heads, normalized=normalized, causal=causal)
         self.cross = CrossAttention(width, heads, normalized=normalized) if cross else None
         self.mlp = feed_forward(width, mlp_ratio, mlp)
         self.dropout = nn.Dropout(dropout)
@@ -47,9 +48,10 @@ class Block(nn.Module):
         context: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> ResidualStream:
-        """stream: [B, N, width]; condition: [B, 1, width]; angles: of rotary positions.
+        """stream: [B, N, width]; condition: [B, 1, width]; both with T behind B for frames.
 
-        context, mask: a condition's tokens [B, L, width], and which of them count, bool [B, L].
+        angles: of rotary positions; context, mask: a condition's tokens [B, L, width], and which count,
+        bool [B, L].
         """
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition)
         x, h = self.norm(*stream, scale_1, shift_1)
