@@ -106,12 +106,20 @@ def test_what_does_not_fit_is_refused():
 
 
 def test_training_weighs_each_frame_at_its_own_time():
-    x = torch.rand(2, *SHAPE)
-    plain = DiffusionObjective(RectifiedFlow(), "velocity", UniformTimes(), weight=MinSNR())
+    x = torch.rand(2, *SHAPE, generator=torch.Generator().manual_seed(0))
+    bare, plain = (
+        DiffusionObjective(RectifiedFlow(), "velocity", UniformTimes(), weight=weight) for weight in (None, MinSNR())
+    )
     t = torch.tensor([[0.2, 0.5, 0.9], [0.7, 0.1, 0.4]])
     found = plain.losses_at(network, x, LABELS, SEEDS, t)
-    assert torch.equal(plain.losses_at(network, x, LABELS, SEEDS, t[:, :1].expand(-1, 3)),
-                       plain.losses_at(network, x, LABELS, SEEDS, t[:, 0]))  # fmt: skip
+    common, alike = t[:, 0], t[:, :1].expand(-1, 3)
+    assert torch.equal(
+        bare.losses_at(network, x, LABELS, SEEDS, alike), bare.losses_at(network, x, LABELS, SEEDS, common)
+    )
+    # A weight of each frame multiplies its errors before they are added up, one of the clip their sum.
+    torch.testing.assert_close(
+        plain.losses_at(network, x, LABELS, SEEDS, alike), plain.losses_at(network, x, LABELS, SEEDS, common)
+    )
     noise = ops.gaussian(SEEDS, SHAPE)
     by_frame = t[:, None, :, None, None]
     error = network((1 - by_frame) * x + by_frame * noise, t, LABELS) - (noise - x)
