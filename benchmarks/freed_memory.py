@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _medians(case: str) -> dict[str, Any]:
-    """The process in the middle, of those of each kind, which take turns: how a heap lies differs from one to another."""
+    """The process in the middle, of those of each kind, which take turns: heaps lie differently from one to another."""
     found: dict[str, list[dict[str, float]]] = {"returned": [], "kept": []}
     for _ in range(_ROUNDS):
         for how, results in found.items():
