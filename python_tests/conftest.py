@@ -39,3 +39,11 @@ def pytest_collection_finish() -> None:
     """Thousands of cases live as long as the run: collecting garbage need not look at them each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def memory_goes_back():
+    """A command keeps what its process frees; a process of all tests would end with gigabytes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("visgen_fast.cli.keep_freed_memory", lambda: False)
+        yield
