@@ -143,6 +143,29 @@ def test_what_is_known_is_compiled():
     assert "visgen_fast.activate" in graphs[0].code
 
 
+def is_compiled_in() -> bool:
+    """Whether the operation is in the graph of a first call that is traced."""
+    graphs = []
+    torch._dynamo.reset()
+    torch.compile(ops.activate, fullgraph=True, backend=lambda graph, _: graphs.append(graph) or graph)(torch.ones(3))
+    return "visgen_fast.activate" in graphs[0].code
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+def test_a_first_call_that_is_traced_or_captured_takes_what_is_known(monkeypatch):
+    assert not is_compiled_in()
+    assert cli.main(["info", "--check"]) == 0  # the disk knows now
+    assert is_compiled_in()
+    _trust._outcomes.clear()
+    _trust.outcomes_file().unlink()
+    monkeypatch.setattr(_trust, "_is_capturing", lambda device: True)
+    assert not _trust.serves("activate", CPU, _self_test.complaint_about)
+    monkeypatch.setattr(_trust, "_is_trusted", lambda device: True)  # a report, or the environment
+    assert _trust.serves("activate", CPU, _self_test.complaint_about)
+    _trust._outcomes.clear()
+    assert is_compiled_in()
+
+
 def test_the_environment_trusts_everything(monkeypatch, wrong_activate):
     monkeypatch.setattr(_trust, "_mode", lambda: "0")
     x = torch.zeros(2, 3)

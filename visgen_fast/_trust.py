@@ -39,20 +39,39 @@ def serves(family: str, device: torch.device, test: Callable[[str, torch.device]
     Under a capture, a compiler, a transform or a mode that only looks, nothing can be tried out: what is not known yet
     is not trusted there.
     """
-    key = (family, device.type, device.index)
-    if key in _outcomes:
-        return _outcomes[key]
+    known = _known(family, device)
+    if known is not None:
+        return known
     if torch.compiler.is_compiling() or _is_watched() or _is_capturing(device):
         return False
-    complaint = "" if _is_trusted(device) else _found_out(family, device, test)
-    _outcomes[key] = not complaint
+    return _settled(family, device, _found_out(family, device, test))
+
+
+def _known(family: str, device: torch.device) -> bool | None:
+    """What this process, the environment, a report or the disk says of it; None where they say nothing."""
+    key = (family, device.type, device.index)
+    if key not in _outcomes:
+        if _is_trusted(device):
+            _outcomes[key] = True
+        elif (complaint := read().get(identity_of(device), {}).get(family)) is not None:
+            _settled(family, device, complaint)
+    return _outcomes.get(key)
+
+
+# A compiler calls it and keeps the answer; `torch.compiler.assume_constant_result` would import all of the compiler.
+_known._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _settled(family: str, device: torch.device, complaint: str) -> bool:
+    """Remembers whether there is no complaint, and warns of one."""
+    _outcomes[family, device.type, device.index] = not complaint
     if complaint:
         warnings.warn(
             f"visgen_fast's {complaint} on {name_of(device)}: plain PyTorch serves the family {family} there. Please "
             "report this with what `visgen-fast info --check` prints.",
-            stacklevel=5,
+            stacklevel=6,
         )
-    return _outcomes[key]
+    return not complaint
 
 
 @contextmanager
@@ -80,14 +99,10 @@ def _is_trusted(device: torch.device) -> bool:
 
 
 def _found_out(family: str, device: torch.device, test: Callable[[str, torch.device], str]) -> str:
-    """What the test says, now or when it ran on such a device before."""
-    identity, known = identity_of(device), read()
-    before = known.get(identity, {})
-    if family in before:
-        return before[family]
+    """What the test says."""
     with untested(), device, torch.inference_mode(False), torch.autocast(device.type, enabled=False):
         complaint = test(family, device)
-    remember(identity, {family: complaint})
+    remember(identity_of(device), {family: complaint})
     if _mode() == "verbose":
         print(f"visgen_fast: {family} on {name_of(device)}: {complaint or 'right'}", file=sys.stderr)
     return complaint
