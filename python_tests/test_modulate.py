@@ -202,6 +202,18 @@ def test_only_inputs_residual_means_and_deviations_are_kept(library, device):
     assert [tensor.shape for tensor in others] == [(2, 5), (2, 5)]
 
 
+@pytest.mark.parametrize("with_table", [False, True])
+def test_a_shift_of_every_number_gets_the_upstream_gradient_itself(with_table, library, device):
+    x, shift, upstream = (normal(2, 5, 12, key=key).to(device) for key in range(3))
+    table = normal(12, key=3).to(device)
+    inputs = [value.requires_grad_() for value in (x, shift, table)[: 2 + with_table]]
+    y = ops.modulated_norm(x, None, (table, shift) if with_table else shift)
+    gradients = torch.autograd.grad(y, inputs, upstream)
+    assert gradients[1].data_ptr() == upstream.data_ptr() and torch.equal(gradients[1], upstream)
+    if with_table:
+        torch.testing.assert_close(gradients[2], upstream.sum((0, 1)))
+
+
 @each_norm
 def test_gradients_do_not_depend_on_threads_or_reruns(norm, backend, device):
     shape = (3, 150, 40)

@@ -84,6 +84,7 @@ def differentiable(
     contiguous: Sequence[str] = (),
     by_definition: Sequence[str] = (),
     made: str | None = None,
+    added: Mapping[str, str] | None = None,
 ) -> None:
     """Registers `<operation>_backward` as the gradient of an operation into `inputs`; its fake and its own gradient.
 
@@ -99,6 +100,8 @@ def differentiable(
         contiguous: the gradients that the backward takes in no other layout.
         by_definition: the inputs whose gradient the backward does not make, but the definition.
         made: the result that is the gradient into the first input where the upstream gradient is 1, if it has its type.
+        added: inputs that are added to a result, with the name of its gradient; which is theirs where shape and type are
+            the same.
     """
     backward = f"{operations[0]}_backward"
     runs_reference = gate(definition.__module__.rpartition(".")[2])
@@ -116,14 +119,18 @@ def differentiable(
             gradients, there, at = _from_definition(definition, values, inputs, given)
             return gradients(there, at)
         exact = [name for name in by_definition if needs[name]]
-        wanted = [needs[name] and name not in exact for name in inputs]
         found: dict[str, Any] = {}
+        for name, gradient in (added or {}).items():
+            if needs[name] and given[gradient] is not None and _are_alike(values[name], given[gradient]):
+                found[name] = given[gradient]
+        wanted = [needs[name] and name not in exact and name not in found for name in inputs]
         if made and wanted == [True] + [False] * (len(inputs) - 1) and _serves(values[made], values[inputs[0]], given):
             found[inputs[0]] = values[made]
         elif any(wanted):
             given |= {name: gradient.contiguous() for name in contiguous if (gradient := given[name]) is not None}
             results = run(backward, *given.values(), *values.values(), *([wanted] if "needs" in told else []))
-            found |= zip(inputs, (results,) if isinstance(results, Tensor) else results, strict=True)
+            made_now = zip(inputs, (results,) if isinstance(results, Tensor) else results, wanted, strict=True)
+            found |= {name: gradient for name, gradient, want in made_now if want}
         if exact:
             gradients, there, at = _from_definition(definition, values, exact, given)
             found |= gradients(there, at)
@@ -159,6 +166,10 @@ def _serves(made: Tensor, of: Tensor, given: Values) -> bool:
     (upstream,) = given.values()
     is_plain = type(upstream) is Tensor and not (torch.is_grad_enabled() or of.is_leaf)
     return is_plain and made.dtype == of.dtype and upstream.device.type == "cpu" and bool((upstream == 1).all())
+
+
+def _are_alike(tensor: Tensor, other: Tensor) -> bool:
+    return tensor.shape == other.shape and tensor.dtype == other.dtype
 
 
 def register_fake(operation: str, results: Callable[..., Any]) -> None:

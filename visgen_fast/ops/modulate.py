@@ -217,9 +217,11 @@ def _fake(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 register_fake("modulated_norm", _fake)
 register_fake("gated_residual_norm", lambda x, *others: (torch.empty_like(x), *_fake(x, *others)))
 _MODULATED = ("scale", "scale_table", "shift", "shift_table", "weight", "bias")
-differentiable("modulated_norm", definition=_definition, inputs=("x", *_MODULATED))
+_SHIFTS = {"shift": "grad_y", "shift_table": "grad_y"}
+differentiable("modulated_norm", definition=_definition, inputs=("x", *_MODULATED), added=_SHIFTS)
 differentiable(
     "gated_residual_norm",
     definition=_gated_definition,
     inputs=("x", "branch", "gate", "gate_table", *_MODULATED),
+    added=_SHIFTS,
 )
