@@ -247,7 +247,7 @@ def test_the_body_and_the_head_see_each_slot_once():
     model, stage = make()
     seen = {"body": 0, "head": 0}
     for name, stack in (("body", model.body_transformer), ("head", model.head_transformer)):
-        stack.blocks[0].mlp.register_forward_hook(
+        stack.blocks[0].ln2.register_forward_hook(
             lambda module, inputs, output, name=name: seen.__setitem__(name, seen[name] + output.shape[1])
         )
     with apply_visgen_to_rqvae(model):
