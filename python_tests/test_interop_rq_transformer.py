@@ -217,6 +217,21 @@ def test_greedy_codes_are_the_same(classes, kind):
         assert torch.equal(model.sample(EMPTY, stage, cond, (0, 0), 1.0, [1, 1, 1]), own)
 
 
+def test_in_float32_the_codes_are_those_of_the_weights_at_each_call():
+    model, stage = make(shared=True)
+    model, stage = model.float(), stage.float()
+    drawn = []
+    for factor in (1, -1):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(factor)
+        own = model.sample(EMPTY, stage, top_k=1)
+        with apply_visgen_to_rqvae(model):
+            drawn.append(model.sample(EMPTY, stage, top_k=1))
+        assert torch.equal(own, drawn[-1])
+    assert not torch.equal(*drawn)
+
+
 def test_codes_before_the_start_stay():
     model, stage = make()
     given = torch.randint(11, EMPTY.shape, generator=torch.Generator().manual_seed(0))
@@ -247,7 +262,7 @@ def test_the_body_and_the_head_see_each_slot_once():
     model, stage = make()
     seen = {"body": 0, "head": 0}
     for name, stack in (("body", model.body_transformer), ("head", model.head_transformer)):
-        stack.blocks[0].mlp.register_forward_hook(
+        stack.blocks[0].ln2.register_forward_hook(
             lambda module, inputs, output, name=name: seen.__setitem__(name, seen[name] + output.shape[1])
         )
     with apply_visgen_to_rqvae(model):

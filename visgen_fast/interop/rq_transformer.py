@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops
+from ..nn.prepacked import Prepacked
 from ._own_code import say_once
 from ._replacement import Replacement, find_classes
 
@@ -97,8 +98,9 @@ class _Loop:
         self.cond = none if cond is None else cond.reshape(batch, model.block_size_cond)
         self.model, self.aux = model, aux
         places, depths = model.pos_emb_hw.shape[1], model.pos_emb_d.shape[1]
-        self.body = _Cache(model.body_transformer.blocks, batch, model.block_size_cond + places - 1, device)
-        self.head = _Cache(model.head_transformer.blocks, batch, depths, device)
+        self.linear = Prepacked()
+        self.body = _Cache(model.body_transformer.blocks, batch, model.block_size_cond + places - 1, self.linear)
+        self.head = _Cache(model.head_transformer.blocks, batch, depths, self.linear)
         self.total = torch.zeros(())
 
     def begin(self, given: Tensor) -> Tensor:
@@ -118,9 +120,9 @@ class _Loop:
             self.head.length = 0
         slot = context if depth == 0 else self._codes_before(codes, depth)
         h, classifier = self.head.advance(slot + self.model.pos_emb_d[:, depth : depth + 1]), self.model.classifier
-        if self.model.config.shared_cls_emb:
-            return classifier(h)[:, 0]
-        return classifier.logit_mask(classifier.linear(classifier.layer_norm(h), indices=[depth]))[:, 0]
+        h, shared = classifier.layer_norm(h), self.model.config.shared_cls_emb
+        logits = self.linear(classifier.linear, h) if shared else classifier.linear(h, indices=[depth])
+        return classifier.logit_mask(logits)[:, 0]
 
     def _places(self, codes: Tensor) -> Tensor:
         """What the body is told of places with codes [B, n, D]: [B, n, width]."""
@@ -141,31 +143,50 @@ class _Loop:
 class _Cache:
     """Blocks with the keys and values of their slots so far, in memory for all of them."""
 
-    def __init__(self, blocks: Any, batch: int, slots: int, device: torch.device) -> None:
-        self.blocks, self.length, self.shape = list(blocks), 0, (batch, slots)
+    def __init__(self, blocks: Any, batch: int, slots: int, linear: Prepacked) -> None:
+        self.blocks, self.length, self.shape, self.linear = list(blocks), 0, (batch, slots), linear
         self.projections = [_joined(block.attn) for block in self.blocks]
+        self.mlps = [_with_gelus(block.mlp) for block in self.blocks]
         self.memory: Tensor | None = None
 
     def advance(self, x: Tensor) -> Tensor:
         """The next slots [B, n, width]; several are causal, and come first."""
         first, self.length = self.length, self.length + x.shape[1]
         for index, block in enumerate(self.blocks):
-            parts = F.linear(block.ln1(x), *self.projections[index]).chunk(3, -1)
-            query, key, value = (part.unflatten(-1, (block.attn.n_head, -1)).transpose(1, 2) for part in parts)
+            parts = self.linear(self.projections[index], block.ln1(x))
+            qkv = parts.unflatten(-1, (3, block.attn.n_head, -1)).permute(2, 0, 3, 1, 4)  # [3, B, heads, n, features]
             if self.memory is None:
                 batch, slots = self.shape
-                size = (len(self.blocks), 2, batch, key.shape[1], slots, key.shape[-1])
-                self.memory = key.new_empty(size)
-            keys, values = self.memory[index, :, :, :, : self.length]
-            keys[:, :, first:], values[:, :, first:] = key, value
-            mixed = F.scaled_dot_product_attention(query, keys, values, is_causal=x.shape[1] > 1)
-            x = x + block.attn.proj(mixed.transpose(1, 2).flatten(2))
-            x = x + block.mlp(block.ln2(x))
+                self.memory = qkv.new_empty(len(self.blocks), 2, batch, qkv.shape[2], slots, qkv.shape[-1])
+            memory = self.memory[index, :, :, :, : self.length]
+            memory[:, :, :, first:] = qkv[1:]
+            mixed = F.scaled_dot_product_attention(qkv[0], *memory.unbind(), is_causal=x.shape[1] > 1)
+            x = x + self.linear(block.attn.proj, mixed.transpose(1, 2).flatten(2))
+            h = block.ln2(x)
+            for layer, gelu in self.mlps[index]:
+                h = self.linear(layer, h, gelu=gelu)
+            x = x + h
         return x
 
 
-def _joined(attention: Any) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of one product for queries, keys and values: three small ones take longer."""
+def _joined(attention: Any) -> nn.Linear:
+    """One product for queries, keys and values: three small ones take longer."""
     layers = [attention.query, attention.key, attention.value]
-    weight = torch.cat([layer.weight for layer in layers])
-    return weight, None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+    biased, sizes = layers[0].bias is not None, (layers[0].in_features, 3 * layers[0].out_features)
+    joined = nn.Linear(*sizes, bias=biased, device="meta")
+    joined.weight = nn.Parameter(torch.cat([layer.weight for layer in layers]))
+    if biased:
+        joined.bias = nn.Parameter(torch.cat([layer.bias for layer in layers]))
+    return joined
+
+
+def _with_gelus(layers: Any) -> list[tuple[Any, bool]]:
+    """The layers of an MLP, each with whether the exact GELU that follows is made in one with it."""
+    found: list[tuple[Any, bool]] = []
+    for layer in layers if isinstance(layers, nn.Sequential) else [layers]:
+        exact = getattr(layer, "approximate", None) == "none" or getattr(layer, "version", None) == "v1"
+        if found and type(found[-1][0]) is nn.Linear and type(layer).__name__ == "GELU" and exact:
+            found[-1] = (found[-1][0], True)
+        else:
+            found.append((layer, False))
+    return found

@@ -90,7 +90,7 @@ class ScaleModel(CodeModel):
         state.scale += 1
         places = self.places[state.cache.length :][: held.shape[1]]
         slots = self._slots(held, places, state.label)
-        return self.head(self.norm(self.transformer.advance(state.cache, slots)))
+        return state.cache.product(self.head, self.norm(self.transformer.advance(state.cache, slots)))
 
     def _started(self, batch: int) -> Tensor:
         return self.start.expand(batch, self.quantizer.lengths[0], -1)

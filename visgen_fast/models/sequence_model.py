@@ -86,7 +86,7 @@ class SequenceModel(CodeModel):
         held = self.embed_code(codes) if state.step else self.start.expand(len(codes), 1, -1)
         slots = self._slots(held, self.places[state.step], state.label)
         state.step += 1
-        return self.head(self.norm(self.transformer.advance(state.cache, slots)))
+        return state.cache.product(self.head, self.norm(self.transformer.advance(state.cache, slots)))
 
     def _slots(self, held: Tensor, places: Tensor, label: Tensor | None) -> Tensor:
         slots = held + places

@@ -110,7 +110,7 @@ class SpaceDepthModel(CodeModel):
             state.before, state.inner.length = torch.zeros_like(state.context), 0
         state.step += 1
         slots = state.context + state.before + self.depths[depth]
-        return self.head(self.norm(self.inner.advance(state.inner, slots)))
+        return state.inner.product(self.head, self.norm(self.inner.advance(state.inner, slots)))
 
     def _outer_slots(self, held: Tensor, places: Tensor, label: Tensor | None) -> Tensor:
         slots = held + places

@@ -6,24 +6,29 @@ predict the codes of step t.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...nn.prepacked import Prepacked, linear
 from ...nn.state import RefilledBuffers
 from .checks import check_sizes
 
 
 @dataclass
 class Cache:
-    """Keys and values of the slots so far: [depth, 2, B, heads, N, width/heads], of which `length` slots are filled."""
+    """Keys and values of the slots so far: [depth, 2, B, heads, N, width/heads], of which `length` slots are filled.
+
+    product: of a linear layer and the next slots.
+    """
 
     memory: Tensor
     length: int = 0
+    product: Prepacked = field(default_factory=Prepacked)
 
 
 class Transformer(RefilledBuffers):
@@ -79,7 +84,7 @@ class Transformer(RefilledBuffers):
         """The next slots [B, n, width], all of one step: what `forward` gives for them, from the cache, which grows."""
         first, cache.length = cache.length, cache.length + slots.shape[1]
         for block, memory in zip(self.blocks, cache.memory, strict=True):
-            slots = block(slots, (memory[..., : cache.length, :], first))
+            slots = block(slots, (memory[..., : cache.length, :], first), product=cache.product)
         return slots
 
 
@@ -100,13 +105,18 @@ class Block(nn.Module):
         cache: tuple[Tensor, int] | None = None,
         seen: Tensor | None = None,
         causal: bool = False,
+        product: Callable[..., Tensor] = linear,
     ) -> Tensor:
-        """x [B, n, width]; cache: keys and values [2, B, heads, ≥ n, d], with the place from which on x's belong."""
-        query, key, value = self.qkv(self.norm_1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        """x [B, n, width]; cache: keys and values [2, B, heads, ≥ n, d], with the place from which on x's belong.
+
+        product: of a linear layer and its input, as of `linear`.
+        """
+        qkv = product(self.qkv, self.norm_1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv
         if cache is not None:
             memory, first = cache
-            memory[0, :, :, first:], memory[1, :, :, first:] = key, value
+            memory[:, :, :, first:] = qkv[1:]
             key, value = memory
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, is_causal=causal)
-        x = x + self.dropout(self.project(mixed.transpose(1, 2).flatten(2)))
-        return x + self.dropout(self.shrink(F.gelu(self.widen(self.norm_2(x)))))
+        x = x + self.dropout(product(self.project, mixed.transpose(1, 2).flatten(2)))
+        return x + self.dropout(product(self.shrink, product(self.widen, self.norm_2(x), gelu=True)))
