@@ -107,6 +107,9 @@ def measure(options: EvaluateOptions) -> None:
     settings = _with_data(settings, options.data)
     given, head = options.checkpoint, {"recipe": saved.state["recipe"], "step": saved.state["step"]}
     out = options.out or (given.parent if given.is_file() else given)
+    if saved.images.frames is not None:
+        for name in ("features", "outliers", "probe"):
+            _refuse(options, name, "model of images", head["recipe"])
     if options.probe:
         for name in _OF_PROBE:
             _refuse(options, name, "measurement without --probe", head["recipe"])

@@ -73,7 +73,7 @@ def _set(name: str, inside: Images) -> Images:
     from ..data.datasets import DATASETS, FOLDER
     from ..data.images import ImagesInMemory
 
-    names = [known for known in DATASETS if known != FOLDER]
+    names = [known for known, data in DATASETS.items() if known != FOLDER and data.frames is None]
     if name in names:
         chosen = DATASETS[name]
         return (chosen.held_out or chosen.train)(None, inside.format.size)

@@ -14,7 +14,7 @@ import tyro
 
 from ..errors import UserError, writing
 from ..untrusted import MOST_PIXELS, MOST_SAMPLING_STEPS
-from . import repeat
+from . import clips, repeat
 from .complete import known_codes
 from .options import device_named, parse
 from .prompts import tell
@@ -95,8 +95,15 @@ class SampleOptions:
     """Of a VAE: a row for each latent, which goes from −3 to 3 in it, those that tell most of held-out images first."""
     direction: str | None = None
     """Of a path between two ends: backward to images, or forward from those that it was trained on to the other end."""
+    frames: int | None = None
+    """Of a model of clips: how many frames to draw; by default those of the clips that it was trained on."""
+    frame_plan: str | None = None
+    """The same: together, all frames at one level of noise; one_by_one; or pyramid, each one step behind."""
+    context: Path | None = None
+    """The same: a GIF, a video or an image, with which every clip begins."""
     out: Path = Path("samples.png")
-    """The PNG file to write; or a folder, for a file of each image: its class's number / its seed .png."""
+    """The PNG file to write; or a folder, for a file of each image: its class's number / its seed .png. Clips are rows
+    of frames, and GIFs."""
     preview_gif: Path | None = None
     """A GIF file that shows how the images arose, the first hundred of them."""
     preview_strip: Path | None = None
@@ -112,9 +119,13 @@ class SampleOptions:
 _OF_THE_SYSTEM = (
     *("steps", "sampler", "spacing", "shift", "order", "eta", "churn", "variant", "variance"),
     *("guidance", "interval", "rescale", "temperature", "top_k", "top_p", "truncation", "direction"),
+    "frame_plan",
 )
 # What a drawn file keeps.
-_KEPT = ("labels", "prompt", "seeds", *_OF_THE_SYSTEM, "complete", "interpolate", "traverse", "count_per_class")
+_KEPT = (
+    *("labels", "prompt", "seeds", *_OF_THE_SYSTEM, "complete", "interpolate", "traverse", "count_per_class"),
+    *clips.OPTIONS,
+)
 
 
 def draw(options: SampleOptions) -> None:
@@ -134,7 +145,8 @@ def draw(options: SampleOptions) -> None:
     images = saved.images
     rows, labels = _rows(options, images)
     columns = _count(options) * len(options.seeds) if options.interpolate is None else options.interpolate
-    if columns * len(labels) * len(options.steps or (1,)) * images.height * images.width > MOST_PIXELS:
+    each_image = images.height * images.width * (options.frames or images.frames or 1)
+    if columns * len(labels) * len(options.steps or (1,)) * each_image > MOST_PIXELS:
         raise UserError(
             f"{columns} images of {len(labels)} classes make a figure of more than {MOST_PIXELS} pixels: "
             "give a lower --count-per-class, or fewer --labels or --seeds"
@@ -144,6 +156,7 @@ def draw(options: SampleOptions) -> None:
         raise UserError(
             f"the recipe {saved.state['recipe']} trains no model that draws images: its run shows {system.figure}.png"
         )
+    clips.check(options, system, recipe.name)
     if not system.conditional:
         if options.labels:
             raise UserError(f"--labels must be left out: the model in {saved.path} was trained without classes")
@@ -182,6 +195,7 @@ def draw(options: SampleOptions) -> None:
         again["interpolate"] = options.interpolate
     if options.traverse:
         again["traverse"] = True
+    again |= clips.kept(options)
     if options.prompt:
         again["prompt"] = options.prompt
     elif system.conditional:
@@ -190,13 +204,15 @@ def draw(options: SampleOptions) -> None:
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
     told = repeat.story(saved.state, saved.path, again)
-    if options.out.suffix:
+    if images.frames is not None:
+        clips.save(drawn, names, [_file(options, place) for place in range(columns)], labels, options.out, told)
+    elif options.out.suffix:
         repeat.save(image_grid(drawn, names), options.out, told)
     else:
         _save_each(drawn, range(len(drawn)) if options.traverse else labels, options, told)
     if previews is not None:
         _save_previews(previews, options, columns)
-    print(f"images: {options.out}")
+    print(f"{'images' if images.frames is None else 'clips'}: {options.out}")
 
 
 def _save_each(drawn: Tensor, labels: Sequence[int], options: SampleOptions, told: dict[str, Any]) -> None:
@@ -208,16 +224,20 @@ def _save_each(drawn: Tensor, labels: Sequence[int], options: SampleOptions, tol
 
     from ..data.images import as_pixels
 
-    count = _count(options)
     for label, row in zip(labels, as_pixels(drawn, 1), strict=True):
         folder = options.out / str(label)
         folder.mkdir(parents=True, exist_ok=True)
         for place, pixels in enumerate(row):
-            name = f"{place}"
-            if options.interpolate is None:
-                seed = options.seeds[place // count]
-                name = f"{seed}" if count == 1 else f"{seed}-{place % count}"
-            repeat.save(Image.fromarray(pixels), folder / f"{name}.png", told)
+            repeat.save(Image.fromarray(pixels), folder / f"{_file(options, place)}.png", told)
+
+
+def _file(options: SampleOptions, place: int) -> str:
+    """The name of the file of an image, by its place in the row."""
+    if options.interpolate is not None:
+        return f"{place}"
+    count = _count(options)
+    seed = options.seeds[place // count]
+    return f"{seed}" if count == 1 else f"{seed}-{place % count}"
 
 
 def _save_previews(previews: Previews, options: SampleOptions, columns: int) -> None:
@@ -292,9 +312,12 @@ def _drawn(
     """The images [labels, columns, C, H, W], and previews of the first of them where the options ask for any."""
     from ..data.images import AT_A_TIME
     from ..diffusion import Previews, ProgressBar
+    from ..systems.clips import ClipSystem
     from ..systems.generative import draw_samples
     from ..systems.vectors import VectorSystem, draw_interpolations
 
+    if isinstance(system, ClipSystem):
+        return clips.drawn(system, labels, _count(options), options, asked), None
     if options.interpolate is not None:
         if not isinstance(system, VectorSystem):
             raise ValueError("--interpolate needs a model that makes an image of one latent vector, as GANs do")

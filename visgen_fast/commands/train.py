@@ -105,7 +105,8 @@ def _train_recipe(recipe: Recipe[Any], settings: TrainingSettings, out: Path, re
 
 def _require_apart(out: Path, settings: TrainingSettings) -> None:
     """Raises `UserError` where the run would write its figures among the images that it trains on."""
-    data = getattr(settings, "data", "") if getattr(settings, "dataset", "folder") == "folder" else ""
+    own = getattr(settings, "OWN", "folder")
+    data = getattr(settings, "data", "") if getattr(settings, "dataset", own) == own else ""
     if data and out.resolve().is_relative_to(Path(data).resolve()):
         raise UserError(
             f"--out must not lie inside the folder of the images, whose part the run's figures would be: got {out} "

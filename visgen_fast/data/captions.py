@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -31,8 +30,7 @@ def captioned(folder: ImageFolder) -> ImageFolder:
     left_out = len(folder) - len(found)
     if left_out:
         logger.warning("left out %d images in %s that have no caption beside them", left_out, folder.folder)
-    made = copy.copy(folder)
-    made.paths = [folder.paths[place] for place in found]
+    made = folder.only(list(found))
     made.labels = torch.tensor([numbers[caption] for caption in found.values()])
     made.format = replace(folder.format, class_names=tuple(captions), captions=True)
     return made

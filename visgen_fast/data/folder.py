@@ -1,12 +1,14 @@
-"""Any folder of images, optionally one sub-folder a class."""
+"""Any folder of images, or of files of another kind, optionally one sub-folder a class."""
 
 from __future__ import annotations
 
+import copy
 import itertools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +19,8 @@ from .images import ImageFormat, readable_ones
 
 logger = logging.getLogger(__name__)
 _MOST_NAMED = 100
+
+F = TypeVar("F", bound="ImageFolder")
 
 
 class ImageFolder:
@@ -30,24 +34,27 @@ class ImageFolder:
     order of the data stays a function of the position. Raises `UserError` if no image is left.
     """
 
+    kind = "images"
+
     def __init__(self, folder: Path, size: int) -> None:
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder")
-        classes, complaints = _find_images(folder)
+        classes, wrong = _find_images(folder, self._complaints, self.kind)
         # Captions (`captions.py`) are no odd ones out.
         captions = {path.with_suffix(".txt") for paths in classes.values() for path in paths}
-        complaints = {path: why for path, why in complaints.items() if path not in captions}
-        for path, why in sorted(complaints.items())[:_MOST_NAMED]:
+        wrong = {path: why for path, why in wrong.items() if path not in captions}
+        for path, why in sorted(wrong.items())[:_MOST_NAMED]:
             logger.warning("skipped %s: %s", path, why)
-        self.skipped = len(complaints)
+        self.skipped = len(wrong)
         if not classes:
-            raise UserError(f"{folder} has no readable images ({self.skipped} other files and sub-folders)")
+            raise UserError(f"{folder} has no readable {self.kind} ({self.skipped} other files and sub-folders)")
         self.folder = folder
         self.paths = [str(path) for paths in classes.values() for path in paths]
         self.labels = torch.tensor([label for label, paths in enumerate(classes.values()) for _ in paths])
         self.format = ImageFormat(height=size, width=size, channels=3, class_names=tuple(classes))
         if self.skipped:
-            logger.warning("skipped %d files and sub-folders beside %d images in %s", self.skipped, len(self), folder)
+            found = len(self.paths), self.kind
+            logger.warning("skipped %d files and sub-folders beside %d %s in %s", self.skipped, *found, folder)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -56,15 +63,30 @@ class ImageFolder:
         images, chosen, complaints = readable_ones(len(self), indices, self._image, str(self.folder))
         return images, self.labels[torch.tensor(chosen)], complaints
 
+    def only(self: F, places: Sequence[int]) -> F:
+        """Those at these places alone."""
+        made = copy.copy(self)
+        made.paths, made.labels = [self.paths[place] for place in places], self.labels[torch.tensor(places)]
+        return made
+
+    def _complaints(self, paths: Sequence[Path]) -> dict[Path, str]:
+        """Why some of the files cannot be read."""
+        return complaints(paths)
+
     def _image(self, index: int) -> Tensor:
         try:
-            return decode(self.paths[index], self.format.size)
+            return self._decoded(index)
         except Exception as error:  # Pillow's decoders raise errors of many types on damaged files.
             raise ValueError(f"{self.paths[index]}: {error}") from error
 
+    def _decoded(self, index: int) -> Tensor:
+        return decode(self.paths[index], self.format.size)
 
-def _find_images(folder: Path) -> tuple[dict[str, list[Path]], dict[Path, str]]:
-    """The readable images of every class by its name, sorted, and what is wrong with everything else."""
+
+def _find_images(
+    folder: Path, complaints: Callable[[Sequence[Path]], dict[Path, str]], kind: str
+) -> tuple[dict[str, list[Path]], dict[Path, str]]:
+    """The readable files of every class by its name, sorted, and what is wrong with everything else."""
     wrong: dict[Path, str] = {}
     sub_folders, beside = _list(folder)
     files: dict[Path, list[Path]] = {}
@@ -73,7 +95,7 @@ def _find_images(folder: Path) -> tuple[dict[str, list[Path]], dict[Path, str]]:
         wrong |= found
     wrong |= complaints([*beside, *itertools.chain.from_iterable(files.values())])
     readable = {name: [path for path in paths if path not in wrong] for name, paths in files.items()}
-    empty = {sub_folder: "it has no readable images" for sub_folder, paths in readable.items() if not paths}
+    empty = {sub_folder: f"it has no readable {kind}" for sub_folder, paths in readable.items() if not paths}
     wrong = empty | wrong
     classes = {sub_folder.name: paths for sub_folder, paths in readable.items() if paths}
     if classes:

@@ -69,19 +69,22 @@ def as_png(path: str | os.PathLike[str]) -> bytes:
 @contextmanager
 def _upright(path: str | os.PathLike[str] | bytes) -> Iterator[Image.Image]:
     """A file's image in RGB, upright and on white, for as long as this lasts."""
-    with _unwarned(), _opened(path) as file:
+    with _unwarned(), opened(path) as file:
         _scale_transparency(file)
         _load(file)
         image = _eight_bits(file) if file.mode[0] in "IF" else file
         upright = _UPRIGHT.get(_orientation(file))
         if upright is not None:
             image = image.transpose(upright)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        if image.mode != "RGB":
-            image = image.convert("RGB")
-        yield image
+        yield on_white(image)
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """An image in RGB, on white where it is transparent."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def complaints(paths: Sequence[Path]) -> dict[Path, str]:
@@ -93,7 +96,7 @@ def complaints(paths: Sequence[Path]) -> dict[Path, str]:
 
 def _complaint(path: Path) -> str | None:
     try:
-        with _opened(path) as image:
+        with opened(path) as image:
             return "it has no pixels" if 0 in image.size else None
     except UnidentifiedImageError:
         return "it is no image of a kind that can be read"
@@ -112,9 +115,10 @@ def _unwarned() -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str] | bytes) -> Iterator[Image.Image]:
-    opened = io.BytesIO(path) if isinstance(path, bytes) else open_file(path)
-    with opened as content, Image.open(content, formats=_formats()) as file:
+def opened(path: str | os.PathLike[str] | bytes) -> Iterator[Image.Image]:
+    """A file's image, or that of its content, for as long as this lasts; nothing is decoded yet."""
+    stream = io.BytesIO(path) if isinstance(path, bytes) else open_file(path)
+    with stream as content, Image.open(content, formats=_formats()) as file:
         pixels = file.width * file.height
         if pixels > MOST_PIXELS:
             named = "it" if isinstance(path, bytes) else os.fspath(path)

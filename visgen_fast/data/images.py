@@ -120,9 +120,19 @@ def evenly(count: int, most: int) -> list[int]:
     return [place * count // places for place in range(places)]
 
 
+def at_a_time(format: ImageFormat) -> int:
+    """How many images are measured in one go: AT_A_TIME, or clips of about so many frames."""
+    return max(1, AT_A_TIME // (format.frames or 1))
+
+
 def to_range(pixels: Tensor) -> Tensor:
     """Pixels uint8 as float32 in [−1, 1]."""
     return pixels.float() / 127.5 - 1
+
+
+def frames_of(images: Tensor) -> Tensor:
+    """The frames of clips [B, C, T, H, W] as images [B·T, C, H, W], a clip's in a row; images as they are."""
+    return images if images.dim() == 4 else images.transpose(1, 2).flatten(0, 1)
 
 
 def as_pixels(images: Tensor, least_side: int) -> np.ndarray:
@@ -137,7 +147,7 @@ def as_pixels(images: Tensor, least_side: int) -> np.ndarray:
 
 def in_chunks(images: Images, device: torch.device, *, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """All `images` or the first `most`, on `device`: float32 [≤ AT_A_TIME, C, H, W] in [−1, 1], and labels int64."""
-    for indices in torch.arange(len(images))[:most].split(AT_A_TIME):
+    for indices in torch.arange(len(images))[:most].split(at_a_time(images.format)):
         pixels, labels, _ = images.read(indices.tolist())
         yield to_range(pixels.to(device)), labels.to(device)
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError, writing
-from .images import AT_A_TIME, Images
+from .images import AT_A_TIME, Images, at_a_time
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def _kept(images: Images, file: Path, encode: Callable[[Tensor], Tensor]) -> Ten
     from safetensors.torch import load_file, save_file
 
     if not file.exists():
-        chunks = torch.arange(len(images)).split(AT_A_TIME)
+        chunks = torch.arange(len(images)).split(at_a_time(images.format))
         made = torch.cat([encode(images.read(places.tolist())[0]).float().cpu() for places in chunks])
         unfinished = file.with_name(f".{file.name}.{os.getpid()}")
         with writing(file.parent):
@@ -112,7 +112,7 @@ def _kept(images: Images, file: Path, encode: Callable[[Tensor], Tensor]) -> Ten
         return made
     try:
         kept = load_file(file)[_NAME]
-        if len(kept) != len(images) or kept.dtype != torch.float32 or kept.dim() != 4:
+        if len(kept) != len(images) or kept.dtype != torch.float32 or kept.dim() < 4:
             raise KeyError(_NAME)
     except (SafetensorError, KeyError, OSError) as error:
         raise UserError(f"the latents in {file} are damaged: remove that file") from error

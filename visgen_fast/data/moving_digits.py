@@ -24,21 +24,28 @@ DIRECTIONS = {
     for column in (-1, 0, 1)
     if row or column
 }
-CLIPS_OF_A_CAPTION = 50
 
 
 class MovingDigits:
     """Clips uint8 [1, frames, size, size]; the caption says which digit moves where, as "a 3 moving up left".
 
     images: grey digits with class names, by default scikit-learn's 8×8; a clip takes one of them, whole. speed: pixels
-    a frame. seed: of where the digits begin, and which ones are taken. A clip is made when it is read, always the same.
-    ValueError where digits don't fit into the frame.
+    a frame. seed: of where the digits begin, and which ones are taken. clips: of each caption. A clip is made when it
+    is read, always the same. ValueError where digits don't fit into the frame.
     """
 
     def __init__(
-        self, images: Images | None = None, *, frames: int = 8, size: int = 20, speed: float = 1.5, seed: int = 0
+        self,
+        images: Images | None = None,
+        *,
+        frames: int = 8,
+        size: int = 20,
+        speed: float = 1.5,
+        seed: int = 0,
+        clips: int = 50,
     ) -> None:
         images = digits() if images is None else images
+        self.clips = clips
         self.side, self.frames, self.size, self.speed, self.seed = images.format.size, frames, size, speed, seed
         if size <= self.side:
             raise ValueError(f"size must be above {self.side}, the digits' own, got {size}")
@@ -51,7 +58,7 @@ class MovingDigits:
         )
 
     def __len__(self) -> int:
-        return CLIPS_OF_A_CAPTION * len(self.format.class_names)
+        return self.clips * len(self.format.class_names)
 
     def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, tuple[str, ...]]:
         """Clips uint8 [B, 1, frames, size, size] and labels int64 [B]: index modulo the number of captions."""
@@ -59,11 +66,11 @@ class MovingDigits:
         labels = chosen % len(self.format.class_names)
         drawn = ops.uniform(ops.derive_seeds(self.seed, chosen), (3,)).double()
         paths = self._paths(labels, drawn[:, :2])
-        clips = []
-        for label, share, path in zip(labels.tolist(), drawn[:, 2].tolist(), paths, strict=True):
+        digits = []
+        for label, share in zip(labels.tolist(), drawn[:, 2].tolist(), strict=True):
             of_class = self.of_class[label // len(DIRECTIONS)]
-            clips.append(self._drawn(of_class[math.ceil(share * len(of_class)) - 1], path))
-        return torch.stack(clips)[:, None], labels, ()
+            digits.append(of_class[math.ceil(share * len(of_class)) - 1])
+        return self._drawn(torch.cat(digits), paths)[:, None], labels, ()
 
     def centres(self, indices: Sequence[int]) -> Tensor:
         """Where the digits' centres are, float64 [B, frames, 2]: rows and columns in pixels from the upper left."""
@@ -79,18 +86,8 @@ class MovingDigits:
         free = begins[:, None] * room + steps[:, None] * torch.arange(self.frames)[:, None]
         return room - (free.remainder(2 * room) - room).abs()
 
-    def _drawn(self, digit: Tensor, path: Tensor) -> Tensor:
-        """The digit [1, side, side] at each place of a path [frames, 2], between pixels too: uint8 [frames, …]."""
-        pixels = F.pad(digit.double(), (0, self.size - self.side) * 2)
-        frames = []
-        for corner in path:
-            low = corner.floor().long()
-            share = corner - low
-            frame = torch.zeros_like(pixels)
-            for row in (0, 1):
-                for column in (0, 1):
-                    weight = (share[0] if row else 1 - share[0]) * (share[1] if column else 1 - share[1])
-                    shifted = pixels.roll((int(low[0]) + row, int(low[1]) + column), (1, 2))
-                    frame += weight * shifted
-            frames.append(frame[0])
-        return torch.stack(frames).round().to(torch.uint8)
+    def _drawn(self, digits: Tensor, paths: Tensor) -> Tensor:
+        """Digits [B, side, side] at each place of paths [B, frames, 2], between pixels too: uint8 [B, frames, …]."""
+        places, within = torch.arange(self.size)[:, None], torch.arange(self.side)
+        rows, columns = ((1 - (places - within - paths[..., axis, None, None]).abs()).relu() for axis in (0, 1))
+        return (rows @ digits[:, None].double() @ columns.mT).round().to(torch.uint8)

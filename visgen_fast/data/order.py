@@ -25,7 +25,8 @@ _TENSORS = ("images", "labels", "seeds", "positions")
 
 @dataclass(frozen=True)
 class Batch:
-    """Some positions' images, uint8 [B, C, H, W], their labels int64 [B], their seeds int64 [B], and the positions.
+    """Some positions' images, uint8 [B, C, H, W], or clips [B, C, T, H, W], their labels int64 [B], their seeds
+    int64 [B], and the positions.
 
     Where latents come from a cache, `images` are what that keeps of them, float32 [B, P, h, w].
 
@@ -85,7 +86,7 @@ class ImagesByPosition(Dataset):
         pixels, labels, complaints = self.images.read(indices)
         seeds = ops.derive_seeds(self.seed, at)
         if self.horizontal_flip:
-            chance = ops.uniform(seeds, (1, 1, 1), stream=ops.Purpose.AUGMENTATION.stream())
+            chance = ops.uniform(seeds, (1,) * (pixels.dim() - 1), stream=ops.Purpose.AUGMENTATION.stream())
             cached = isinstance(self.images, CachedLatents)
             turned = self.images.mirrored(indices) if cached else pixels.flip(-1)  # type: ignore[attr-defined]
             pixels = torch.where(chance <= 0.5, turned, pixels)

@@ -27,7 +27,7 @@ from .steps import Steps
 from .times import TimeSampling
 from .weights import Weight
 
-_KINDS = ("together", "pyramid", "one_by_one")
+KINDS = ("together", "pyramid", "one_by_one")
 
 
 def frame_plan(
@@ -53,7 +53,7 @@ def frame_plan(
     check.integer(frames, "frames", 1)
     check.integer(steps, "steps", 1)
     check.integer(context, "context", 0, frames - 1)
-    wait = (0, 1, steps)[check.one_of(kind, "kind", _KINDS)]  # how many steps behind the frame before it
+    wait = (0, 1, steps)[check.one_of(kind, "kind", KINDS)]  # how many steps behind the frame before it
     begins = (torch.arange(frames - context) * wait)[None]
     row = torch.arange(int(begins.max()) + steps + 1)[:, None]
     left = (steps + begins - row).clamp(0, steps)

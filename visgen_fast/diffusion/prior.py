@@ -128,7 +128,7 @@ class DiffusionPrior(Prior):
         self.objective.after_step()
 
     def _settings(self, asked: dict[str, Any]) -> SamplerSettings:
-        check.options(asked, [field.name for field in fields(SamplerSettings)], "a diffusion system")
+        check.options(asked, [field.name for field in fields(self.sampler)], "a diffusion system")
         settings = replace(self.sampler, **{name: value for name, value in asked.items() if value is not None})
         for name in ("interval", "rescale"):
             if asked.get(name) and settings.guidance == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from ..data.datasets import DATASETS, FOLDER
 from ..data.images import Images, held_out_part, training_part
@@ -27,13 +27,19 @@ class ImageSettings(TrainingSettings):
     size: Annotated[int | None, AtLeast(1), Between(1, MOST_IMAGE_SIDE)] = None
     """Pixels a side that images are resized and cropped to; by default the data set's own."""
 
+    OWN: ClassVar[str] = FOLDER
+    KIND: ClassVar[str] = "images"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         dataset, data = self.dataset, self.data
-        if dataset not in DATASETS or (dataset == FOLDER and not data):
+        if dataset not in DATASETS or (dataset == self.OWN and not data):
             if data:
                 raise UserError(f"--data must go with the name of a data set, got --dataset {dataset}")
-            dataset, data = FOLDER, dataset
+            dataset, data = self.OWN, dataset
+        if (DATASETS[dataset].frames is None) != (DATASETS[self.OWN].frames is None):
+            names = ", ".join(self._names())
+            raise UserError(f"--dataset must be of {self.KIND} for this recipe, {names} or a folder, got {dataset}")
         # What a run keeps of its settings must say all, and not depend on the working directory.
         object.__setattr__(self, "dataset", dataset)
         object.__setattr__(self, "data", str(Path(data).absolute()) if data else "")
@@ -42,19 +48,22 @@ class ImageSettings(TrainingSettings):
     @cached_property
     def images(self) -> Images:
         """All images that training may see, opened once."""
-        if self.dataset == FOLDER and not Path(self.data).is_dir():
-            names = ", ".join(name for name in DATASETS if name != FOLDER)
+        if self.dataset == self.OWN and not Path(self.data).is_dir():
+            names = ", ".join(self._names())
             raise UserError(f"{self.data} is not a folder; the data sets with names are {names}")
-        return DATASETS[self.dataset].train(self._folder, self._size)
+        return DATASETS[self.dataset].train(*self._wanted)
+
+    @classmethod
+    def _names(cls) -> list[str]:
+        """The data sets of this kind, but for that of one's own."""
+        own = DATASETS[cls.OWN].frames is None
+        return [name for name, data in DATASETS.items() if name != cls.OWN and (data.frames is None) == own]
 
     @property
-    def _folder(self) -> Path | None:
-        return Path(self.data) if self.data else None
-
-    @property
-    def _size(self) -> int:
+    def _wanted(self) -> tuple[Any, ...]:
+        """What a data set is opened with: the folder, None for its usual place, and the size."""
         assert self.size is not None  # it is set where it wasn't given
-        return self.size
+        return Path(self.data) if self.data else None, self.size
 
 
 def all_images(settings: ImageSettings) -> Images:
@@ -82,4 +91,4 @@ def held_out_images(settings: ImageSettings) -> Images:
 def test_part(settings: ImageSettings) -> Images | None:
     """The test part of a data set that has one, which no recipe trains on."""
     held_out = DATASETS[settings.dataset].held_out
-    return None if held_out is None else held_out(settings._folder, settings._size)
+    return None if held_out is None else held_out(*settings._wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,21 +44,25 @@ class ShiftedSettings(LatentSettings):
     but at least 1, as for representation autoencoders."""
 
 
-def latents_of(settings: LatentSettings, images: ImageFormat) -> tuple[FirstStage, dict[str, Any]]:
+def latents_of(
+    settings: LatentSettings, images: ImageFormat, kinds: Sequence[str] = OF_ONE_GRID
+) -> tuple[FirstStage, dict[str, Any]]:
     """The first stage of the run that the settings name, with its cache; and what checkpoints remember of it.
 
-    `UserError` as of `run_below`.
+    The run is one of the recipes `kinds`. `UserError` as of `run_below`.
     """
-    below = run_below(settings, images, OF_ONE_GRID)
+    below = run_below(settings, images, kinds)
     stage = FirstStage(below.reconstructor, images.shape)
     stage.cache = Path(settings.cache) if settings.cache else None
     return stage, {"first_stage": below.origin}
 
 
-def latents_or_pixels(settings: LatentSettings, images: ImageFormat) -> tuple[FirstStage | Pixels, dict[str, Any]]:
+def latents_or_pixels(
+    settings: LatentSettings, images: ImageFormat, kinds: Sequence[str] = OF_ONE_GRID
+) -> tuple[FirstStage | Pixels, dict[str, Any]]:
     """The same, or the place of one where the settings name none; `UserError` for a cache of nothing."""
     if settings.first_stage:
-        return latents_of(settings, images)
+        return latents_of(settings, images, kinds)
     if settings.cache:
         raise UserError(f"--cache keeps the latents of a --first-stage, and only --cache {settings.cache} was given")
     return Pixels(images.shape), {}

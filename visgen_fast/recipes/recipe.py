@@ -23,7 +23,7 @@ class Recipe(Generic[S]):
         pictures: the images to train on.
         system: what is trained, for images of a format; ValueError where settings and format don't fit together.
         held_out: images kept from training, which the run's figures and metrics are made of; None where there are none.
-        presets: other defaults on some data sets, by their names; those of "folder" are for all folders.
+        presets: other defaults on some data sets, by their names; those of "folder", or "clips", are for all folders.
         name: what the command line calls it; `load_recipe` fills it in.
         description: one line that says what it trains; likewise.
     """
@@ -42,7 +42,8 @@ class Recipe(Generic[S]):
         Without a name the settings' own data set is meant.
         """
         name = getattr(self.settings, "dataset", None) if dataset is None else dataset
-        return self.presets.get(name if name in DATASETS else FOLDER, {})
+        own = getattr(self.settings, "OWN", FOLDER)
+        return self.presets.get(name if name in DATASETS else own, {})
 
     def settings_for(self, dataset: str, **chosen: Any) -> S:
         """The settings for a data set: those `chosen`, else its preset's, else the defaults."""

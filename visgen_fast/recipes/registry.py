@@ -53,7 +53,7 @@ def load_recipe(name: str) -> Recipe[Any]:
 
     Raises `UserError` where there is no such recipe, or the file defines none.
     """
-    from ..data.datasets import DATASETS, FOLDER
+    from ..data.datasets import CLIPS, DATASETS, FOLDER
     from .recipe import Recipe
 
     if name in recipe_names():
@@ -61,7 +61,7 @@ def load_recipe(name: str) -> Recipe[Any]:
     else:
         path = Path(name)
         if path.suffix != ".py" or not path.is_file():
-            hint = f" ({name} is a data set: --dataset {name})" if name in DATASETS and name != FOLDER else ""
+            hint = f" ({name} is a data set: --dataset {name})" if name in {*DATASETS} - {FOLDER, CLIPS} else ""
             there = f"{', '.join(recipe_names())}, and Python files of your own"
             raise UserError(f"there is no recipe {name!r}{hint}; there are {there}")
         module = import_file(path)

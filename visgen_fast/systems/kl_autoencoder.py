@@ -80,7 +80,7 @@ class KLSystem(TokenizerSystem):
         for shown, _ in in_chunks(images, device):
             posterior = self.tokenizer.posterior(shown)
             kl.append(posterior.kl().flatten(1).sum(1))
-            if shown.shape[2] == shown.shape[3]:
+            if shown.dim() == 4 and shown.shape[2] == shown.shape[3]:
                 again = self.tokenizer.decode_latents(posterior.mean.rot90(1, (2, 3)))
                 turned.append(psnr(pixel_errors(again, shown.rot90(1, (2, 3)))))
         found["kl"] = float(torch.cat(kl).mean())

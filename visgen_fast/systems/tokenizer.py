@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..data.images import Images, in_chunks, to_range
+from ..data.images import Images, frames_of, in_chunks, to_range
 from ..data.order import Batch
 from ..evaluation import evaluate_tokenizer, pixel_errors, psnr
 from ..models.classifier import Classifier
@@ -94,7 +94,8 @@ class TokenizerSystem(System):
         closeness = pixel_loss(reconstruction, images, self.loss.pixel)
         self._note("psnr", psnr(pixel_errors(reconstruction.detach(), images)))
         if self.features is not None and self.loss.perceptual > 0:
-            distance = perceptual_loss(self.features, reconstruction, images)
+            distance = perceptual_loss(self.features, frames_of(reconstruction), frames_of(images))
+            distance = distance.view(len(images), -1).mean(1)
             closeness = closeness + self.loss.perceptual * distance
             self._note("perceptual", distance)
         loss = closeness + quantized.loss.flatten(1).mean(1)
@@ -112,7 +113,8 @@ class TokenizerSystem(System):
             nothing = torch.zeros((), device=reconstruction.device)
             self._note("adversarial_weight", nothing)
             return nothing
-        fooling = generator_loss(None, discriminator(reconstruction), "hinge")
+        fooling = generator_loss(None, discriminator(frames_of(reconstruction)), "hinge")
+        fooling = fooling.view(len(images), -1).mean(1)
         weight = self.loss.adversarial * adaptive_weight(closeness.mean(), fooling.mean(), self.tokenizer.last_layer)
         self._note("adversarial_weight", weight)
         # Kept for the discriminator's turn: quantizers learn in the forward, and would learn twice if it ran again.
@@ -125,8 +127,9 @@ class TokenizerSystem(System):
         Half of the hinge, as in RQ-VAE's training.
         """
         assert self.discriminator is not None
-        real, fake = (self.discriminator(images) for images in self._judged.popleft())
-        return 0.5 * discriminator_loss(real, fake, "hinge")
+        judged = self._judged.popleft()
+        real, fake = (self.discriminator(frames_of(images)) for images in judged)
+        return 0.5 * discriminator_loss(real, fake, "hinge").view(len(judged[0]), -1).mean(1)
 
     def players(self) -> Sequence[Player]:
         learning = [weight for weight in self.tokenizer.parameters() if weight.requires_grad]
@@ -228,7 +231,7 @@ class TokenizerSystem(System):
         found = evaluate_tokenizer(
             self.tokenizer,
             (shown for shown, _ in in_chunks(images, device)),
-            embed=None if self.features is None else self.features.embedding,
+            embed=None if self.features is None else self._embedding,
             prefixes=False,
         )
         measured = {
@@ -237,3 +240,8 @@ class TokenizerSystem(System):
             **{name: getattr(found, name) for name in ("rfid", "kernel_distance")},
         }
         return {name: value for name, value in measured.items() if value is not None}
+
+    def _embedding(self, images: Tensor) -> Tensor:
+        """The features of images, or of all frames of clips."""
+        assert self.features is not None
+        return self.features.embedding(frames_of(images))

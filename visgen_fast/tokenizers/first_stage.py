@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..data.images import AT_A_TIME, Images, to_range
+from ..data.images import Images, at_a_time, to_range
 from ..data.latents import cached_latents, digest
 from .tokenizer import Reconstructor
 
@@ -20,6 +20,8 @@ _LEAST_DEVIATION = 1e-6
 
 class FirstStage(nn.Module):
     """Images [B, C, H, W] in [−1, 1] to latents [B, D, h, w], of mean 0 and deviation 1 in each channel, and back.
+
+    Clips [B, C, T, H, W] have latents [B, D, t, h, w].
 
     The latents of a tokenizer are its vectors before they are quantized; decoding quantizes them first. A sequence of L
     vectors is 1×L. Everything is float32 whatever the autocast around it: half precision overflows in many decoders.
@@ -101,7 +103,7 @@ class FirstStage(nn.Module):
     def _everywhere(self, values: Tensor) -> Tensor:
         """Values [D], or [D, parts], for latents [B, D, h, w]."""
         if not self.lengths:
-            return values[:, None, None]
+            return values.view(-1, *[1] * (len(self.shape) - 1))
         return values.repeat_interleave(torch.tensor(self.lengths, device=values.device), 1)[:, None]
 
 
@@ -137,7 +139,7 @@ def channel_moments(
     encode: of images in [−1, 1] and their seeds to [B, D, h, w]; lengths: of the parts of all places, by default one.
     """
     count, totals = min(len(images), _MEASURED), []
-    for places in torch.arange(count).split(AT_A_TIME):
+    for places in torch.arange(count).split(at_a_time(images.format)):
         pixels = images.read(places.tolist())[0].to(device)
         seeds = ops.derive_seeds(0, places.to(device), purpose=ops.Purpose.CODE)
         latents = encode(to_range(pixels), seeds).double().flatten(2)

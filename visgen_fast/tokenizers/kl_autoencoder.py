@@ -10,20 +10,21 @@ import math
 from torch import Tensor
 
 from ..models.autoencoder import Decoder, Encoder
+from ..models.causal_autoencoder import CausalDecoder, CausalEncoder
 from ..nn.posterior import DiagonalGaussian
 from ..nn.quantized import Quantized
 from .tokenizer import Reconstruction, Reconstructor
 
 
 class KLAutoencoder(Reconstructor):
-    """An encoder to means and log-variances [B, 2·D, h, w], and a decoder of latents [B, D, h, w].
+    """An encoder to means and log-variances [B, 2·D, h, w], and a decoder of latents [B, D, h, w]; of clips with time.
 
     With seeds a reconstruction is that of latents drawn by them, without those of the means. Its `quantized` has these
     latents [B, h, w, D], no codes, and as loss `weight` times the divergence from N(0, 1): the mean over the grid is
     that of the whole image in nats, divided by the number of its values, as the mean over pixels of another loss is.
     """
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, weight: float) -> None:
+    def __init__(self, encoder: Encoder | CausalEncoder, decoder: Decoder | CausalDecoder, weight: float) -> None:
         super().__init__()
         self.encoder, self.decoder, self.weight = encoder, decoder, weight
 
@@ -52,7 +53,7 @@ class KLAutoencoder(Reconstructor):
 
     def outcome(self, posterior: DiagonalGaussian, latents: Tensor, images: Tensor) -> Quantized:
         """What a reconstruction of `images` says beside the image."""
-        vectors = latents.permute(0, 2, 3, 1)
+        vectors = latents.movedim(1, -1)
         codes = vectors.new_empty((*vectors.shape[:-1], 0)).long()
         share = math.prod(latents.shape[2:]) / math.prod(images.shape[1:])
         return Quantized(vectors, codes, self.weight * share * posterior.kl().sum(1))
