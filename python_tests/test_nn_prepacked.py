@@ -50,6 +50,13 @@ def test_the_layer_itself_is_called_where_gradients_are_wanted_under_autocast_an
         assert torch.equal(Prepacked()(wide, shown), wide(shown))
 
 
+@torch.no_grad()
+def test_hooks_of_a_layer_are_called():
+    layer, x = nn.Linear(8, 8), torch.randn(4, 8)
+    layer.register_forward_hook(lambda module, inputs, output: output + 1)
+    assert torch.equal(Prepacked()(layer, x), layer(x))
+
+
 def test_a_loop_of_draws_follows_weights_that_changed_since_the_last_one():
     model, seeds = awake(lambda: sequence(raster((3, 2, 1)), 5), torch.float32), ops.derive_seeds(0, torch.arange(4))
     before = sample(model, None, seeds)

@@ -18,15 +18,16 @@ class Prepacked:
 
     A product of 8 or 16 rows takes no longer than MKL takes to rearrange its weight, which it does at every call. On a
     CPU in float32, oneDNN rearranges each weight once, at the layer's first product, which costs about as much as that
-    product; results differ from the layer's own by rounding. Elsewhere, where gradients are wanted, and under autocast
-    the layer itself is called. Weights that change later are not followed: begin each loop with a new one.
+    product; results differ from the layer's own by rounding. Elsewhere, where gradients are wanted, under autocast, and
+    where a layer has hooks, the layer itself is called. Weights that change later are not followed: begin each loop with a new one.
     """
 
     def __init__(self) -> None:
         self._weights: dict[nn.Module, Tensor] = {}
 
     def __call__(self, layer: nn.Module, x: Tensor, *, gelu: bool = False) -> Tensor:
-        if not (type(layer) is nn.Linear and x.numel() and _packable(layer.weight)):
+        hooks = layer._forward_hooks or layer._forward_pre_hooks
+        if hooks or type(layer) is not nn.Linear or not x.numel() or not _packable(layer.weight):
             return linear(layer, x, gelu=gelu)
         packed = self._weights.get(layer)
         if packed is None:

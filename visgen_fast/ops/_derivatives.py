@@ -100,8 +100,8 @@ def differentiable(
         contiguous: the gradients that the backward takes in no other layout.
         by_definition: the inputs whose gradient the backward does not make, but the definition.
         made: the result that is the gradient into the first input where the upstream gradient is 1, if it has its type.
-        added: inputs that are added to a result, with the name of its gradient; which is theirs where shape and type are
-            the same.
+        added: inputs that are added to a result, with the name of its gradient, which is theirs where shape and type
+            are the same.
     """
     backward = f"{operations[0]}_backward"
     runs_reference = gate(definition.__module__.rpartition(".")[2])
