@@ -19,7 +19,8 @@ class Prepacked:
     A product of 8 or 16 rows takes no longer than MKL takes to rearrange its weight, which it does at every call. On a
     CPU in float32, oneDNN rearranges each weight once, at the layer's first product, which costs about as much as that
     product; results differ from the layer's own by rounding. Elsewhere, where gradients are wanted, under autocast, and
-    where a layer has hooks, the layer itself is called. Weights that change later are not followed: begin each loop with a new one.
+    where a layer has hooks, the layer itself is called. Weights that change later are not followed: begin each loop
+    with a new one.
     """
 
     def __init__(self) -> None:
