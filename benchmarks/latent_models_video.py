@@ -37,9 +37,9 @@ def trainings(short: bool) -> dict[str, list[str]]:
     """Command lines by name."""
     common = ["--sample-every=0", "--checkpoint-every=500", "--keep-checkpoints=1"]
     tokenizer = ["--widths", "4", "8", "8", "--steps=3", "--batch-size=4"] if short else ["--steps=600"]
-    sizes = ["--width=32", "--depth=1", "--steps=4"] if short else ["--width=128", "--depth=4", "--steps=1500"]
+    sizes = ["--width=32", "--depth=1", "--steps=4"] if short else ["--width=128", "--depth=4", "--steps=2200"]
     flow = [
-        *("text-to-video", *common, f"--frames={FRAMES}", "--attention=classes", "--patch-size=4", "--batch-size=32"),
+        *("text-to-video", *common, f"--frames={FRAMES}", "--attention=classes", "--patch-size=5", "--batch-size=32"),
         *("--learning-rate=0.002", "--lr-schedule=cosine", "--ema-decay=0.99", *sizes),
     ]
     return {
@@ -61,7 +61,7 @@ def report(runs: Mapping[str, Path], out: Path, short: bool) -> list[dict[str, A
     held_out = DATASETS["moving-digits"].held_out
     assert held_out is not None
     images = held_out(None, frames.SIZE, FRAMES)
-    count, long = (8, 4) if short else (160, 40)
+    count, long = (8, 4) if short else (160, 20)
     pixels, labels, _ = images.read(evenly(len(images), count))
     real, names = to_range(pixels), images.format.class_names
     entries = [{"run": "held out", **motion.motion(real, labels), **motion.digits(real, labels, classify)}]

@@ -17,7 +17,10 @@ from ..untrusted import MOST_IMAGE_SIDE
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSettings(TrainingSettings):
-    """Training on images of one's choice."""
+    """Training on images of one's choice.
+
+    `KIND` says what the data sets hold, and `OWN` which of them is a folder of one's own.
+    """
 
     dataset: str = "fashion-mnist"
     """digits, fashion-mnist, photographs, emoji, or a folder of images, which may have one sub-folder a class,
