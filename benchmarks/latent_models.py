@@ -3,8 +3,9 @@
 Parts: `vae` (a linear autoencoder against probabilistic PCA, a nonlinear one, β), `gan` (the two gradients, classes
 in 2,000 samples, modes of stacked digits), `stylegan` (lengths of paths, truncation, images between two), `latents`
 (FID by the first stage at equal steps; images per second with and without a cache), `text` (emoji of captions that
-were never seen; it needs transformers and a text encoder) and `video` (digits that move as captions say, clips that go
-on, decoding in chunks). An hour each on two cores at most.
+were never seen; it needs transformers and a text encoder), `video` (digits that move as captions say, clips that go on,
+decoding in chunks), `resolution` (what larger images cost, RIN's self-conditioning, a cascade with and without noise)
+and `outliers` (what a likelihood tells of other images). An hour each on two cores at most.
 Runs are kept in a folder of their own: an interrupted part goes on where it was when the same command is given again.
 One process and thread a training.
 
@@ -23,7 +24,7 @@ from pathlib import Path
 from . import studies
 from .machine import describe, provenance
 
-PARTS = ("vae", "gan", "stylegan", "latents", "text", "video")
+PARTS = ("vae", "gan", "stylegan", "latents", "text", "video", "resolution", "outliers")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -64,9 +64,14 @@ def with_options_of(arguments: Sequence[str], names: Sequence[str]) -> list[str]
     return [*arguments[:first], *words, *arguments[first:]]
 
 
-def check_weights(like: Path, state: Mapping[str, Any], checkpoint: Path) -> None:
-    """`UserError` unless the file was drawn with the weights of the checkpoint, whose `state` this is."""
-    told = read_story(like)
+def check_weights(
+    like: Path, state: Mapping[str, Any], checkpoint: Path, told: Mapping[str, Any] | None = None
+) -> None:
+    """`UserError` unless the file was drawn with the weights of the checkpoint, whose `state` this is.
+
+    told: what the file keeps of that, by default all that it keeps.
+    """
+    told = read_story(like) if told is None else told
     if told.get("weights") != weights_hash(state):
         raise UserError(
             f"{like} was drawn with other weights, those of step {told.get('step')} of {told.get('run')!r}, than those "

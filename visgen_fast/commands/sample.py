@@ -18,6 +18,7 @@ from . import clips, repeat
 from .complete import known_codes
 from .options import device_named, parse
 from .prompts import tell
+from .then import upsampler_of
 from .traverse import check_traversal, traversals
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ class SampleOptions:
     """The same: together, all frames at one level of noise; one_by_one; or pyramid, each one step behind."""
     context: Path | None = None
     """The same: a GIF, a video or an image, with which every clip begins."""
+    then: Path | None = None
+    """The run of an upsampler, which enlarges the images; previews show them as they were."""
     out: Path = Path("samples.png")
     """The PNG file to write; or a folder, for a file of each image: its class's number / its seed .png. Clips are rows
     of frames, and GIFs."""
@@ -143,6 +146,7 @@ def draw(options: SampleOptions) -> None:
     if options.like is not None:
         repeat.check_weights(options.like, saved.state, saved.path)
     images = saved.images
+    then = upsampler_of(options.then, images, options.like, options.traverse)
     rows, labels = _rows(options, images)
     columns = _count(options) * len(options.seeds) if options.interpolate is None else options.interpolate
     each_image = images.height * images.width * (options.frames or images.frames or 1)
@@ -180,6 +184,8 @@ def draw(options: SampleOptions) -> None:
             drawn, previews = torch.cat([images for images, _ in parts]), parts[0][1]
             if len(each) > 1:
                 names = [f"{name} {asked['steps']}".strip() for asked in each for name in names or [""] * len(labels)]
+        if then is not None:
+            drawn = then.enlarged(drawn, labels, options.seeds, classes=system.conditional and not options.prompt)
     except ValueError as error:
         raise UserError(str(error)) from error
     if not drawn.isfinite().all():
@@ -203,7 +209,7 @@ def draw(options: SampleOptions) -> None:
     for file in (options.out, options.preview_gif, options.preview_strip):
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-    told = repeat.story(saved.state, saved.path, again)
+    told = repeat.story(saved.state, saved.path, again) | ({} if then is None else {"then": then.story()})
     if images.frames is not None:
         clips.save(drawn, names, [_file(options, place) for place in range(columns)], labels, options.out, told)
     elif options.out.suffix:

@@ -108,7 +108,7 @@ class DiffusionPrior(Prior):
         settings = self._settings(options)
         guidance = ClassifierFree(settings.guidance, null, interval=settings.interval, rescale=settings.rescale)
         return sample(
-            *(self.network, self._plan(settings), shape, condition, seeds),
+            *(self.drawing_network(), self._plan(settings), shape, condition, seeds),
             guidance=guidance,
             callback=callback,
             initial=initial,
@@ -123,6 +123,10 @@ class DiffusionPrior(Prior):
     def network(self) -> Callable[..., Tensor]:
         """The model as a function of (x_t, t, condition), whatever it is told of t."""
         return self.objective.network(self.model)
+
+    def drawing_network(self) -> Callable[..., Tensor]:
+        """The same for one call of `draw`, for which a network may remember what it did."""
+        return self.network
 
     def after_step(self) -> None:
         self.objective.after_step()

@@ -4,12 +4,14 @@ from .dcgan import DCGANDiscriminator, DCGANGenerator
 from .dit import DiT
 from .experts import Experts
 from .feature_heads import FeatureHeads
+from .hdit import HDiT
 from .layers.code_transformer import Transformer
 from .mar import MAR
 from .masked_model import MaskedModel
 from .mmdit import MMDiT
 from .pixel_cnn import PixelCNN
 from .pixel_rnn import PixelRNN
+from .rin import RIN
 from .scale_model import ScaleModel
 from .sequence_model import SequenceModel
 from .space_depth_model import SpaceDepthModel
@@ -20,12 +22,14 @@ from .vae import VAE
 
 __all__ = [
     "MAR",
+    "RIN",
     "VAE",
     "DCGANDiscriminator",
     "DCGANGenerator",
     "DiT",
     "Experts",
     "FeatureHeads",
+    "HDiT",
     "MaskedModel",
     "MMDiT",
     "PixelCNN",

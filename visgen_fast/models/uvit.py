@@ -37,7 +37,8 @@ class UViT(nn.Module):
     with twice the resolution of the next; blocks: residual blocks of a stage on the way down, and as many on the way
     up; width, depth, heads: of the transformer, at half the resolution of the last stage; classes: number of labels, to
     which `null_label` = classes is added as "no class"; mlp_ratio, dropout: of the transformer, as in DiT;
-    conditioning: what `t` is, a time or the level λ, as the objective's `conditioning` says.
+    conditioning: what `t` is, a time or the level λ, as the objective's `conditioning` says; given: channels that the
+    network reads behind those of x_t.
 
     skips: what the way up gets from the way down. "blocks": each block the output of its counterpart, beside its own
     input (simple diffusion). "residual": each stage h ← up(h − low) + high, with `high` and `low` the features before
@@ -64,6 +65,7 @@ class UViT(nn.Module):
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
         conditioning: Literal["time", "log_snr"] = "time",
+        given: int = 0,
     ) -> None:
         super().__init__()
         height, breadth = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -82,11 +84,12 @@ class UViT(nn.Module):
                 f"patch_size, doubled for each stage, must divide image_size {self.image_size}, got {reduction}"
             )
         self.channels, self.patch_size, self.first, self.null_label = channels, patch_size, first, classes
+        self.given = given
 
         self.embed_time = TimeEmbedding(width, conditioning=conditioning)
         self.embed_label = ClassEmbedding(classes, width)
         finest, *below = *stages, width
-        self.input = nn.Conv2d(channels * patch_size**2, finest, 3, padding=1)
+        self.input = nn.Conv2d((channels + given) * patch_size**2, finest, 3, padding=1)
         grid = height // reduction, breadth // reduction
         body: nn.Module = Transformer(grid, width, depth, heads, mlp_ratio, dropout)
         for features, next_features in reversed(list(zip(stages, below, strict=True))):
@@ -99,10 +102,10 @@ class UViT(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """The prediction [B, channels, height, width].
 
-        x_t: [B, channels, height, width]; t: times in [0, 1], or levels λ, [B]; labels: int64 [B], `null_label` for no
-        class. ValueError for images of another size.
+        x_t: [B, channels + given, height, width]; t: times in [0, 1], or levels λ, [B]; labels: int64 [B], `null_label`
+        for no class. ValueError for images of another size.
         """
-        check_images(x_t, self.channels, self.image_size)
+        check_images(x_t, self.channels + self.given, self.image_size)
         condition = self.embed_time(t) + self.embed_label(labels)
         features = self.body(self.input(self._positions_of(x_t)), condition)
         return self._pixels_of(self.output(features))

@@ -79,7 +79,7 @@ class DiTSettings(DiffusionSettings):
 def dit(settings: DiTSettings, images: ImageFormat, **told: Any) -> DiT:
     """The transformer for images of this format, which is `told` more; ValueError where the two don't fit."""
     return DiT(
-        image_size=(images.height, images.width),
+        image_size=images.shape[1:],
         channels=images.channels,
         patch_size=settings.patch_size,
         width=settings.width,

@@ -1,4 +1,4 @@
-"""What the recipes of pixels at growing resolution share: the network, and the schedule that follows the resolution."""
+"""What the recipes of pixels at growing resolution share: networks, and the schedule that follows the resolution."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from ..data.images import ImageFormat
 from ..diffusion.derived_schedules import Shifted
 from ..diffusion.objective import DiffusionObjective
 from ..diffusion.schedules import CosineVP
+from ..diffusion.self_conditioning import SelfConditionedPrior
 from ..diffusion.times import UniformTimes
+from ..models.hdit import HDiT
+from ..models.rin import RIN
 from ..models.uvit import UViT
 from ..systems.prior import PriorSystem
 from ..training.bounds import AtLeast, Between
@@ -31,58 +34,84 @@ UVIT_PRESETS: dict[str, dict[str, Any]] = {
 class UViTSettings(DiffusionSettings):
     """A U-ViT (Hoogeboom et al., "Simple diffusion: end-to-end diffusion for high resolution images", 2023)."""
 
+    network: Literal["uvit", "hdit", "rin"] = "uvit"
+    """uvit: convolutions at high resolutions. hdit: attention within windows there (Crowson et al., 2024). rin: latents
+    that read patches and write to them (Jabri et al., 2023)."""
     sampling_steps: Annotated[int, AtLeast(1), Between(1, MOST_SAMPLING_STEPS)] = 25
     """Steps of DPM-Solver++ of second order from noise to image."""
     reference: Annotated[float, Between(1, MOST_IMAGE_SIDE)] = 16.0
     """Side of the images for which the cosine schedule is not shifted; larger images get more noise."""
     first: Literal["patches", "wavelet"] = "patches"
-    """How squares of pixels become positions: as they are, or as the bands of a 5/3 wavelet."""
+    """How squares of pixels become positions of a uvit: as they are, or as the bands of a 5/3 wavelet."""
     patch_size: Annotated[int, AtLeast(1)] = 2
     """Side of the square of pixels that becomes one position; a power of 2 for a wavelet."""
     stages: Annotated[tuple[int, ...], AtLeast(1)] = (32, 64)
-    """Features of the convolutional stages, each of half the resolution of the one before."""
+    """Features of the stages at high resolutions, each of half the resolution of the one before; of rin, whose patches
+    are of one resolution, the last number."""
     blocks: Annotated[int, AtLeast(1)] = 1
-    """Residual blocks of a stage on the way down, and again on the way up."""
+    """Blocks of a stage on the way down, and again on the way up."""
     width: Annotated[int, AtLeast(4)] = 128
-    """Features of a token of the transformer, at half the resolution of the last stage."""
+    """Features of a token of the transformer, at half the resolution of the last stage; of rin, of a latent."""
     depth: Annotated[int, AtLeast(1)] = 4
-    """Transformer blocks."""
+    """Transformer blocks; of rin, in each round."""
     heads: Annotated[int, AtLeast(1)] = 4
     """Attention heads of a block."""
     dropout: Annotated[float, Between(0, 1, "[)")] = 0.1
-    """Share of a transformer block's features that training sets to zero; the stages have none."""
+    """Share of a transformer block's features that training sets to zero; the convolutions have none."""
+    latents: Annotated[int, AtLeast(1)] = 64
+    """Of rin: how many latents."""
+    rounds: Annotated[int, AtLeast(1)] = 3
+    """Of rin: how often latents read, work and write."""
+    self_conditioning: Annotated[float, Between(0, 1)] = 0.5
+    """Of rin: share of the images whose latents begin in training as a first pass left them; drawing begins with those
+    of the step before. 0 for none of both."""
 
 
 def uvit_system(
     settings: UViTSettings, images: ImageFormat, skips: Literal["blocks", "residual"], **options: Any
 ) -> PriorSystem:
-    """A U-ViT that predicts v and is told λ, on the cosine schedule shifted to the images' resolution.
+    """The network with its objective.
 
-    options: of the objective. ValueError where settings and images don't fit.
+    skips: of a U-ViT; options: of the objective. ValueError where settings and images don't fit.
     """
-    model = UViT(
-        image_size=(images.height, images.width),
-        channels=images.channels,
-        stages=settings.stages,
-        width=settings.width,
-        depth=settings.depth,
-        heads=settings.heads,
-        classes=len(images.class_names),
-        patch_size=settings.patch_size,
-        first=settings.first,
-        blocks=settings.blocks,
-        skips=skips,
-        dropout=settings.dropout,
-        conditioning="log_snr",
-    )
-    objective = DiffusionObjective(
-        Shifted(CosineVP(), settings.reference, resolution(images)),
-        "v",
-        UniformTimes(),
-        conditioning="log_snr",
-        **options,
-    )
-    return PriorSystem(*of_pixels(settings, images, model, objective, "dpm++2m"))
+    model, objective = network(settings, images, skips), shifted_objective(settings, images, **options)
+    parts = of_pixels(settings, images, model, objective, "dpm++2m")
+    if isinstance(model, RIN):
+        prior = SelfConditionedPrior(model, objective, parts[0].sampler, settings.self_conditioning)
+        return PriorSystem(prior, *parts[1:])
+    return PriorSystem(*parts)
+
+
+def network(
+    settings: UViTSettings, images: ImageFormat, skips: Literal["blocks", "residual"], given: int = 0
+) -> UViT | HDiT | RIN:
+    """The network for images of this format, which is told λ; skips: of a U-ViT; given: as of `UViT`, not for a RIN."""
+    sizes: dict[str, Any] = {
+        "image_size": (images.height, images.width),
+        "channels": images.channels,
+        "patch_size": settings.patch_size,
+        "classes": len(images.class_names),
+        "dropout": settings.dropout,
+        "conditioning": "log_snr",
+    }
+    widths, blocks = (*settings.stages, settings.width), settings.blocks
+    if settings.network != "uvit" and settings.first != "patches":
+        raise ValueError(f"first must be patches for the network {settings.network}, got {settings.first}")
+    if settings.network == "hdit":
+        depths = (*[blocks] * len(settings.stages), settings.depth)
+        heads = [max(1, width * settings.heads // settings.width) for width in widths]  # of about as many features
+        return HDiT(widths=widths, depths=depths, heads=heads, given=given, **sizes)
+    sizes |= {"width": settings.width, "depth": settings.depth, "heads": settings.heads}
+    if settings.network == "rin":
+        interface = (settings.width, *settings.stages)[-1]
+        return RIN(interface=interface, latents=settings.latents, blocks=settings.rounds, **sizes)
+    return UViT(stages=settings.stages, first=settings.first, blocks=blocks, skips=skips, given=given, **sizes)
+
+
+def shifted_objective(settings: UViTSettings, images: ImageFormat, **options: Any) -> DiffusionObjective:
+    """Of a network that predicts v and is told λ, on the cosine schedule shifted to the images' resolution."""
+    schedule = Shifted(CosineVP(), settings.reference, resolution(images))
+    return DiffusionObjective(schedule, "v", UniformTimes(), conditioning="log_snr", **options)
 
 
 def resolution(images: ImageFormat) -> float:

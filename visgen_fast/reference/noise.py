@@ -44,6 +44,7 @@ class Purpose(IntEnum):
     CODE = 11
     COUPLING = 12
     ORDER = 13
+    CONDITION = 14
 
     def stream(self, step: int = 0) -> int:
         """The stream of this purpose at `step` (0 to 2³² − 1)."""

@@ -111,7 +111,12 @@ class MaskedCascadeSystem(CascadeSystem, MaskedSystem):
 
 def halved(images: Tensor) -> Tensor:
     """Images [B, C, H, W] in [−1, 1] at half their size, to a unit of a pixel as `data.images.resized` makes them."""
+    return shrunk(images, 2)
+
+
+def shrunk(images: Tensor, factor: int) -> Tensor:
+    """The same at 1/factor of their size."""
     pixels, (height, width) = images.float().add(1).mul(127.5), images.shape[2:]
-    for size in ((height, width // 2), (height // 2, width // 2)):  # which rounds after either direction
+    for size in ((height, width // factor), (height // factor, width // factor)):  # which rounds after either direction
         pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True).round().clamp(0, 255)
     return to_range(pixels)

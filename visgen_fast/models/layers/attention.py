@@ -50,22 +50,21 @@ class Attention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of tokens to the tokens of a condition; normalized: as of `HeadNorm`."""
+    """Multi-head attention of tokens to others of `context` features, by default as many; normalized: of `HeadNorm`."""
 
-    def __init__(self, width: int, heads: int, *, normalized: bool = False) -> None:
+    def __init__(self, width: int, heads: int, *, normalized: bool = False, context: int | None = None) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.query, self.key_value = nn.Linear(width, width), nn.Linear(context or width, 2 * width)
         self.queries, self.keys = (HeadNorm(width // heads, normalized) for _ in range(2))
         self.project = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        """x [B, …, N, width], returned in this shape; context [B, L, width]; mask bool [B, L], True where it counts."""
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x [B, …, N, width], returned in this shape; context [B, L, …]; mask bool [B, L], True where one counts."""
         (query,) = split(self.query(x).flatten(1, -2), 1, self.heads)
         key, value = split(self.key_value(context), 2, self.heads)
-        mixed = F.scaled_dot_product_attention(
-            self.queries(query), self.keys(key), value, attn_mask=mask[:, None, None]
-        )
+        counts = None if mask is None else mask[:, None, None]
+        mixed = F.scaled_dot_product_attention(self.queries(query), self.keys(key), value, attn_mask=counts)
         return self.project(joined(mixed)).view_as(x)
 
 
