@@ -23,7 +23,7 @@ from ..tokenizers import KLAutoencoder
 from ..tokenizers.first_stage import FirstStage
 from ..training.bounds import AtLeast
 from ._clips import ClipSettings, frames_in
-from ._diffusion import HOURS, DiTSettings, classes_of
+from ._diffusion import HOURS, MINUTES, DiTSettings, classes_of
 from ._images import held_out_images, training_images
 from ._latents import LatentSettings, latents_or_pixels
 from ._text import TextSettings, captions_of
@@ -102,4 +102,9 @@ def _frame_reduction(stage: Any) -> int:
     return stage.reconstructor.encoder.frame_reduction
 
 
-RECIPE = Recipe(Settings, training_images, system, held_out_images, {"clips": {**HOURS, "width": 256, "depth": 6}})
+PRESETS: dict[str, dict[str, Any]] = {
+    # 80 captions are few enough to be classes.
+    "moving-digits": {**MINUTES, "steps": 2200, "batch_size": 32, "patch_size": 5, "attention": "classes"},
+    "clips": {**HOURS, "width": 256, "depth": 6},
+}
+RECIPE = Recipe(Settings, training_images, system, held_out_images, PRESETS)
