@@ -54,6 +54,16 @@ def test_latents_of_zero_are_none_and_others_change_what_is_said() -> None:
     assert ((begun - alone)[::2].abs().amax((1, 2, 3)) > 1e-3).all()
 
 
+def test_every_weight_has_a_gradient_and_every_rank_two_passes_whatever_is_chosen(monkeypatch) -> None:
+    some, (x, t, labels, _) = prior(0.5), inputs()
+    calls, whole = [], some.model.with_latents
+    monkeypatch.setattr(some.model, "with_latents", lambda *told: calls.append(len(told[0])) or whole(*told))
+    output = some.twice(torch.zeros(4, dtype=torch.bool))(x, t, labels)
+    output.sum().backward()
+    assert calls == [1, 4] and all(parameter.grad is not None for parameter in some.model.parameters())
+    torch.testing.assert_close(output, some.model(x, t, labels))
+
+
 def test_before_training_a_pass_before_changes_nothing() -> None:
     model, (x, t, labels, _) = small(), inputs()
     torch.nn.init.normal_(model.output.weight)

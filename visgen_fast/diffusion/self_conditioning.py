@@ -36,20 +36,24 @@ class SelfConditionedPrior(DiffusionPrior):
         self.share = share
 
     def loss(self, x: Tensor, condition: AnyCondition, seeds: Tensor, positions: Tensor | None = None) -> Tensor:
+        if self.share == 0:
+            return super().loss(x, condition, seeds, positions)
         chance = ops.uniform(seeds, (1,), stream=ops.Purpose.CONDITION.stream()).squeeze(1)
         return self.objective(self.twice(chance <= self.share), x, condition, seeds, positions)
 
     def twice(self, begun: Tensor) -> Callable[..., Tensor]:
-        """The model as a function of (x_t, t, labels), after a first pass over the samples that bool [B] chooses."""
+        """The model as a function of (x_t, t, labels), after a first pass over the samples that bool [B] chooses.
+
+        Where it chooses none, the pass is over one, and forgotten: every rank calls the blocks of a network in shards.
+        """
 
         def predict(x_t: Tensor, t: Tensor, labels: AnyCondition) -> Tensor:
             chosen = begun.nonzero().squeeze(1)
-            if not len(chosen):
-                return self.model(x_t, t, labels)
+            passed = chosen if len(chosen) else chosen.new_zeros(1)
             with without_gradient():
-                some = apply_to_parts(labels, lambda part: part[chosen])
-                _, left = self.model.with_latents(x_t[chosen], t[chosen], some)
-            latents = left.new_zeros(len(x_t), *left.shape[1:]).index_copy(0, chosen, left)
+                some = apply_to_parts(labels, lambda part: part[passed])
+                _, left = self.model.with_latents(x_t[passed], t[passed], some)
+            latents = left.new_zeros(len(x_t), *left.shape[1:]).index_copy(0, chosen, left[: len(chosen)])
             return self.model(x_t, t, labels, latents)
 
         return predict

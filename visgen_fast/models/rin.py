@@ -100,9 +100,9 @@ class RIN(RefilledBuffers):
         latents: those of a pass before; 0 for a sample without one, None for all of them.
         """
         check_images(x_t, self.channels, self.image_size)
-        first = self.latents.expand(len(x_t), -1, -1)
-        if latents is not None:
-            first = first + self.previous(latents)
+        if latents is None:  # goes the same way, so that every weight has a gradient on every rank
+            latents = x_t.new_zeros(len(x_t), *self.latents.shape)
+        first = self.latents + self.previous(latents)
         told = torch.stack((self.embed_time(t), self.embed_label(labels)), 1)
         tokens = self.embed_patch(patchify(x_t, self.patch_size))
         interface = ResidualStream(tokens + self.positions.to(tokens.dtype))
