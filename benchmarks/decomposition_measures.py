@@ -53,8 +53,7 @@ def drawn(system: CodeSystem, labels: Tensor) -> Tensor:
     """As many codes drawn as there are labels, each by a seed of its own."""
     seeds = torch.arange(len(labels))
     batches = zip(labels.split(AT_A_TIME), seeds.split(AT_A_TIME), strict=True)
-    settings = system.settings_for({})
-    return torch.cat([system.draw_codes(told, own, settings, None, None) for told, own in batches])
+    return torch.cat([system.draw_latents(told, own) for told, own in batches])
 
 
 def spread(values: Sequence[float]) -> str:

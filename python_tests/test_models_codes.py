@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import pytest
 import torch
-from code_models import LARGER, TINY, all_codes, awake, labels_for, loss, one_pass, probabilities, some_codes
+from code_models import (
+    BLOCKS,
+    LARGER,
+    TINY,
+    all_codes,
+    awake,
+    labels_for,
+    loss,
+    masked,
+    one_pass,
+    probabilities,
+    scales,
+    sequence,
+    some_codes,
+)
 from scipy import stats
 
 from visgen_fast import ops
 from visgen_fast.autoregression import nll, raster, sample, scale_by_scale
 from visgen_fast.models import PixelCNN, PixelRNN, SequenceModel, SpaceDepthModel, Transformer
+from visgen_fast.nn import Condition
 
 each_tiny = pytest.mark.parametrize("make", TINY.values(), ids=TINY)
 each_larger = pytest.mark.parametrize("make", LARGER.values(), ids=LARGER)
@@ -229,3 +244,31 @@ def test_a_wrong_argument_gets_a_sentence(call, sentence):
     with pytest.raises(ValueError) as caught:
         call()
     assert str(caught.value) == sentence
+
+
+TOLD = {
+    "sequence": lambda **told: sequence(raster((2, 2, 1)), 3, **told),
+    "masked": lambda **told: masked(raster((3, 1)), 3, **told),
+    "scales": lambda **told: scales((1, 2), 3, **told),
+    "space and depth": lambda **told: SpaceDepthModel((2,), 2, 3, inner_depth=1, **BLOCKS, **told),
+}
+
+
+@pytest.mark.parametrize("make", TOLD.values(), ids=TOLD)
+@torch.no_grad()
+def test_a_model_is_told_the_pooled_part_of_a_condition_in_the_place_of_labels(make):
+    model, seeds = awake(lambda: make(pooled=6)), ops.derive_seeds(0, torch.arange(40))
+    told, nothing = torch.randn(40, 6, dtype=torch.float64), torch.zeros(1, 6, dtype=torch.float64)
+    codes, null = some_codes(model, 40), Condition(nothing)
+    steps = nll(model, codes, Condition(told), stepwise=True)
+    torch.testing.assert_close(steps, loss(model, codes, Condition(told)), rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(steps, nll(model, codes, Condition(told.flip(0)), stepwise=True))
+    drawn = sample(model, Condition(told), seeds, null=null, guidance=0.0)
+    assert torch.equal(drawn, sample(model, Condition(nothing.expand(40, -1)), seeds))
+    assert not torch.equal(drawn, sample(model, Condition(told), seeds))
+    with pytest.raises(ValueError, match="guidance must be 1 for a model without a null"):
+        sample(model, Condition(told), seeds, guidance=2.0)
+    with pytest.raises(ValueError, match="this network is told a Condition with a pooled part, got a condition of lab"):
+        model(codes, torch.zeros(40, dtype=torch.int64))
+    with pytest.raises(ValueError, match="either classes or pooled may be given, not both"):
+        make(pooled=6, classes=3)

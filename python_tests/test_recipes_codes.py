@@ -13,13 +13,16 @@ from PIL import Image
 
 from visgen_fast import cli, ops
 from visgen_fast.autoregression import nll, raster
+from visgen_fast.autoregression.prior import CodePrior, CodeSampling
 from visgen_fast.data.images import ImageFormat, digits, to_range
 from visgen_fast.errors import UserError
 from visgen_fast.models import SequenceModel
+from visgen_fast.nn.class_condition import Labels
 from visgen_fast.recipes.registry import load_recipe
 from visgen_fast.recipes.runs import build, load_system
-from visgen_fast.systems.codes import CodeSampling, CodeSystem
+from visgen_fast.systems.codes import CodeSystem
 from visgen_fast.tokenizers import PixelCodes
+from visgen_fast.tokenizers.code_stage import CodeStage
 from visgen_fast.tokenizers.places import outside
 
 SHORT = ["--device=cpu", "--batch-size=16", "--steps=4", "--width=12", "--depth=1", "--sample-every=0"]
@@ -126,24 +129,27 @@ def test_settings_that_do_not_fit_the_images_get_a_sentence():
         build(gpt, gpt.settings(), large)
 
 
+def system_of_squares(sampler: CodeSampling, label_drop: float, classes: int = 3) -> CodeSystem:
+    """Of images of 2×2 pixels with four levels."""
+    model = SequenceModel(raster((2, 2, 1)), 4, width=8, depth=1, heads=1, classes=classes)
+    stage = CodeStage(PixelCodes(2, 1, 4), (2, 2, 1))
+    return CodeSystem(CodePrior(model, sampler), Labels(3, label_drop), stage).eval()
+
+
 @pytest.mark.parametrize("label_drop, only", [(0.0, 1.0), (1.0, 0.0)])
 def test_a_model_without_both_kinds_of_training_has_no_guidance(label_drop, only):
-    model = SequenceModel(raster((2, 2, 1)), 4, width=8, depth=1, heads=1, classes=3)
-    system = CodeSystem(model, PixelCodes(2, 1, 4), CodeSampling(guidance=2.0), label_drop).eval()
+    system = system_of_squares(CodeSampling(guidance=2.0), label_drop)
     assert system.options()["guidance"] == only
     with pytest.raises(ValueError, match=f"guidance must be {only:g} for a model that was trained with label_drop"):
         system.options(guidance=3.0)
 
 
 def test_labels_outside_the_classes_get_a_sentence():
-    model = SequenceModel(raster((2, 2, 1)), 4, width=8, depth=1, heads=1, classes=3)
-    system = CodeSystem(model, PixelCodes(2, 1, 4), CodeSampling(), 0.1).eval()
+    system = system_of_squares(CodeSampling(), 0.1)
     with pytest.raises(ValueError, match=r"labels must lie in \[0, 3\), got 0 to 3"):
         system.sample(torch.tensor([0, 3]), torch.arange(2))
     with pytest.raises(ValueError, match="the model must have classes: a system of codes draws images of classes"):
-        CodeSystem(
-            SequenceModel(raster((2, 2, 1)), 4, width=8, depth=1, heads=1), PixelCodes(2, 1), CodeSampling(), 0.1
-        )
+        system_of_squares(CodeSampling(), 0.1, classes=0)
 
 
 def test_the_upper_half_is_given_and_the_lower_drawn(run, tmp_path):

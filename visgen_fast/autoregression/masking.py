@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import ops
-from ..nn.conditions import AnyCondition
+from ..nn.conditions import AnyCondition, Null
 from .loop import Draws, draw
 from .model import CodeModel
 from .sampling import Callback, Guidance, checked_codes, guided
@@ -108,6 +108,7 @@ def sample_by_confidence(
     steps: int,
     schedule: str = "cosine",
     choice_temperature: float = 4.5,
+    null: Null = None,
     guidance: Guidance = 1.0,
     temperature: float | Tensor = 1.0,
     top_k: int | Tensor | None = None,
@@ -125,7 +126,7 @@ def sample_by_confidence(
         model: a masked model, in eval mode; its own order plays no part.
         steps: calls of the network, at least 1.
         schedule: of `mask_counts`. choice_temperature: at least 0, where the surest are kept without chance.
-        condition, seeds, guidance, temperature, top_k, top_p, known, callback: as of `sample`.
+        condition, seeds, null, guidance, temperature, top_k, top_p, known, callback: as of `sample`.
 
     Returns:
         codes int64 [B, *grid, Q].
@@ -139,7 +140,7 @@ def sample_by_confidence(
     if not 0 <= choice_temperature < math.inf:
         raise ValueError(f"choice_temperature must be at least 0 and finite, got {choice_temperature}")
     shape = model.order.shape
-    scales, condition = guided(model, condition, guidance, steps)
+    scales, condition = guided(model, condition, null, guidance, steps)
     draws = Draws(scales, temperature, top_k, top_p)
     codes = seeds.new_full((len(seeds), math.prod(shape)), -1)
     if known is not None:

@@ -28,7 +28,7 @@ class CodeModel(nn.Module, ABC):
     def forward(self, codes: Tensor, condition: AnyCondition = None) -> Tensor:
         """Codes int64 [B, *grid, Q] to logits [B, *grid, Q, V], all in one pass.
 
-        condition: labels int64 [B], or None for a model without classes.
+        condition: labels int64 [B]; a `Condition`, for a model that reads one; None for a model that is told nothing.
         """
 
     @abstractmethod

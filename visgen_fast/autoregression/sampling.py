@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..nn.conditions import AnyCondition, concatenate, null_like
+from ..nn.conditions import AnyCondition, Null, concatenate, null_like
 from . import graphs
 from .loop import Draws, loop
 from .model import CodeModel
@@ -22,6 +22,7 @@ def sample(
     condition: AnyCondition,
     seeds: Tensor,
     *,
+    null: Null = None,
     guidance: Guidance = 1.0,
     temperature: float | Tensor = 1.0,
     top_k: int | Tensor | None = None,
@@ -37,8 +38,9 @@ def sample(
 
     Args:
         model: in eval mode.
-        condition: labels int64 [B], on the seeds' device, or None for a model without classes.
+        condition: labels int64 [B], a `Condition`, both on the seeds' device, or None for a model that is told nothing.
         seeds: int64 [B].
+        null: what stands for no condition; by default the model's `null_label`.
         guidance: u + guidance·(c − u) of conditional and unconditional logits, which are made in one call at batch 2B;
             1 is the conditional ones alone, in a call at batch B. A number, a tensor [B], or a function of the progress
             that gives one: 0 at the first step, 1 at the last (Chang et al., "Muse", 2023; Tian et al., "VAR", 2024).
@@ -58,7 +60,7 @@ def sample(
             not finite.
     """
     order = model.order
-    scales, condition = guided(model, condition, guidance, order.count)
+    scales, condition = guided(model, condition, null, guidance, order.count)
     draws = Draws(scales, temperature, top_k, top_p)
     given = None if known is None else order.to_sequence(checked_codes(known, model, seeds))
 
@@ -78,17 +80,18 @@ def sample(
 
 
 def guided(
-    model: CodeModel, condition: AnyCondition, guidance: Guidance, steps: int
+    model: CodeModel, condition: AnyCondition, null: Null, guidance: Guidance, steps: int
 ) -> tuple[tuple[float | Tensor, ...] | None, AnyCondition]:
     """The guidance of each step and the condition with its null after it; without guidance None and the condition.
 
-    ValueError for guidance of a model without a null label.
+    ValueError for guidance of a model without a null.
     """
     if isinstance(guidance, int | float) and guidance == 1:
         return None, condition
-    if model.null_label is None:
+    null = model.null_label if null is None else null
+    if null is None:
         raise ValueError("guidance must be 1 for a model without a null label: it has nothing to be guided by")
-    both = concatenate([condition, null_like(condition, model.null_label)])
+    both = concatenate([condition, null_like(condition, null)])
     if callable(guidance):
         return tuple(guidance(step / max(steps - 1, 1)) for step in range(steps)), both
     return (guidance,) * steps, both

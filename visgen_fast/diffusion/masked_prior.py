@@ -19,9 +19,9 @@ from ..autoregression.masking import mask_counts, random_mask
 from ..data.images import to_range
 from ..models.layers.patches import patchify, unpatchify
 from ..nn.conditions import AnyCondition, Condition, Null, concatenate, null_like
+from ..nn.prior import Prior
 from .objective import DiffusionObjective
 from .plan import plan
-from .prior import Prior
 from .sampling import Callback, sample
 from .schedules import RectifiedFlow
 from .times import LogitNormalTimes

@@ -160,7 +160,7 @@ class _Cache:
                 self.memory = qkv.new_empty(len(self.blocks), 2, batch, qkv.shape[2], slots, qkv.shape[-1])
             memory = self.memory[index, :, :, :, : self.length]
             memory[:, :, :, first:] = qkv[1:]
-            mixed = F.scaled_dot_product_attention(qkv[0], *memory.unbind(), is_causal=x.shape[1] > 1)
+            mixed = F.scaled_dot_product_attention(qkv[0], memory[0], memory[1], is_causal=x.shape[1] > 1)
             x = x + self.linear(block.attn.proj, mixed.transpose(1, 2).flatten(2))
             h = block.ln2(x)
             for layer, gelu in self.mlps[index]:

@@ -9,14 +9,12 @@ import copy
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..autoregression.model import CodeModel
 from ..autoregression.order import Order
 from ..nn.conditions import AnyCondition
-from .layers.checks import check_sizes
 from .layers.code_transformer import Transformer
-from .layers.labels import LabelEmbedding
+from .layers.slot_model import SlotModel, embedding, slots_of
 
 
 @dataclass
@@ -28,14 +26,14 @@ class MaskedState:
     step: int = 0
 
 
-class MaskedModel(CodeModel):
+class MaskedModel(SlotModel):
     """Predicts hidden codes from those that it sees: `model(codes)`, with −1 in the place of those hidden.
 
     A slot holds its code, or a mask, and its place and the label; it sees all slots. Step by step, in its order or in
     another (`in_order`), each code is predicted from those of earlier steps, by a pass of the whole network.
 
     order: in which it is asked where no other is given, of an array [*grid, Q]. size, width, depth, heads, classes,
-    dropout: as of `SequenceModel`, and so the ValueErrors.
+    pooled, dropout: as of `SequenceModel`, and so the ValueErrors.
     """
 
     one_pass = False
@@ -49,26 +47,17 @@ class MaskedModel(CodeModel):
         depth: int,
         heads: int,
         classes: int = 0,
+        pooled: int | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        check_sizes(size=size)
-        self.order, self.size = order, size
+        super().__init__(order, size, width=width, places=order.length, classes=classes, pooled=pooled)
         together = torch.zeros(order.length, dtype=torch.int64, device="cpu")
         self.transformer = Transformer(together, width=width, depth=depth, heads=heads, dropout=dropout)
-        self.embed_label = LabelEmbedding(classes, width)
-        self.null_label = self.embed_label.null_label
-        self.embed_code = nn.Embedding(size + 1, width)  # the last is the mask
-        self.places = nn.Parameter(0.02 * torch.randn(order.length, width))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, size)
-        nn.init.normal_(self.embed_code.weight, std=0.02)
-        nn.init.normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        self.embed_code = embedding(size + 1, width)  # the last is the mask
 
-    def forward(self, codes: Tensor, condition: AnyCondition = None) -> Tensor:
-        """Codes int64 [B, *grid, Q], −1 where hidden, to the logits [B, *grid, Q, V] of all; condition as of labels."""
-        found = self._features(codes.flatten(1), self.embed_label(condition))
-        return self.head(found).unflatten(1, self.order.shape)
+    def features(self, codes: Tensor, condition: AnyCondition = None) -> Tensor:
+        """See `SlotModel`; codes are −1 where they are hidden."""
+        return self._features(codes.flatten(1), self.embed_label(condition)).unflatten(1, self.order.shape)
 
     def begin(self, condition: AnyCondition = None) -> MaskedState:
         return MaskedState(self.embed_label(condition))
@@ -93,5 +82,5 @@ class MaskedModel(CodeModel):
 
     def _features(self, codes: Tensor, label: Tensor | None) -> Tensor:
         """What the head maps to logits, [B, length, width], of codes [B, length] by place."""
-        slots = self.embed_code(torch.where(codes < 0, self.size, codes)) + self.places
-        return self.norm(self.transformer(slots if label is None else slots + label[:, None]))
+        held = self.embed_code(torch.where(codes < 0, self.size, codes))
+        return self.norm(self.transformer(slots_of(held, self.places, label)))

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..autoregression.model import CodeModel
 from ..autoregression.order import scale_by_scale
 from ..nn.conditions import AnyCondition
 from ..nn.next_scale_quantizer import MultiscaleQuantizer
-from .layers.checks import check_sizes
 from .layers.code_transformer import Cache, Transformer
-from .layers.labels import LabelEmbedding
+from .layers.slot_model import SlotModel, slots_of, start_slot
 
 
 @dataclass
@@ -30,14 +28,14 @@ class ScaleState:
     cache: Cache | None = None
 
 
-class ScaleModel(CodeModel):
+class ScaleModel(SlotModel):
     """Predicts all codes [L, 1] of a scale together, from those of all coarser scales.
 
     A slot holds what the coarser scales say of its place: their features f̂, averaged down to its grid; those of the
     first scale hold a learned start. It sees all slots of its own and of coarser scales.
 
     quantizer: whose codes these are. The model keeps a copy of it, which stays as it is. width, depth, heads, classes,
-    dropout: as of `SequenceModel`, and so the ValueErrors.
+    pooled, dropout: as of `SequenceModel`, and so the ValueErrors.
     """
 
     def __init__(
@@ -48,33 +46,23 @@ class ScaleModel(CodeModel):
         depth: int,
         heads: int,
         classes: int = 0,
+        pooled: int | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        check_sizes(width=width)
+        order = scale_by_scale(quantizer.grids)
+        super().__init__(order, quantizer.size, width=width, places=order.length, classes=classes, pooled=pooled)
         self.quantizer = copy.deepcopy(quantizer).eval().requires_grad_(False)
-        self.order, self.size = scale_by_scale(quantizer.grids), quantizer.size
-        steps = self.order.steps.flatten()
+        steps = order.steps.flatten()
         self.transformer = Transformer(steps, width=width, depth=depth, heads=heads, dropout=dropout)
-        self.embed_label = LabelEmbedding(classes, width)
-        self.null_label = self.embed_label.null_label
         self.embed_features = nn.Linear(quantizer.dimensions, width) if quantizer.scales > 1 else None
-        self.start = nn.Parameter(0.02 * torch.randn(1, 1, width))
-        self.places = nn.Parameter(0.02 * torch.randn(self.order.length, width))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, quantizer.size)
-        nn.init.normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        self.start = start_slot(width)
 
     def features(self, codes: Tensor, condition: AnyCondition = None) -> Tensor:
-        """What the head maps to logits: [B, L, 1, width]."""
         held = [self._started(len(codes))]
         if self.embed_features is not None:
             held.append(self._held(self.quantizer.to_next_scale_inputs(codes)))
-        slots = self._slots(torch.cat(held, 1), self.places, self.embed_label(condition))
+        slots = slots_of(torch.cat(held, 1), self.places, self.embed_label(condition))
         return self.norm(self.transformer(slots))[:, :, None]
-
-    def forward(self, codes: Tensor, condition: AnyCondition = None) -> Tensor:
-        return self.head(self.features(codes, condition))
 
     def begin(self, condition: AnyCondition = None) -> ScaleState:
         return ScaleState(self.embed_label(condition))
@@ -89,7 +77,7 @@ class ScaleModel(CodeModel):
             held = self._held(self.quantizer.to_scale(state.features, state.scale))
         state.scale += 1
         places = self.places[state.cache.length :][: held.shape[1]]
-        slots = self._slots(held, places, state.label)
+        slots = slots_of(held, places, state.label)
         return state.cache.product(self.head, self.norm(self.transformer.advance(state.cache, slots)))
 
     def _started(self, batch: int) -> Tensor:
@@ -99,7 +87,3 @@ class ScaleModel(CodeModel):
         """What slots hold of features [B, n, C], which the quantizer keeps in float32 or wider."""
         assert self.embed_features is not None  # there is a second scale
         return self.embed_features(rows.to(self.start.dtype))
-
-    def _slots(self, held: Tensor, places: Tensor, label: Tensor | None) -> Tensor:
-        slots = held + places
-        return slots if label is None else slots + label[:, None]

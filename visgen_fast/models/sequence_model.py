@@ -9,14 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..autoregression.model import CodeModel
 from ..autoregression.order import Order
 from ..nn.conditions import AnyCondition
-from .layers.checks import check_sizes
 from .layers.code_transformer import Cache, Transformer
-from .layers.labels import LabelEmbedding
+from .layers.slot_model import SlotModel, embedding, slots_of, start_slot
 
 
 @dataclass
@@ -28,15 +26,17 @@ class SequenceState:
     cache: Cache | None = None
 
 
-class SequenceModel(CodeModel):
+class SequenceModel(SlotModel):
     """Predicts the code of each step from those of all earlier ones.
 
     The slot of step t holds the code of step t − 1, the place of the code that it predicts, and the label.
 
     order: of one code a step. size: V, the number of values of a code. width, depth, heads: of the transformer.
-    classes: number of labels, to which `null_label` = classes is added as "no class"; 0 for a model without.
+    classes: number of labels, to which `null_label` = classes is added as "no class"; 0 for a model without. pooled: in
+    the place of classes, features of the pooled part of a `Condition`.
 
-    ValueError where a size is below 1, heads does not divide width, or a step has several codes.
+    ValueError where a size is below 1, heads does not divide width, or a step has several codes, and for both classes
+    and pooled.
     """
 
     def __init__(
@@ -48,34 +48,21 @@ class SequenceModel(CodeModel):
         depth: int,
         heads: int,
         classes: int = 0,
+        pooled: int | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
         if order.count != order.length:
             raise ValueError(f"order must have one code a step for a sequence, got {order}")
-        check_sizes(size=size)
-        self.order, self.size = order, size
+        super().__init__(order, size, width=width, places=order.length, classes=classes, pooled=pooled)
         steps = torch.arange(order.length, device="cpu")
         self.transformer = Transformer(steps, width=width, depth=depth, heads=heads, dropout=dropout)
-        self.embed_label = LabelEmbedding(classes, width)
-        self.null_label = self.embed_label.null_label
-        self.embed_code = nn.Embedding(size, width)
-        self.start = nn.Parameter(0.02 * torch.randn(1, 1, width))
-        self.places = nn.Parameter(0.02 * torch.randn(order.length, width))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, size)
-        nn.init.normal_(self.embed_code.weight, std=0.02)
-        nn.init.normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        self.embed_code, self.start = embedding(size, width), start_slot(width)
 
     def features(self, codes: Tensor, condition: AnyCondition = None) -> Tensor:
-        """What the head maps to logits: [B, *grid, Q, width]."""
         sequence = self.order.to_sequence(codes)
         held = torch.cat((self.start.expand(len(codes), 1, -1), self.embed_code(sequence[:, :-1])), 1)
-        slots = self._slots(held, self.places, self.embed_label(condition))
+        slots = slots_of(held, self.places, self.embed_label(condition))
         return self.order.to_array(self.norm(self.transformer(slots)))
-
-    def forward(self, codes: Tensor, condition: AnyCondition = None) -> Tensor:
-        return self.head(self.features(codes, condition))
 
     def begin(self, condition: AnyCondition = None) -> SequenceState:
         return SequenceState(self.embed_label(condition))
@@ -84,10 +71,6 @@ class SequenceModel(CodeModel):
         if state.cache is None:
             state.cache = self.transformer.begin(len(codes), self.start)
         held = self.embed_code(codes) if state.step else self.start.expand(len(codes), 1, -1)
-        slots = self._slots(held, self.places[state.step], state.label)
+        slots = slots_of(held, self.places[state.step], state.label)
         state.step += 1
         return state.cache.product(self.head, self.norm(self.transformer.advance(state.cache, slots)))
-
-    def _slots(self, held: Tensor, places: Tensor, label: Tensor | None) -> Tensor:
-        slots = held + places
-        return slots if label is None else slots + label[:, None]

@@ -6,6 +6,7 @@ depths may as well be a pixel's channels, its bit planes, or the pixels of a til
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,12 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..autoregression.model import CodeModel
 from ..autoregression.order import raster
 from ..nn.conditions import AnyCondition
 from .layers.checks import check_sizes
 from .layers.code_transformer import Cache, Transformer
-from .layers.labels import LabelEmbedding
+from .layers.slot_model import SlotModel, embedding, slots_of, start_slot
 
 
 @dataclass
@@ -34,7 +34,7 @@ class SpaceDepthState:
     before: Tensor = field(default_factory=lambda: torch.zeros(0))
 
 
-class SpaceDepthModel(CodeModel):
+class SpaceDepthModel(SlotModel):
     """Codes of a place from all of the places before, and from those before it at its place.
 
     A slot of the outer transformer holds the sum of the embeddings of the previous place's codes. A slot of the inner
@@ -42,9 +42,8 @@ class SpaceDepthModel(CodeModel):
     depth has embeddings of its own, so that the sum tells which code was whose.
 
     grid: of the places, drawn row by row. codes_per_place: Q, drawn one after the other. size: V. width, heads: of both
-    transformers; depth, inner_depth: their blocks. classes: as of `SequenceModel`.
-
-    ValueError where a size is below 1, or heads does not divide width.
+    transformers; depth, inner_depth: their blocks. classes,
+    pooled, dropout: as of `SequenceModel`, and so the ValueErrors.
     """
 
     def __init__(
@@ -58,41 +57,29 @@ class SpaceDepthModel(CodeModel):
         inner_depth: int,
         heads: int,
         classes: int = 0,
+        pooled: int | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        check_sizes(grid=grid, codes_per_place=codes_per_place, size=size)
-        self.order, self.size, self.codes_per_place = raster((*grid, codes_per_place)), size, codes_per_place
-        places = self.order.length // codes_per_place
+        check_sizes(grid=grid, codes_per_place=codes_per_place)
+        order, places = raster((*grid, codes_per_place)), math.prod(grid)
+        super().__init__(order, size, width=width, places=places, classes=classes, pooled=pooled)
+        self.codes_per_place = codes_per_place
         both = {"width": width, "heads": heads}
         self.outer = Transformer(torch.arange(places, device="cpu"), depth=depth, dropout=dropout, **both)
         self.inner = Transformer(
             torch.arange(codes_per_place, device="cpu"), depth=inner_depth, dropout=dropout, **both
         )
-        self.embed_label = LabelEmbedding(classes, width)
-        self.null_label = self.embed_label.null_label
-        self.embed_code = nn.Embedding(codes_per_place * size, width)
-        self.start = nn.Parameter(0.02 * torch.randn(1, 1, width))
-        self.places = nn.Parameter(0.02 * torch.randn(places, width))
+        self.embed_code, self.start = embedding(codes_per_place * size, width), start_slot(width)
         self.depths = nn.Parameter(0.02 * torch.randn(codes_per_place, width))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, size)
-        nn.init.normal_(self.embed_code.weight, std=0.02)
-        nn.init.normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
 
     def features(self, codes: Tensor, condition: AnyCondition = None) -> Tensor:
-        """What the head maps to logits: [B, *grid, Q, width]."""
         first = self.size * torch.arange(self.codes_per_place, device=codes.device)
         embedded = self.embed_code(codes.reshape(len(codes), -1, self.codes_per_place) + first)  # [B, P, Q, width]
-        start = self.start.expand(len(codes), 1, -1)
-        held = torch.cat((start, embedded.sum(2)[:, :-1]), 1)
-        context = self.outer(self._outer_slots(held, self.places, self.embed_label(condition)))
+        held = torch.cat((self.start.expand(len(codes), 1, -1), embedded.sum(2)[:, :-1]), 1)
+        context = self.outer(slots_of(held, self.places, self.embed_label(condition)))
         before = F.pad(embedded[:, :, :-1].cumsum(2), (0, 0, 1, 0))
         slots = context[:, :, None] + before + self.depths
         return self.norm(self.inner(slots.flatten(0, 1))).view(*codes.shape, -1)
-
-    def forward(self, codes: Tensor, condition: AnyCondition = None) -> Tensor:
-        return self.head(self.features(codes, condition))
 
     def begin(self, condition: AnyCondition = None) -> SpaceDepthState:
         return SpaceDepthState(self.embed_label(condition))
@@ -105,13 +92,9 @@ class SpaceDepthModel(CodeModel):
             state.before = state.before + self.embed_code(codes + self.size * ((depth - 1) % self.codes_per_place))
         if depth == 0:
             held = state.before if place else self.start.expand(len(codes), 1, -1)
-            slots = self._outer_slots(held, self.places[place], state.label)
+            slots = slots_of(held, self.places[place], state.label)
             state.context = self.outer.advance(state.outer, slots)
             state.before, state.inner.length = torch.zeros_like(state.context), 0
         state.step += 1
         slots = state.context + state.before + self.depths[depth]
         return state.inner.product(self.head, self.norm(self.inner.advance(state.inner, slots)))
-
-    def _outer_slots(self, held: Tensor, places: Tensor, label: Tensor | None) -> Tensor:
-        slots = held + places
-        return slots if label is None else slots + label[:, None]

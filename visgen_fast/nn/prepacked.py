@@ -24,20 +24,24 @@ class Prepacked:
     """
 
     def __init__(self) -> None:
-        self._weights: dict[nn.Module, Tensor] = {}
+        self._packed: dict[nn.Module, tuple[Tensor, Tensor | None] | None] = {}
+        self._product = torch.ops.mkldnn._linear_pointwise.default if torch.backends.mkldnn.is_available() else None
 
     def __call__(self, layer: nn.Module, x: Tensor, *, gelu: bool = False) -> Tensor:
-        hooks = layer._forward_hooks or layer._forward_pre_hooks
-        if hooks or type(layer) is not nn.Linear or not x.numel() or not _packable(layer.weight):
+        if self._product is None or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or not x.numel():
             return linear(layer, x, gelu=gelu)
-        packed = self._weights.get(layer)
+        if layer not in self._packed:
+            self._packed[layer] = _pack(layer)
+        packed = self._packed[layer]
         if packed is None:
-            packed = self._weights[layer] = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
-        kind, algorithm = ("gelu", "none") if gelu else ("none", "")
-        return torch.ops.mkldnn._linear_pointwise.default(x, packed, layer.bias, kind, [], algorithm)
+            return linear(layer, x, gelu=gelu)
+        return self._product(x, *packed, "gelu" if gelu else "none", [], "none")
 
 
-def _packable(weight: Tensor) -> bool:
-    if weight.dtype != torch.float32 or weight.device.type != "cpu" or torch.is_grad_enabled():
-        return False
-    return torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")
+def _pack(layer: nn.Module) -> tuple[Tensor, Tensor | None] | None:
+    """The layer's weight as oneDNN wants it, and its bias; None where the layer has to be called itself."""
+    if type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks:
+        return None
+    if layer.weight.device.type != "cpu" or layer.weight.dtype != torch.float32:
+        return None
+    return torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach()), layer.bias

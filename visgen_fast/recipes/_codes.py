@@ -11,8 +11,11 @@ from torch import nn
 
 from ..autoregression.model import CodeModel
 from ..autoregression.order import Order, columns, plane_by_plane, raster, shuffled, snake, tile_by_tile
+from ..autoregression.prior import CodePrior, CodeSampling
 from ..data.images import ImageFormat
-from ..systems.codes import CodeSampling, CodeSystem
+from ..nn.class_condition import Labels
+from ..systems.codes import CodeSystem
+from ..tokenizers.code_stage import CodeStage
 from ..tokenizers.pixels import PixelCodes
 from ..training.bounds import AtLeast, Between
 from ..untrusted import MOST_CODES
@@ -77,7 +80,14 @@ def order_named(name: str, shape: tuple[int, ...], tile: int) -> Order:
 
 def code_system(settings: CodeSettings, model: CodeModel, tokenizer: nn.Module) -> CodeSystem:
     """The model with the tokenizer of its codes, to draw with as the settings say."""
-    return CodeSystem(model, tokenizer, drawing(settings), settings.label_drop)
+    return CodeSystem(*parts(settings, CodePrior(model, drawing(settings)), tokenizer))
+
+
+def parts(settings: CodeSettings, prior: CodePrior, tokenizer: nn.Module) -> tuple[CodePrior, Labels, CodeStage]:
+    """What a system of codes is made of: the prior, the labels that it is told, and the tokenizer below it."""
+    classes = prior.model.null_label
+    assert classes is not None  # images have classes
+    return prior, Labels(classes, settings.label_drop), CodeStage(tokenizer, prior.model.order.shape)
 
 
 def drawing(settings: CodeSettings) -> CodeSampling:

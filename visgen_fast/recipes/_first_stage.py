@@ -24,6 +24,7 @@ from .budget import require_fit
 from .registry import load_recipe
 
 KINDS = ("fsq", "lfq", "rq-vae", "titok", "var-tokenizer", "vq-vae", "vq-vae-2")
+_PLACES = ("tokenizer", "first_stage.tokenizer", "first_stage.reconstructor")  # of its weights in a system
 _MOST_VALUES = 2**18  # a softmax is over all of them
 
 
@@ -116,7 +117,7 @@ def run_below(settings: RunBelow, images: ImageFormat, kinds: Sequence[str]) -> 
         raise UserError(
             f"--first-stage must be of images of shape {images.shape}, but {path} is of {saved.images.shape}"
         )
-    recipe, weights = load_recipe(origin["recipe"]), saved.module("tokenizer", "first_stage.reconstructor")
+    recipe, weights = load_recipe(origin["recipe"]), saved.module(*_PLACES)
     own = _alone(settings_from(recipe.settings, origin["settings"]), saved.path)
     require_fit(lambda: recipe.system(own, images), weights)
     system = recipe.system(own, images)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from torch import nn
-
+from ..autoregression.masked_prior import MaskedCodePrior, MaskedSampling
 from ..autoregression.model import CodeModel
-from ..systems.masked import MaskedSampling, MaskedSystem
 from ..training.bounds import AtLeast, Between
 from ..untrusted import MOST_SAMPLING_STEPS
 from ._codes import drawing
@@ -30,13 +28,8 @@ class MaskedSettings(FirstStageSettings):
     guidance_ramp: bool = True
 
 
-def masked_drawing(settings: MaskedSettings) -> MaskedSampling:
-    """How the settings say that codes are drawn."""
+def masked_prior(settings: MaskedSettings, model: CodeModel) -> MaskedCodePrior:
+    """The model, to train and to draw with as the settings say."""
     steps, schedule, chance = settings.sampling_steps, settings.mask_schedule, settings.choice_temperature
-    return MaskedSampling(**vars(drawing(settings)), steps=steps, schedule=schedule, choice_temperature=chance)
-
-
-def masked_system(settings: MaskedSettings, model: CodeModel, tokenizer: nn.Module) -> MaskedSystem:
-    """The model with the tokenizer of its codes, to train and draw with as the settings say."""
-    rest = settings.label_drop, settings.label_smoothing
-    return MaskedSystem(model, tokenizer, masked_drawing(settings), *rest)
+    sampler = MaskedSampling(**vars(drawing(settings)), steps=steps, schedule=schedule, choice_temperature=chance)
+    return MaskedCodePrior(model, sampler, settings.label_smoothing)

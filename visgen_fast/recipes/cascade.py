@@ -12,13 +12,14 @@ from typing import Annotated, Any, Literal
 from torch import nn
 
 from ..autoregression.order import in_turn, raster
+from ..autoregression.prior import CodePrior
 from ..data.images import ImageFormat
 from ..models.sequence_model import SequenceModel
 from ..systems.cascade import CascadeSystem
 from ..tokenizers import PixelCodes
 from ..training.bounds import AtLeast, Between
 from ._coarse import CoarseSettings, coarse_run
-from ._codes import drawing, order_named, require_few
+from ._codes import drawing, order_named, parts, require_few
 from ._first_stage import first_stage
 from ._images import held_out_images, training_images
 from .recipe import Recipe
@@ -55,14 +56,8 @@ def system(settings: Settings, images: ImageFormat) -> CascadeSystem:
     *grid, depth = shape
     coarse = coarse_run(settings, images, depth, size, KINDS)
     order = in_turn(raster(coarse.system.measured.order.shape), order_named(settings.order, shape, settings.tile))
-    made = CascadeSystem(
-        SequenceModel(order, size, **settings.network(images)),
-        tokenizer,
-        drawing(settings),
-        settings.label_drop,
-        coarse=coarse.system,
-        grid=grid,
-    )
+    prior = CodePrior(SequenceModel(order, size, **settings.network(images)), drawing(settings))
+    made = CascadeSystem(*parts(settings, prior, tokenizer), coarse=coarse.system, grid=grid)
     made.remembered = {**remembered, "coarse": coarse.origin}
     return made
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from ..autoregression.order import in_turn, shuffled
 from ..data.images import ImageFormat
 from ..models.masked_model import MaskedModel
-from ..systems.cascade import MaskedCascadeSystem
+from ..systems.cascade import CascadeSystem
 from ._coarse import CoarseSettings, coarse_run
+from ._codes import parts
 from ._first_stage import first_stage
 from ._images import held_out_images, training_images
-from ._masked import MaskedSettings, masked_drawing
+from ._masked import MaskedSettings, masked_prior
 from .recipe import Recipe
 
 
@@ -23,22 +24,15 @@ class Settings(MaskedSettings, CoarseSettings):
     """A masked transformer over the codes of a tokenizer, after a masked model of the image at half its size."""
 
 
-def system(settings: Settings, images: ImageFormat) -> MaskedCascadeSystem:
+def system(settings: Settings, images: ImageFormat) -> CascadeSystem:
     """The system these settings describe, for images of this format. `UserError` where the other runs don't fit."""
     stage = first_stage(settings, images)
     *grid, depth = stage.shape
     size = stage.tokenizer.quantizer.size
     coarse = coarse_run(settings, images, depth, size, kinds=("maskgit",))
     order = in_turn(coarse.system.measured.order, shuffled(stage.shape, 0))
-    made = MaskedCascadeSystem(
-        MaskedModel(order, size, **settings.network(images)),
-        stage.tokenizer,
-        masked_drawing(settings),
-        settings.label_drop,
-        settings.label_smoothing,
-        coarse=coarse.system,
-        grid=grid,
-    )
+    prior = masked_prior(settings, MaskedModel(order, size, **settings.network(images)))
+    made = CascadeSystem(*parts(settings, prior, stage.tokenizer), coarse=coarse.system, grid=grid)
     made.remembered = {"first_stage": stage.origin, "coarse": coarse.origin}
     return made
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from ..autoregression.prior import CodePrior
 from ..data.images import ImageFormat
 from ..errors import UserError
 from ..models.space_depth_model import SpaceDepthModel
 from ..systems.codes import CodeSystem
 from ..systems.soft_codes import SoftCodeSystem
 from ..training.bounds import AtLeast, Between
-from ._codes import drawing
+from ._codes import drawing, parts
 from ._first_stage import FirstStageSettings, first_stage
 from ._images import held_out_images, training_images
 from .recipe import Recipe
@@ -48,10 +49,7 @@ def system(settings: Settings, images: ImageFormat) -> CodeSystem:
         **settings.network(images),
     )
     made = SoftCodeSystem(
-        model,
-        stage.tokenizer,
-        drawing(settings),
-        settings.label_drop,
+        *parts(settings, CodePrior(model, drawing(settings)), stage.tokenizer),
         temperature=settings.soft_targets,
         stochastic=settings.stochastic_codes,
     )

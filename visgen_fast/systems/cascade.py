@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from .. import ops
 from ..autoregression.cascade import Cascade
-from ..autoregression.model import CodeModel
+from ..autoregression.prior import CodePrior
 from ..autoregression.sampling import checked_codes
 from ..data.images import to_range
+from ..diffusion.sampling import Callback
 from ..evaluation.codes import Codec
+from ..nn.class_condition import Labels
+from ..tokenizers.code_stage import CodeStage
 from ..tokenizers.places import grids_of
-from .codes import CodeSampling, CodeSystem
-from .masked import MaskedSystem
+from .codes import CodeSystem
 
 
 @dataclass(frozen=True)
@@ -44,27 +46,20 @@ class CoarseToFine:
 class CascadeSystem(CodeSystem):
     """A `CodeSystem` that draws its codes after those that another one draws of the image at half its size.
 
-    coarse: that other system, which stays as it is and draws as its own settings say. model: of all codes [L, Q], as
-    the fine one of `Cascade`; it learns what it draws itself. grid: of the tokenizer's codes.
+    coarse: that other system, which stays as it is and draws as its own settings say. prior: with a model of all codes
+    [L, Q], as the fine one of `Cascade`; it learns what it draws itself. grid: of the tokenizer's codes.
 
     Bits are those of all codes, the coarse ones included. ValueError where the two don't fit together.
     """
 
-    frozen = ("tokenizer", "coarse")
-
     def __init__(
-        self,
-        model: CodeModel,
-        tokenizer: nn.Module,
-        drawing: CodeSampling,
-        label_drop: float,
-        *others: Any,
-        coarse: CodeSystem,
-        grid: Sequence[int],
+        self, prior: CodePrior, condition: Labels, first_stage: CodeStage, *, coarse: CodeSystem, grid: Sequence[int]
     ) -> None:
-        super().__init__(model, tokenizer, drawing, label_drop, *others)
-        self.coarse, self.grid = coarse, tuple(grid)
+        super().__init__(prior, condition, first_stage)
+        self.coarse, self.grid, self.frozen = coarse, tuple(grid), (*self.frozen, "coarse")
         self.places = self.measured.places
+        later = torch.arange(self.model.order.shape[0]) >= self.places
+        prior.own = later[:, None].expand(self.model.order.shape)
 
     @property
     def codec(self) -> Codec:
@@ -76,37 +71,26 @@ class CascadeSystem(CodeSystem):
         return [*coarse, *fine] if coarse and fine else []
 
     @property
-    def own_codes(self) -> Tensor:
-        later = torch.arange(self.model.order.shape[0]) >= self.places
-        return later[:, None].expand(self.model.order.shape)
-
-    @property
     def measured(self) -> Cascade:
         return Cascade(self.coarse.measured, self.model)
 
-    def draw_codes(
+    @torch.no_grad()
+    def draw_latents(
         self,
         labels: Tensor,
         seeds: Tensor,
-        settings: CodeSampling,
-        known: Tensor | None,
-        callback: Callable[[int, Tensor], None] | None,
+        *,
+        callback: Callback | None = None,
+        known: Tensor | None = None,
+        **options: Any,
     ) -> Tensor:
         given = checked_codes(torch.full((1, 1), -1) if known is None else known, self.model, seeds)
         coarse, fine = given.split([self.places, given.shape[1] - self.places], 1)
-        coarse = self.coarse.draw_codes(
-            labels,
-            ops.derive_seeds(seeds, torch.zeros_like(seeds), purpose=ops.Purpose.CODE),
-            self.coarse.settings_for({}),
-            coarse.unflatten(1, self.coarse.measured.order.shape[:-1]),
-            None,
-        )
+        own = ops.derive_seeds(seeds, torch.zeros_like(seeds), purpose=ops.Purpose.CODE)
+        shape = self.coarse.measured.order.shape
+        coarse = self.coarse.draw_latents(labels, own, known=coarse.unflatten(1, shape[:-1]))
         known = torch.cat((coarse.flatten(1, -2), fine), 1)
-        return super().draw_codes(labels, seeds, settings, known, callback)
-
-
-class MaskedCascadeSystem(CascadeSystem, MaskedSystem):
-    """A `CascadeSystem` whose model is masked (Chang et al., "Muse", 2023, section 2.3)."""
+        return super().draw_latents(labels, seeds, callback=callback, known=known, **options)
 
 
 def halved(images: Tensor) -> Tensor:

@@ -12,9 +12,8 @@ from ..data.order import Batch
 from ..diffusion.prior import DiffusionPrior
 from ..models.experts import Experts
 from ..nn.class_condition import Labels
-from ..tokenizers.first_stage import FirstStage, Pixels
 from ..training.system import Player
-from .prior import PriorSystem
+from .prior import PriorSystem, Stage
 
 
 class ExpertsSystem(PriorSystem):
@@ -30,9 +29,7 @@ class ExpertsSystem(PriorSystem):
 
     prior: DiffusionPrior
 
-    def __init__(
-        self, prior: DiffusionPrior, condition: Labels, first_stage: FirstStage | Pixels, shares: Sequence[float]
-    ) -> None:
+    def __init__(self, prior: DiffusionPrior, condition: Labels, first_stage: Stage, shares: Sequence[float]) -> None:
         super().__init__(prior, condition, first_stage)
         bounds = (0.0, *shares, 1.0)
         self.intervals = list(zip(bounds, bounds[1:], strict=False))

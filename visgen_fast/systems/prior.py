@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from .. import ops
 from ..data.images import AT_A_TIME, Images, to_range
 from ..data.order import Batch
-from ..diffusion.prior import DiffusionPrior, Prior
+from ..diffusion.prior import DiffusionPrior
 from ..diffusion.sampling import Callback
 from ..nn.class_condition import Labels
 from ..nn.conditions import AnyCondition, Null
+from ..nn.prior import Prior
+from ..tokenizers.code_stage import CodeStage
 from ..tokenizers.first_stage import FirstStage, Pixels
 from ..training.system import Findings, as_lines
 from .classes import check_labels, guidance_after
@@ -24,20 +26,21 @@ from .generative import GenerativeSystem
 
 logger = logging.getLogger(__name__)
 
+Stage = FirstStage | CodeStage | Pixels
 _STRENGTH = 0.5  # of the noise that `rebuild` undoes
 
 
 class PriorSystem(GenerativeSystem):
-    """A prior of the latents of a first stage, or of pixels, under a condition: any goes with any.
+    """A prior of the latents or codes of a first stage, or of pixels, under a condition: any goes with any.
 
     condition: what the prior is told of a label, and how often it is told nothing. A new run measures the spread of its
     latents before it begins.
     """
 
-    def __init__(self, prior: Prior, condition: Labels, first_stage: FirstStage | Pixels) -> None:
+    def __init__(self, prior: Prior, condition: Labels, first_stage: Stage) -> None:
         super().__init__()
         self.prior, self.condition, self.first_stage = prior, condition, first_stage
-        parts = ["first_stage"] if isinstance(first_stage, FirstStage) else []
+        parts = [] if isinstance(first_stage, Pixels) else ["first_stage"]
         self.frozen = (*parts, *(f"condition.{name}" for name in condition.frozen))
         if isinstance(prior, DiffusionPrior):
             self.examined_by = ("bins", "transfer_steps", "learning_rate")
@@ -72,18 +75,25 @@ class PriorSystem(GenerativeSystem):
 
     @torch.no_grad()
     def sample(self, labels: Tensor, seeds: Tensor, *, callback: Callback | None = None, **options: Any) -> Tensor:
-        check_labels(labels, self.condition.null_label)
-        stage, watch = self.first_stage, callback
-
         def decoded(step: int, t: float, x: Tensor, denoised: Tensor) -> None:
             assert callback is not None
-            callback(step, t, stage.decode(x), stage.decode(denoised))
+            shown = self.decode(x)
+            callback(step, t, shown, shown if denoised is x else self.decode(denoised))
 
-        if callback is not None:
-            watch = decoded
+        return self.decode(self.draw_latents(labels, seeds, callback=None if callback is None else decoded, **options))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The images of latents, or of codes."""
+        return self.first_stage.decode(latents)
+
+    @torch.no_grad()
+    def draw_latents(
+        self, labels: Tensor, seeds: Tensor, *, callback: Callback | None = None, **options: Any
+    ) -> Tensor:
+        """What `sample` decodes; the callback is given latents."""
+        check_labels(labels, self.condition.null_label)
         told, null = self.condition(labels), self._null(labels)
-        drawn = self.prior.draw(self.shape, told, seeds, null=null, callback=watch, **self._guided(options))
-        return stage.decode(drawn)
+        return self.prior.draw(self.shape, told, seeds, null=null, callback=callback, **self._guided(options))
 
     @torch.no_grad()
     def rebuild(self, pixels: Tensor, seeds: Tensor) -> Tensor | None:
@@ -97,7 +107,7 @@ class PriorSystem(GenerativeSystem):
 
     def reconstruct(self, images: Tensor, seeds: Tensor) -> Tensor | None:
         stage = self.first_stage
-        return stage.decode(stage.encode(images, seeds)) if isinstance(stage, FirstStage) else None
+        return None if isinstance(stage, Pixels) else stage.decode(stage.encode(images, seeds))
 
     def examine(
         self,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from ..autoregression.model import CodeModel
+from ..autoregression.prior import CodePrior
+from ..nn.class_condition import Labels
+from ..nn.conditions import AnyCondition
 from ..nn.residual_quantizer import ResidualQuantizer
+from ..tokenizers.code_stage import CodeStage
 from ..tokenizers.grid import GridTokenizer
 from ..tokenizers.soft_codes import soft_codes
-from .codes import CodeSampling, CodeSystem
+from .codes import CodeSystem
 
 
 class SoftCodeSystem(CodeSystem):
@@ -24,25 +27,25 @@ class SoftCodeSystem(CodeSystem):
 
     def __init__(
         self,
-        model: CodeModel,
-        tokenizer: nn.Module,
-        drawing: CodeSampling,
-        label_drop: float,
+        prior: CodePrior,
+        condition: Labels,
+        first_stage: CodeStage,
         *,
         temperature: float = 0.0,
         stochastic: bool = False,
     ) -> None:
-        super().__init__(model, tokenizer, drawing, label_drop)
+        super().__init__(prior, condition, first_stage)
+        tokenizer = self.tokenizer
         if not (isinstance(tokenizer, GridTokenizer) and isinstance(tokenizer.quantizer, ResidualQuantizer)):
             raise ValueError(f"tokenizer must be a GridTokenizer with a residual quantizer, got {tokenizer!r:.80}")
         if stochastic and not temperature:
             raise ValueError("stochastic_codes needs soft_targets above 0: their temperature draws the codes")
         self.temperature, self.stochastic = temperature, stochastic
 
-    def code_loss(self, images: Tensor, labels: Tensor, seeds: Tensor) -> Tensor:
+    def code_loss(self, images: Tensor, told: AnyCondition, seeds: Tensor) -> Tensor:
         tokenizer = self.tokenizer
         if not self.temperature:
-            return super().code_loss(images, labels, seeds)
+            return super().code_loss(images, told, seeds)
         assert isinstance(tokenizer, GridTokenizer) and isinstance(tokenizer.quantizer, ResidualQuantizer)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             codes, targets = soft_codes(
@@ -52,6 +55,6 @@ class SoftCodeSystem(CodeSystem):
                 temperature=self.temperature,
                 seeds=seeds if self.stochastic else None,
             )
-        logits = self.model(codes, labels).flatten(0, -2)
+        logits = self.model(codes, told).flatten(0, -2)
         losses = F.cross_entropy(logits.float(), targets.flatten(0, -2), reduction="none")
         return losses.view(len(images), -1).mean(1)

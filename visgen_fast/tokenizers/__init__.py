@@ -1,6 +1,7 @@
 """Tokenizers: networks that turn images into codes of a codebook and back."""
 
 from .autoencoder import Autoencoder
+from .code_stage import CodeStage
 from .first_stage import FirstStage, Pixels
 from .grid import GridTokenizer
 from .kl_autoencoder import KLAutoencoder
@@ -14,6 +15,7 @@ from .vq_vae_2 import VQVAE2
 
 __all__ = [
     "Autoencoder",
+    "CodeStage",
     "FirstStage",
     "FeatureEncoder",
     "GridTokenizer",
