@@ -176,6 +176,14 @@ def test_the_recipe_s_energy_draws_and_scores_images():
     drawn = system.sample(torch.tensor([3, 4]), torch.arange(2))
     energy = system.prior.model.energy(drawn, torch.full((2,), 0.1), torch.tensor([3, 4]))
     assert drawn.shape == (2, 1, 8, 8) and energy.shape == (2,) and bool((energy > 0).all())
+    pixels, seeds = torch.full((2, 1, 8, 8), 128, dtype=torch.uint8), torch.arange(2)
+    scores = system.energies(pixels, seeds)
+    # An untrained network is 0, so that E = ½‖x_t‖²/σ; at λ = 4 of a grey image x_t is σ·z.
+    sigma = torch.sigmoid(torch.tensor(-4.0)).sqrt()
+    noise = ops.gaussian(seeds, (1, 8, 8))
+    assert torch.allclose(scores, 0.5 * sigma * noise.square().flatten(1).sum(1), rtol=0.05)
+    system.condition.drop = 0
+    assert system.energies(pixels, seeds) is None  # it has never seen "no class"
 
 
 def test_what_does_not_fit_gets_a_sentence():

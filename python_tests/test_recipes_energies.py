@@ -56,6 +56,9 @@ def test_it_draws_and_measures_energies(run, tmp_path, capsys):
     sample = ["sample", run, "--labels=3", "--device=cpu", f"--out={tmp_path / 'a.png'}"]
     assert cli.main([str(word) for word in sample]) == 0
     assert "guidance is no option of an energy that was learned by contrast" in mistake(capsys, *sample, "--guidance=2")
+    outliers = ["evaluate", str(run), "--outliers=noise", "--pictures=6", "--device=cpu", f"--out={tmp_path}"]
+    assert cli.main(outliers) == 0
+    assert "energy" in json.loads((tmp_path / "outliers.json").read_text())["auroc"]
     with pytest.raises(ValueError, match="ContrastiveSystem gives no likelihood of images"):
         system.bits(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), seeds[:1])
 

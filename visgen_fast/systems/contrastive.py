@@ -60,16 +60,18 @@ class ContrastiveSystem(GenerativeSystem):
         self.buffer.before_step(self.energy, step)
 
     def forward(self, batch: Batch) -> Tensor:
-        x, labels, seeds = to_range(batch.images), batch.labels, batch.seeds
-        noise = ops.gaussian(seeds, x.shape[1:], stream=ops.Purpose.NOISE.stream())
+        labels, seeds = batch.labels, batch.seeds
         return contrastive_divergence(
             lambda x: self.energy(x, labels),
-            x + self.energy.width * noise,
+            self._noised(to_range(batch.images), seeds),
             seeds,
             steps=self.steps,
             step_size=self.buffer.step_size,
             start=self.buffer.states(labels, seeds),
         )
+
+    def _noised(self, images: Tensor, seeds: Tensor) -> Tensor:
+        return images + self.energy.width * ops.gaussian(seeds, images.shape[1:], stream=ops.Purpose.NOISE.stream())
 
     @torch.no_grad()
     def sample(
@@ -90,6 +92,13 @@ class ContrastiveSystem(GenerativeSystem):
         return {"steps": steps}
 
     @torch.no_grad()
+    def energies(self, pixels: Tensor, seeds: Tensor) -> Tensor:
+        """Of images with noise, and of all classes together: −ln Σ exp(−E) over the labels."""
+        x = self._noised(to_range(pixels), seeds)
+        of_labels = [-self.energy(x, torch.full_like(seeds, label)) for label in range(self.buffer.classes)]
+        return -torch.stack(of_labels).logsumexp(0)
+
+    @torch.no_grad()
     def evaluate(self, images: Images, *, device: torch.device) -> dict[str, float]:
         """The mean energies, in nats, of `images` with noise, and of as many that chains draw of the same classes.
 
@@ -99,8 +108,7 @@ class ContrastiveSystem(GenerativeSystem):
         for shown, labels in in_chunks(images, device):
             places = measured + torch.arange(len(shown), device=device)
             seeds = ops.derive_seeds(0, places, purpose=ops.Purpose.LIKELIHOOD)
-            noise = ops.gaussian(seeds, shown.shape[1:], stream=ops.Purpose.NOISE.stream())
             drawn = self.buffer.chains(self.energy, labels, seeds, more=self.steps)
-            both = [self.energy(x, labels).double().sum().cpu() for x in (shown + self.energy.width * noise, drawn)]
+            both = [self.energy(x, labels).double().sum().cpu() for x in (self._noised(shown, seeds), drawn)]
             totals, measured = totals + torch.stack(both), measured + len(shown)
         return dict(zip(("energy_of_images", "energy_of_samples"), (totals / measured).tolist(), strict=True))
