@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from .. import ops
 from .contrastive import langevin
@@ -15,9 +16,9 @@ from .contrastive import langevin
 class ReplayBuffer(nn.Module):
     """States of each class that chains from noise have reached, in the energy as it was some steps before.
 
-    Every `refresh` steps the energy's weights are copied, and all states are drawn anew, by chains in the energy of the
-    copy. So they follow from the copy and from seeds: a checkpoint holds the copy alone, and a resumed run draws the
-    same states again.
+    Every `refresh` steps the energy's parameters are copied, and all states are drawn anew, by chains in the energy of
+    the copy. So they follow from the copy and from seeds: a checkpoint holds the copy alone, and a resumed run draws
+    the same states again.
 
     energy: a module, (x [B, *shape], labels int64 [B]) → [B]. classes: of labels; each has `per_class` states. steps,
     step_size: of a chain, as of `langevin`. seed: of the run.
@@ -53,7 +54,9 @@ class ReplayBuffer(nn.Module):
         """Called before every optimizer step, 0 is the first, with the energy that learns."""
         first = step - step % self.refresh
         if step == first:
-            self.former.load_state_dict(energy.state_dict())
+            for own, learned in zip(self.former.parameters(), energy.parameters(), strict=True):
+                # Where weights are sharded, the copy is whole on every rank.
+                own.copy_(learned.full_tensor() if isinstance(learned, DTensor) else learned)
         if self._drawn is None or self._drawn[0] != first:
             device = next(self.former.parameters()).device
             places = torch.arange(self.classes * self.per_class, device=device)

@@ -22,7 +22,7 @@ from .generative import GenerativeSystem
 class NoisyEnergy(nn.Module):
     """The energy of images with noise of one width: E(x, label) = ½·‖x − h(x, 0, label)‖²/width², with a network h.
 
-    For h the mean of the images that x may be a noised version of, width²·∇E is what lies between.
+    Where exp(−E) is the density of x, x − width²·∇E is the mean of the images that x may come from (Tweedie's formula).
     """
 
     def __init__(self, network: nn.Module, width: float) -> None:
