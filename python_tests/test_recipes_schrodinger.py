@@ -74,7 +74,10 @@ def test_a_bridge_begins_as_a_flow_that_is_trained(tmp_path, capsys):
     train("dsb-matching", 3, tmp_path / "bridge", f"--flow={flow}")
     flow.rename(tmp_path / "elsewhere")
     train("dsb-matching", 5, tmp_path / "bridge", f"--flow={flow}", "--resume")
-    train("dsb-matching", 5, tmp_path / "once", f"--flow={tmp_path / 'bridge'}")
+    capsys.readouterr()
+    train("dsb-matching", 5, tmp_path / "once", f"--flow={tmp_path / 'bridge'}", "--log-every=1")
+    said = "".join(capsys.readouterr())
+    assert "step 5/5, loss " in said and "loss nan" not in said  # that of the network that learns
     for options, sentence in (
         ([f"--flow={flow}"], "--flow: "),
         (["--flow=elsewhere", "--target=terminal"], "of which the networks are terminal targets"),
