@@ -32,13 +32,13 @@ _SHOWN = 8
 def stages(steps: int, short: bool) -> list[dict[str, list[str]]]:
     """Command lines by name; the classifier beside the energies."""
     small = ["--width=8", "--depth=1", "--heads=1", "--batch-size=4"] if short else ["--width=64", "--depth=3"]
-    told = [f"--steps={4 if short else steps}", *small]
+    length, few = (4, 4) if short else (steps, steps // 4)  # of a step of chains, which costs twenty others
     chains = ["--buffer-steps=2", "--chain-steps=1", "--per-class=2"] if short else []
     return [
         {
             "classifier": ["classifier", "--dataset=digits", f"--steps={4 if short else 300}"],
-            "energy": ["energy", *told],
-            "contrastive-energy": ["contrastive-energy", *told, *chains],
+            "energy": ["energy", f"--steps={length}", *small],
+            "contrastive-energy": ["contrastive-energy", f"--steps={few}", *small, *chains],
         }
     ]
 
