@@ -10,6 +10,7 @@ hand. NAME is
     noise levels seen     the same in a sentence, for the README
     freed memory          what keeping it saves
     truth                 verdicts on the claims of the texts
+    paths PART            what a part of the study of paths found
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import freed_memory, invalid_codes_report, noise_levels_report
+from . import freed_memory, invalid_codes_report, noise_levels_report, paths
 from .families import FAMILIES
 from .promises import NotMeasured, Promise
 from .table import as_markdown, details, milliseconds
@@ -45,8 +46,9 @@ _STUDIES = {
     "freed memory": ("freed_memory", freed_memory.block),
     "noise levels seen": ("noise_levels", noise_levels_report.headline),
     "truth": ("truth", truth_report.block),
+    **{f"paths {part}": (f"paths/{part}", paths.block) for part in paths.PARTS},
 }
-_MARKER = re.compile(r"^<!-- ((?:benchmarks|invalid codes|noise levels|freed memory|truth).*) -->$", re.MULTILINE)
+_MARKER = re.compile(r"^<!-- ((?:benchmarks|invalid codes|noise levels|freed memory|truth|paths).*) -->$", re.MULTILINE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from torch import nn
 
 from visgen_fast import ops
 from visgen_fast.diffusion import CosineVP, DiffusionObjective, LogitNormalTimes, annealed_langevin, plan, sample
-from visgen_fast.energies import Composition, EnergyModel, contrastive_divergence, langevin
+from visgen_fast.energies import Composition, EnergyModel, ReplayBuffer, contrastive_divergence, langevin
 from visgen_fast.models import DiT
 from visgen_fast.recipes.registry import load_recipe
 from visgen_fast.recipes.runs import build
@@ -119,6 +119,43 @@ def test_contrastive_divergence_learns_mean_and_spread():
     assert abs(mean - 1) < 0.15 and abs(spread - 0.5) < 0.1
 
 
+class Bowls(nn.Module):
+    """The energy of a normal distribution for each of two labels, whose means and spreads are learned."""
+
+    def __init__(self):
+        super().__init__()
+        self.means, self.scales = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+
+    def forward(self, x, labels):
+        return 0.5 * ((x[:, 0] - self.means[labels]) * self.scales[labels].exp()).square()
+
+
+def test_a_buffer_begins_chains_far_from_the_data_and_is_rebuilt_from_the_weights_and_seeds():
+    bowls = Bowls()
+    options = {"classes": 2, "per_class": 64, "refresh": 20, "steps": 30, "step_size": 0.05, "seed": 0}
+    buffer, optimizer = ReplayBuffer(bowls, (1,), **options), torch.optim.Adam(bowls.parameters(), lr=0.03)
+    for step in range(250):
+        seeds, labels = ops.derive_seeds(1, torch.arange(128) + 128 * step), torch.arange(128) % 2
+        x = torch.tensor([[1.5], [-1.0]])[labels] + 0.5 * ops.gaussian(seeds, (1,))
+        buffer.before_step(bowls, step)
+        start = buffer.states(labels, seeds)
+        optimizer.zero_grad()
+        loss = contrastive_divergence(
+            lambda x, labels=labels: bowls(x, labels), x, seeds, steps=5, step_size=0.05, start=start
+        )
+        loss.mean().backward()
+        optimizer.step()
+    assert (bowls.means - torch.tensor([1.5, -1.0])).abs().max() < 0.15
+    assert ((-bowls.scales).exp() - 0.5).abs().max() < 0.1
+    assert sorted(buffer.state_dict()) == ["former.means", "former.scales"]
+    again = ReplayBuffer(Bowls(), (1,), **options)
+    again.load_state_dict(buffer.state_dict())
+    again.before_step(bowls, 251)  # within the time of the states that were drawn at step 240
+    assert torch.equal(again.states(labels, seeds), start)
+    again.before_step(bowls, 260)
+    assert not torch.equal(again.states(labels, seeds), start) and torch.equal(again.former.means, bowls.means)
+
+
 def test_a_sum_of_energies_draws_from_the_product():
     """N(1, 1)·N(−2, 1)/N(0, 1) is N(−1, 1); and away from the second, N(1, 1)/N(−2, 1)·N(0, 1) is N(3, 1)."""
     for weights, mean in (((1.0, 1.0), -1.0), ((1.0, -1.0), 3.0)):
@@ -139,6 +176,14 @@ def test_the_recipe_s_energy_draws_and_scores_images():
     drawn = system.sample(torch.tensor([3, 4]), torch.arange(2))
     energy = system.prior.model.energy(drawn, torch.full((2,), 0.1), torch.tensor([3, 4]))
     assert drawn.shape == (2, 1, 8, 8) and energy.shape == (2,) and bool((energy > 0).all())
+    pixels, seeds = torch.full((2, 1, 8, 8), 128, dtype=torch.uint8), torch.arange(2)
+    scores = system.energies(pixels, seeds)
+    # An untrained network is 0, so that E = ½‖x_t‖²/σ; at λ = 4 of a grey image x_t is σ·z.
+    sigma = torch.sigmoid(torch.tensor(-4.0)).sqrt()
+    noise = ops.gaussian(seeds, (1, 8, 8))
+    assert torch.allclose(scores, 0.5 * sigma * noise.square().flatten(1).sum(1), rtol=0.05)
+    system.condition.drop = 0
+    assert system.energies(pixels, seeds) is None  # it has never seen "no class"
 
 
 def test_what_does_not_fit_gets_a_sentence():

@@ -10,7 +10,15 @@ from torch.nn import functional as F
 
 from visgen_fast.autoregression import CodeModel, nll, raster
 from visgen_fast.diffusion import CosineVP, DiffusionObjective, UniformTimes
-from visgen_fast.evaluation import CodeParts, NoiseLevels, RandomParts, equivariance, gradient_cosines, transfer
+from visgen_fast.evaluation import (
+    CodeParts,
+    NoiseLevels,
+    RandomParts,
+    Times,
+    equivariance,
+    gradient_cosines,
+    transfer,
+)
 from visgen_fast.evaluation.measuring import Pictures
 from visgen_fast.evaluation.subtasks import by_column, by_depth, by_patch, by_place, by_row, by_row_end, by_scale
 
@@ -41,6 +49,19 @@ def skewed_codes(count: int, *shape: int) -> Tensor:
         shares, count * torch.Size(shape).numel(), True, generator=torch.Generator().manual_seed(0)
     )
     return drawn.view(count, *shape)
+
+
+def test_intervals_of_time_are_parts_of_what_training_learns():
+    """Of a loss that is the time itself, each fourth has its mean, and all together have one half."""
+    tasks = Times(lambda model, some, share: share, 4)
+    some = Pictures(torch.zeros(400, 1), None, torch.arange(400))
+    spread = (torch.arange(400) + 0.5) / 400
+    found = torch.stack([tasks.losses(None, some, spread, place).mean() for place in range(4)])
+    assert torch.allclose(found, torch.tensor([0.125, 0.375, 0.625, 0.875]) / 4, atol=1e-5)
+    assert abs(tasks.together(None, some, torch.arange(400)).mean() - 0.5) < 0.05
+    assert tasks.names[1] == "t 0.25 to 0.50" and tasks.shares.tolist() == [0.25] * 4
+    with pytest.raises(ValueError, match="count must be at least 1, got 0"):
+        Times(lambda model, some, share: share, 0)
 
 
 def test_every_decomposition_by_position_and_depth_says_which_codes_are_whose():

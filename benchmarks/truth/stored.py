@@ -218,6 +218,42 @@ def power_law() -> Sequence[Row]:
     return rows if off is None else [*rows, Row("error of the largest run's prediction", [abs(off)], "below", 0.03)]
 
 
+def _transfers(case: str) -> list[float]:
+    """The transfer between times of each seed of a path."""
+    entries = _entries("paths/subtasks", "paths subtasks")
+    found = [entry["transfer"] for entry in entries if entry["case"] == case]
+    if len(found) < 3:
+        raise NotMeasured(f"the study of paths has {len(found)} of 3 seeds of {case}")
+    return found
+
+
+def _apart(case: str, other: str, side: Side) -> Row:
+    differences = [one - another for one, another in zip(_transfers(case), _transfers(other), strict=True)]
+    return Row(f"transfer between times, {case} less {other}", differences, side, 0.0)
+
+
+def learned_paths() -> Sequence[Row]:
+    return [_apart(case, "fixed schedule", "below") for case in ("learned schedule", "DSB", "DSB matching")]
+
+
+def reparametrized_bridges() -> Sequence[Row]:
+    return [_apart(case, "DSB, previous state", "above") for case in ("DSB, terminal", "DSB, flow")]
+
+
+def flows_against_diffusion() -> Sequence[Row]:
+    """On each data set the least FID of a flow less that of a diffusion model, after the same time."""
+    entries = _entries("paths/flows", "paths flows")
+    rows = []
+    for dataset in dict.fromkeys(entry["dataset"] for entry in entries):
+        fid = {entry["run"]: entry["fid"] for entry in entries if entry["dataset"] == dataset}
+        flows = min(value for run, value in fid.items() if run.startswith(("real-nvp", "tar-flow")))
+        others = min(value for run, value in fid.items() if not run.startswith(("real-nvp", "tar-flow")))
+        rows.append(
+            Row(f"FID on {dataset}, the best flow less the best diffusion model", [flows - others], "above", 0.0)
+        )
+    return rows
+
+
 def _trained(number: int, source: str, text: str, refuted_if: str, measure: Callable[[], Sequence[Row]]) -> Claim:
     return Claim(number, source, text, "trained", refuted_if, measure=measure)
 
@@ -226,6 +262,15 @@ _KERNEL, _STEPS = "kernel distance", "steps to the baseline's final loss"
 CLAIMS = (
     _trained(1, "000:36, 003:55", "text: predicting a token doesn't depend on its place", "e < 0.8", places_of_text),
     _trained(2, "000:47, 003:85", "raster patches: rows are continuous, their ends not", "not lower", ends_of_rows),
+    _trained(
+        *(8, "000:64, 003:243", "learned paths (VDM, DSB) may be equivariant, in practice not yet"),
+        *("learned above fixed", learned_paths),
+    ),
+    _trained(
+        *(9, "003:247", "bridges lose the reparametrization, and so conflict more", "no difference or worse"),
+        reparametrized_bridges,
+    ),
+    _trained(59, "001:61", "normalizing flows are the worst generators", "better", flows_against_diffusion),
     _trained(
         14, "000:74, 003:297", "later codes of an RQ-VAE often don't help, or hurt", "falling", invalid_codes_rise
     ),

@@ -39,22 +39,6 @@ _ROWS = (
         "label swapped at λ*: whose class has the picture? high-frequency energy changed?",
     ),
     (
-        8,
-        "000:64, 003:243",
-        "learned paths (VDM, DSB) may be equivariant, in practice not yet",
-        "trained",
-        "learned above fixed",
-        "e of cosine, VDM-learned, DSB and DSB-matching runs at equal steps",
-    ),
-    (
-        9,
-        "003:247",
-        "bridges lose the reparametrization, and so conflict more",
-        "trained",
-        "no difference or worse",
-        'DSB with targets "previous state", "terminal", "flow": e, and steps to a given error',
-    ),
-    (
         10,
         "003:179",
         "one kind of output for all times weakens the conflict",
@@ -238,14 +222,6 @@ _ROWS = (
         "statistic",
         "0 met",
         "smallest singular value of the Jacobian over random and trained nets",
-    ),
-    (
-        59,
-        "001:61",
-        "normalizing flows are the worst generators",
-        "trained",
-        "better",
-        "a RealNVP-sized flow against flow matching, equal parameters and time",
     ),
     (
         61,

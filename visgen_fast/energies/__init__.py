@@ -3,5 +3,6 @@
 from .composition import Composition
 from .contrastive import contrastive_divergence, langevin
 from .energy import EnergyModel
+from .replay import ReplayBuffer
 
-__all__ = ["Composition", "EnergyModel", "contrastive_divergence", "langevin"]
+__all__ = ["Composition", "EnergyModel", "ReplayBuffer", "contrastive_divergence", "langevin"]

@@ -14,7 +14,7 @@ from .neighbours import Copies, Prdc, copies, prdc
 from .noise_levels import LossByLevel, importance_weighted_loss, loss_by_level
 from .ratings import Ratings, Vote, agreement, bradley_terry, cycles
 from .scaling import Isoflop, ScalingLaw, fit_scaling_law, isoflop
-from .subtasks import CodeParts, NoiseLevels, RandomParts, Subtasks
+from .subtasks import CodeParts, NoiseLevels, RandomParts, Subtasks, Times
 from .tokenizer import TokenizerEvaluation, evaluate_tokenizer
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "SetDistances",
     "StepsMeasure",
     "Subtasks",
+    "Times",
     "TokenizerEvaluation",
     "Transfer",
     "Vote",

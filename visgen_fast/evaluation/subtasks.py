@@ -71,6 +71,29 @@ class NoiseLevels(Subtasks):
         return self.objective.losses_at(model, some.x, some.labels, some.seeds, t)
 
 
+class Times(Subtasks):
+    """`count` intervals of the same length of the times that training draws evenly, of any model that learns at times.
+
+    losses_at: (model, samples, share in (0, 1] of all times [N]) → the objective's loss of each sample there, [N].
+    ValueError for fewer than one interval.
+    """
+
+    def __init__(self, losses_at: Callable[[Network, Pictures, Tensor], Tensor], count: int) -> None:
+        if count < 1:
+            raise ValueError(f"count must be at least 1, got {count}")
+        self.losses_at = losses_at
+        self.names = tuple(f"t {place / count:.2f} to {(place + 1) / count:.2f}" for place in range(count))
+        self.shares = torch.full((count,), 1 / count, dtype=torch.float64)
+
+    def losses(self, model: Network, some: Pictures, spread: Tensor, place: int) -> Tensor:
+        share = (place + 1 - spread) / len(self)
+        return self.losses_at(model, some, share.float()) / len(self)
+
+    def together(self, model: Network, some: Pictures, positions: Tensor) -> Tensor:
+        share = ops.uniform(some.seeds, (1,), stream=ops.Purpose.TIME.stream())
+        return self.losses_at(model, some, share.squeeze(1))
+
+
 class CodeParts(Subtasks):
     """Groups of the codes [*grid, Q] that a model of codes predicts: samples are codes int64 [N, *grid, Q].
 

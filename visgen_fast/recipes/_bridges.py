@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import torch
 
 from ..data.images import ImageFormat, Images, class_part
 from ..diffusion.guiding import check_interval
 from ..errors import UserError
+from ..models.dit import DiT
 from ..systems.bridge import BridgeSampling
 from ..systems.ends import End, ImageEnd, NoiseEnd
+from ..training import checkpoint
 from ..training.bounds import AtLeast, Between
-from ..untrusted import MOST_SAMPLING_STEPS
+from ..untrusted import MOST_SAMPLING_STEPS, escaped
 from ._diffusion import DiTSettings, dit
 from ._images import ImageSettings, held_out_images, training_images
 
@@ -51,6 +56,11 @@ class PathSettings(DiTSettings):
 class SchroedingerSettings(PathSettings):
     """A Schrödinger bridge, whose two networks learn in turns."""
 
+    OTHER_RUNS: ClassVar[tuple[str, ...]] = ("flow",)
+
+    flow: str = ""
+    """A run of ot-flow between the same ends, or of a Schrödinger bridge, with a network of the same sizes: both
+    networks begin as it; by default they begin untrained."""
     sigma: Annotated[float, Between(0, 1000, "()")] = 1.0
     turn_steps: Annotated[int, AtLeast(1)] = 250
     """Optimizer steps in which one network learns while the other one rests."""
@@ -61,6 +71,12 @@ class SchroedingerSettings(PathSettings):
     sampling_steps: Annotated[int, AtLeast(1), Between(1, MOST_SAMPLING_STEPS)] = 20
     """Steps from one end to the other, in training too."""
     guidance: Annotated[float, Between(-1000, 1000)] = 1.0
+
+    def __post_init__(self) -> None:
+        # As for the data: a run means the same from every working directory.
+        if isinstance(self.flow, str) and self.flow:
+            object.__setattr__(self, "flow", str(Path(self.flow).absolute()))
+        super().__post_init__()
 
 
 def start_images(settings: PathSettings) -> Images:
@@ -117,11 +133,18 @@ def _one_class(settings: PathSettings, images: Images, which: int) -> Images:
     return found
 
 
-def in_turns(settings: SchroedingerSettings, images: ImageFormat) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What a `SchroedingerSystem` for images of this format is made of; ValueError where the two don't fit."""
+def in_turns(
+    settings: SchroedingerSettings, images: ImageFormat, *, drifts: bool = True
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a `SchroedingerSystem` for images of this format is made of; ValueError where the two don't fit.
+
+    drifts: whether the networks are drifts. `UserError` for a run `flow` that cannot be begun with.
+    """
     check_interval(settings.guidance_interval)
     start, end = ends(settings, images)
     backward, forward = dit(settings, images), dit(settings, images)
+    if settings.flow:
+        _begin_as(Path(settings.flow), backward, forward, drifts)
     positional = (
         backward,
         forward,
@@ -133,4 +156,26 @@ def in_turns(settings: SchroedingerSettings, images: ImageFormat) -> tuple[tuple
         len(images.class_names),
     )
     names = ("turn_steps", "refresh", "cache", "label_drop", "seed")
-    return positional, {name: getattr(settings, name) for name in names}
+    return positional, {**{name: getattr(settings, name) for name in names}, "trained": bool(settings.flow)}
+
+
+def _begin_as(path: Path, backward: DiT, forward: DiT, drifts: bool) -> None:
+    """Gives both networks the averaged weights of the run at `path`: of a flow, whose velocity is the drift forward."""
+    try:
+        saved = checkpoint.read(path)
+    except UserError as error:
+        raise UserError(f"--flow: {error}") from error
+    name = saved.value("recipe", str)
+    if name not in ("ot-flow", "dsb", "dsb-matching"):
+        raise UserError(f"--flow must be a run of ot-flow, dsb or dsb-matching, got one of {escaped(name, 200)}")
+    if drifts == (saved.state["settings"].get("target") == "terminal"):
+        raise UserError(f"--flow must be a run of which the networks are {'drifts' if drifts else 'terminal targets'}")
+    try:
+        for network, own in ((backward, "backward_model"), (forward, "forward_model")):
+            network.load_state_dict(saved.module(own, "model"))
+    except RuntimeError as error:
+        raise UserError(f"--flow must be a run with a network of the same sizes and classes, got {path}") from error
+    if name == "ot-flow":
+        with torch.no_grad():
+            for parameter in backward.output.linear.parameters():
+                parameter.neg_()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from ..data.images import ImageFormat
 from ..flows.dequantization import Dequantization
 from ..flows.flow import Flow
 from ..systems.flow import FlowSampling, FlowSystem
@@ -22,6 +24,11 @@ class FlowSettings(ImageSettings):
 
     levels: Annotated[int, Between(2, 256)] = 256
     """Values of a pixel; digits have 17."""
+    noise: Annotated[float, Between(0, 1)] = 0.0
+    """Standard deviation of the normal noise of training, which drawn images are cleaned of; 0 is uniform noise as wide
+    as a level, which gives the fewest bits."""
+    label_drop: Annotated[float, Between(0, 1)] = 0.0
+    """Share of the images trained on without their label, which guidance needs."""
     temperature: Annotated[float, Between(0, 1000)] = 1.0
     """What the noise is multiplied by that images are drawn from; below 1 they are nearer the most probable ones."""
     width: Annotated[int, AtLeast(1)] = 64
@@ -37,8 +44,20 @@ class FlowSettings(ImageSettings):
 
 
 def flow_system(
-    settings: FlowSettings, flow: Flow, *, noise: float = 0.0, guidance: float = 1.0, label_drop: float = 0.0
+    settings: FlowSettings, images: ImageFormat, network: Callable[..., Flow], *, guidance: float = 1.0, **sizes: int
 ) -> FlowSystem:
-    """The flow of pixels with normal noise of that width, or uniform noise for 0, to draw with as the settings say."""
+    """A flow of images of this format, to draw with as the settings say.
+
+    network: makes it of the format, of what all flows are told, and of its own `sizes`. ValueError where these don't
+    fit together.
+    """
+    flow = network(
+        image_size=(images.height, images.width),
+        channels=images.channels,
+        classes=len(images.class_names),
+        width=settings.width,
+        depth=settings.depth,
+        **sizes,
+    )
     drawing = FlowSampling(guidance, settings.temperature)
-    return FlowSystem(flow, Dequantization(settings.levels, noise), drawing, label_drop)
+    return FlowSystem(flow, Dequantization(settings.levels, settings.noise), drawing, settings.label_drop)

@@ -27,7 +27,7 @@ class Settings(SchroedingerSettings):
 
 def system(settings: Settings, images: ImageFormat) -> TrajectorySystem:
     """The system these settings describe, for images of this format. ValueError where the two don't fit."""
-    positional, options = in_turns(settings, images)
+    positional, options = in_turns(settings, images, drifts=settings.target != "terminal")
     return TrajectorySystem(*positional, target=settings.target, **options)
 
 

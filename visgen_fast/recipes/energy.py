@@ -12,7 +12,7 @@ from ..diffusion.objective import DiffusionObjective
 from ..diffusion.schedules import CosineVP
 from ..diffusion.times import UniformTimes
 from ..energies.energy import EnergyModel
-from ..systems.prior import PriorSystem
+from ..systems.energy import EnergySystem
 from ._diffusion import DIT_PRESETS, DiTSettings, dit, of_pixels
 from ._images import all_images
 from .recipe import Recipe
@@ -25,12 +25,12 @@ class Settings(DiTSettings):
     dataset: str = "digits"
 
 
-def system(settings: Settings, images: ImageFormat) -> PriorSystem:
+def system(settings: Settings, images: ImageFormat) -> EnergySystem:
     """The system these settings describe, for images of this format. ValueError where the two don't fit."""
     schedule = CosineVP()
     model = EnergyModel(dit(settings, images), schedule.sigma)
     objective = DiffusionObjective(schedule, "epsilon", UniformTimes())
-    return PriorSystem(*of_pixels(settings, images, model, objective, "ddpm"))
+    return EnergySystem(*of_pixels(settings, images, model, objective, "ddpm"))
 
 
 RECIPE = Recipe(Settings, all_images, system, presets=DIT_PRESETS)

@@ -29,16 +29,7 @@ class Settings(FlowSettings):
 
 def system(settings: Settings, images: ImageFormat) -> FlowSystem:
     """The system these settings describe, for images of this format. ValueError where the two don't fit."""
-    flow = RealNVP(
-        image_size=(images.height, images.width),
-        channels=images.channels,
-        width=settings.width,
-        depth=settings.depth,
-        levels=settings.resolutions,
-        couplings=settings.couplings,
-        classes=len(images.class_names),
-    )
-    return flow_system(settings, flow)
+    return flow_system(settings, images, RealNVP, levels=settings.resolutions, couplings=settings.couplings)
 
 
 _DIGITS = {**FLOW_PRESETS["digits"], "resolutions": 2, "width": 32, "depth": 1, "learning_rate": 2e-3}

@@ -22,10 +22,7 @@ class Settings(FlowSettings):
     """TarFlow, given the class."""
 
     noise: Annotated[float, Between(0, 1)] = 0.05
-    """Standard deviation of the normal noise of training, which drawn images are cleaned of; 0 is uniform noise as wide
-    as a level, which gives the fewest bits."""
     label_drop: Annotated[float, Between(0, 1)] = 0.1
-    """Share of the images trained on without their label, which guidance needs."""
     guidance: Annotated[float, Between(-1000, 1000)] = 1.0
     """Weight of the label over none when images are drawn, reached at the last patch; 1 is none."""
     patch_size: Annotated[int, AtLeast(1)] = 2
@@ -38,18 +35,8 @@ class Settings(FlowSettings):
 
 def system(settings: Settings, images: ImageFormat) -> FlowSystem:
     """The system these settings describe, for images of this format. ValueError where the two don't fit."""
-    flow = TarFlow(
-        image_size=(images.height, images.width),
-        channels=images.channels,
-        patch_size=settings.patch_size,
-        width=settings.width,
-        depth=settings.depth,
-        blocks=settings.blocks,
-        heads=settings.heads,
-        classes=len(images.class_names),
-    )
-    chosen = {"noise": settings.noise, "guidance": settings.guidance, "label_drop": settings.label_drop}
-    return flow_system(settings, flow, **chosen)
+    sizes = {name: getattr(settings, name) for name in ("patch_size", "blocks", "heads")}
+    return flow_system(settings, images, TarFlow, guidance=settings.guidance, **sizes)
 
 
 PRESETS = {**FLOW_PRESETS, "digits": {**FLOW_PRESETS["digits"], "depth": 1, "blocks": 8, "learning_rate": 3e-3}}

@@ -49,6 +49,13 @@ class GenerativeSystem(System):
         """
         raise ValueError(f"{type(self).__name__} gives no likelihood of images")
 
+    def energies(self, pixels: Tensor, seeds: Tensor) -> Tensor | None:
+        """−ln p of each of the images uint8 [B, C, H, W], of whatever class, up to one constant of all: float [B].
+
+        seeds: int64 [B], of what is random in it. None for a system that has no energy.
+        """
+        return None
+
     def rebuild(self, pixels: Tensor, seeds: Tensor) -> Tensor | None:
         """Images [B, C, H, W] in [−1, 1] that the system makes of images uint8 after losing a part of each.
 

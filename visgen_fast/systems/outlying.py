@@ -38,7 +38,7 @@ def find_outliers(
         usual = float(torch.cat([system.bits(*part) for part in _parts(train, device, places)]).double().mean())
     scores = [_scores(system, images, usual, classifier, device) for images in (inside, outside)]
     if not scores[0]:
-        raise UserError("the model gives neither a likelihood nor reconstructions, and there is no classifier")
+        raise UserError("the model gives no likelihood, energies or reconstructions, and there is no classifier")
     return Outliers(*scores)
 
 
@@ -64,6 +64,9 @@ def _scores(
         own: dict[str, Tensor] = {}
         if usual is not None:
             own |= of_likelihood(system.bits(pixels, seeds), png_bits(pixels), usual)
+        energies = system.energies(pixels, seeds)
+        if energies is not None:
+            own["energy"] = energies.double().cpu()
         rebuilt = system.rebuild(pixels, seeds)
         if rebuilt is not None:
             own["reconstruction"] = reconstruction_error(to_range(pixels), rebuilt.clamp(-1, 1))

@@ -30,8 +30,9 @@ class SchroedingerSystem(PathSystem):
     `refresh` steps, from seeds: so no checkpoint holds them, and a resumed run draws them again, the same bits. The
     first turn is that of the network back to the images; it learns from the reference process.
 
-    backward, forward: class-conditional networks (x_t, t, labels). ends: what `PathSystem` takes. seed:
-    of the run. ValueError unless refresh divides turn_steps.
+    backward, forward: class-conditional networks (x_t, t, labels). ends: what `PathSystem` takes. seed: of the run.
+    trained: whether the networks come trained as a path between these ends: then the first turn learns from what
+    `forward` draws, and not from the reference process. ValueError unless refresh divides turn_steps.
     """
 
     def __init__(
@@ -44,15 +45,16 @@ class SchroedingerSystem(PathSystem):
         cache: int,
         label_drop: float,
         seed: int,
+        trained: bool = False,
     ) -> None:
         super().__init__(*ends)
         if turn_steps % refresh:
             raise ValueError(f"refresh must divide turn_steps {turn_steps}, got {refresh}")
         self.backward_model, self.forward_model = backward, forward
         self.turn_steps, self.refresh, self.size = turn_steps, refresh, cache
-        self.label_drop, self.seed = label_drop, seed
+        self.label_drop, self.seed, self.trained = label_drop, seed, trained
         self._cache: tuple[int, dict[str, Tensor]] | None = None  # the step it was drawn at, and what was drawn
-        self._of_reference = True
+        self._of_reference = not trained
 
     def model(self, direction: str) -> nn.Module:
         """The network of that direction."""
@@ -80,10 +82,16 @@ class SchroedingerSystem(PathSystem):
             places = torch.arange(self.size, device=device)
             seeds = ops.derive_seeds(self.seed, places, step=first, purpose=ops.Purpose.COUPLING)
             turn, training = step // self.turn_steps, self.training
-            self._of_reference = turn == 0
+            self._of_reference = turn == 0 and not self.trained
             self.eval()
             self._cache = first, self._simulated(seeds, _DIRECTIONS[1 - turn % 2])
             self.train(training)
+
+    @property
+    def drawn(self) -> dict[str, Tensor]:
+        """The cache of the last step that `before_step` was told: "labels" and what is learned from, `size` of each."""
+        assert self._cache is not None  # before_step has drawn it
+        return self._cache[1]
 
     def _ends(self, seeds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What lies at both ends, as it comes, and the labels of the images at the start."""
@@ -101,17 +109,17 @@ class SchroedingerSystem(PathSystem):
         """What the network that goes `going`, or the reference, draws: "labels", and more, a sample a seed."""
 
     @abstractmethod
-    def _taught(self, name: str, seeds: Tensor, drawn: dict[str, Tensor], labels: Any) -> Tensor:
-        """The loss [B] of the network `name`, of samples that were drawn."""
+    def losses_at(self, name: str, share: Tensor, some: dict[str, Tensor], labels: Any, seeds: Tensor) -> Tensor:
+        """The loss [B] of the network `name`, at a share in (0, 1] of all times, [B], of some of what was drawn."""
 
     def _loss(self, name: str, batch: Batch) -> Tensor:
-        assert self._cache is not None  # before_step has drawn it
-        seeds, drawn = batch.seeds, self._cache[1]
-        share = ops.uniform(seeds, (1,), stream=ops.Purpose.COUPLING.stream()).squeeze(1).double()
-        chosen = (share * self.size).ceil().long() - 1
-        some = {key: value[chosen] for key, value in drawn.items()}
+        seeds = batch.seeds
+        place = ops.uniform(seeds, (1,), stream=ops.Purpose.COUPLING.stream()).squeeze(1).double()
+        chosen = (place * self.size).ceil().long() - 1
+        some = {key: value[chosen] for key, value in self.drawn.items()}
         labels = drop_labels(some["labels"], seeds, self.label_drop, self.classes)
-        return self._taught(name, seeds, some, labels)
+        share = ops.uniform(seeds, (1,), stream=ops.Purpose.TIME.stream()).squeeze(1)
+        return self.losses_at(name, share, some, labels, seeds)
 
     def network(self, direction: str) -> Network:
         return self.model(direction)
@@ -131,9 +139,8 @@ class MatchingSystem(SchroedingerSystem):
             x, endpoint = (x, reached) if going == "forward" else (reached, endpoint)
         return {"x": x, "endpoint": endpoint, "labels": labels}
 
-    def _taught(self, name: str, seeds: Tensor, drawn: dict[str, Tensor], labels: Any) -> Tensor:
-        x, endpoint = drawn["x"], drawn["endpoint"]
-        share = ops.uniform(seeds, (1,), stream=ops.Purpose.TIME.stream()).squeeze(1)
+    def losses_at(self, name: str, share: Tensor, some: dict[str, Tensor], labels: Any, seeds: Tensor) -> Tensor:
+        x, endpoint = some["x"], some["endpoint"]
         t = _LEAST_TIME + (1 - 2 * _LEAST_TIME) * share
         rows = bridge_coefficients("brownian", f"{name}_drift", t, sigma=self.sigma)
         output = self.model(name)(ops.add_noise(x, rows, seeds, endpoint=endpoint), t, labels)
@@ -165,14 +172,13 @@ class TrajectorySystem(SchroedingerSystem):
         path = self._followed(going, seeds, start, labels, path=True)
         return {"path": path.transpose(0, 1), "labels": labels}
 
-    def _taught(self, name: str, seeds: Tensor, drawn: dict[str, Tensor], labels: Any) -> Tensor:
-        path, going = drawn["path"].transpose(0, 1), _DIRECTIONS[1 - _DIRECTIONS.index(name)]
-        share = ops.uniform(seeds, (1,), stream=ops.Purpose.TIME.stream()).squeeze(1)
+    def losses_at(self, name: str, share: Tensor, some: dict[str, Tensor], labels: Any, seeds: Tensor) -> Tensor:
+        path, going = some["path"].transpose(0, 1), _DIRECTIONS[1 - _DIRECTIONS.index(name)]
         place = (share.double() * (len(path) - 1)).ceil().long()
         drift = None if self._of_reference else self.network(going)
         with torch.no_grad():
             x_t, t, aim = reversed_target(
-                *(path, place, self.target), direction=going, drift=drift, labels=drawn["labels"]
+                *(path, place, self.target), direction=going, drift=drift, labels=some["labels"]
             )
         output = self.model(name)(x_t, t, labels)
         return (output - aim).square().flatten(1).mean(1)

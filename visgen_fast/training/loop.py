@@ -297,8 +297,9 @@ class Trainer:
             rate = (self.step - since.step) * self.settings.batch_size / seconds
             now, norm = learning_rate(self.settings, self.step - 1), float(since.gradient_norm)
             waited = (self.clock.seconds - since.waited) / seconds
-            report.losses(self.step, losses[0], now, norm, rate, *losses[1:], *measured, waited=waited)
+            shown = next(loss for loss, count in zip(losses, since.counts.values(), strict=True) if count)
             row = (losses[0], now, norm, rate, *losses[1:], *measured)
+            report.losses(self.step, *row, waited=waited, shown=shown)
             self.accelerator.log(dict(zip(report.columns[1:], row, strict=True)), self.step)
         for loss, count in zip(losses, since.counts.values(), strict=True):
             if count:

@@ -85,11 +85,14 @@ class Report:
         rate: float,
         *metrics: float,
         waited: float = 0.0,
+        shown: float | None = None,
     ) -> None:
         """Notes the mean loss and metrics since the last call, and the last gradient norm, at `step`.
 
-        `rate` is in images/s, `waited` the share of the time in which the device waited for data.
+        `rate` is in images/s, `waited` the share of the time in which the device waited for data; `shown` is the loss
+        for the terminal, where that of the first player is not known because it rested.
         """
+        said = f"{loss if shown is None else shown:.4f}"
         numbers = (
             f"{learning_rate:.6g}",
             f"{gradient_norm:.6g}",
@@ -103,12 +106,12 @@ class Report:
             for name, value in zip(self.columns[1:], (loss, learning_rate, gradient_norm, rate, *metrics), strict=True):
                 self._board.add_scalar(name, value, step)
         waiting = f", {waited:.0%} of the time waiting for data" if waited >= 0.01 else ""
-        self._progress.update(self._task, completed=step, loss=f"{loss:.4f}", rate=f"{rate:.0f}", waiting=waiting)
+        self._progress.update(self._task, completed=step, loss=said, rate=f"{rate:.0f}", waiting=waiting)
         # Where there is no terminal to draw a bar on, ten lines tell the same.
         if self._progress.disable and (step == self._steps or step - self._told >= self._steps / 10):
             self._told = step
             left = (time.monotonic() - self._began) / (step - self._start) * (self._steps - step)
-            so_far = f"step {step}/{self._steps}, loss {loss:.4f}, {rate:.0f} images/s{waiting}"
+            so_far = f"step {step}/{self._steps}, loss {said}, {rate:.0f} images/s{waiting}"
             self.console.print(f"{so_far}, {left:.0f} s left")
 
     def draw(self, images: Tensor, names: Sequence[str], step: int | None) -> Path:
