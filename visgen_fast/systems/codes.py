@@ -78,6 +78,10 @@ class CodeSystem(GenerativeSystem):
         """The grids over the image whose places the codes have, as of `grids_of`."""
         return grids_of(self.tokenizer, self.model.order.shape[:-1])
 
+    @property
+    def tokens(self) -> int:
+        return math.prod(self.model.order.shape)
+
     def begin(self, images: Images, *, device: torch.device) -> None:
         """Finds the palette of pixels that have one, among those of the training images."""
         if isinstance(self.tokenizer, PixelCodes) and self.tokenizer.palette is not None:
