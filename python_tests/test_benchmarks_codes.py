@@ -23,7 +23,8 @@ def test_bits_and_minutes_are_held_to_their_promise(bits, minutes, code, monkeyp
     monkeypatch.setattr(studies, "run_logged", trained)
     assert pixel_bits.main(["--case=pixel-gpt", "--", "--steps=2"]) == code
     assert (
-        f"digits pixel-gpt: {bits:.3f} bits per dimension after {minutes} minutes (≤ 1.9 in 5)" in capsys.readouterr().out
+        f"digits pixel-gpt: {bits:.3f} bits per dimension after {minutes} minutes (≤ 1.9 in 5)"
+        in capsys.readouterr().out
     )
 
 
