@@ -8,6 +8,7 @@ by the second pass alone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
@@ -51,7 +52,7 @@ class SelfConditionedPrior(DiffusionPrior):
             chosen = begun.nonzero().squeeze(1)
             passed = chosen if len(chosen) else chosen.new_zeros(1)
             with without_gradient():
-                some = apply_to_parts(labels, lambda part: part[passed])
+                some: Any = apply_to_parts(labels, lambda part: part[passed])
                 _, left = self.model.with_latents(x_t[passed], t[passed], some)
             latents = left.new_zeros(len(x_t), *left.shape[1:]).index_copy(0, chosen, left[: len(chosen)])
             return self.model(x_t, t, labels, latents)

@@ -7,7 +7,7 @@ images it makes a cascade: `visgen-fast sample RUN --then UPSAMPLER`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from ..data.images import ImageFormat
 from ..diffusion.prior import DiffusionPrior
@@ -41,7 +41,7 @@ def system(settings: Settings, images: ImageFormat) -> UpsamplerSystem:
     objective = shifted_objective(settings, images, loss="epsilon")
     prior = DiffusionPrior(model, objective, drawing(settings, "dpm++2m"))
     drawn = min(0.1, settings.noise) if settings.drawing_noise is None else settings.drawing_noise
-    options = {"factor": settings.factor, "noise": settings.noise, "drawing_noise": drawn}
+    options: dict[str, Any] = {"factor": settings.factor, "noise": settings.noise, "drawing_noise": drawn}
     return UpsamplerSystem(prior, classes_of(settings, images), images, **options)
 
 
