@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from threading import Thread
+from threading import Thread, get_native_id
 from typing import Any
 
 from accelerate import Accelerator
@@ -16,6 +18,7 @@ from .place import on_main_rank
 from .run import Run
 from .shards import Shards
 
+_LOWEST = 19  # the priority of those that yield to all others
 _LONGEST_WAIT = 60.0  # seconds, for a checkpoint in the writing when the training has failed
 
 
@@ -57,6 +60,7 @@ class Saver:
         return self.weights.sharded or self.accelerator.is_main_process
 
     def _in_background(self, write: Callable[[], None]) -> None:
+        _behind_others()
         try:
             write()
         except Exception as error:  # raised by `wait`
@@ -78,3 +82,13 @@ class Saver:
         """Waits a while for what is being written, whatever becomes of it."""
         if self._thread is not None:
             self._thread.join(_LONGEST_WAIT)
+
+
+def _behind_others() -> None:
+    """Leaves this thread the time of processors that no other thread wants.
+
+    An operation shares its work evenly among as many threads as there are cores: it would wait for the one whose core
+    is shared with the writing, and take twice as long.
+    """
+    with suppress(OSError, AttributeError):  # of systems where a thread has no priority of its own
+        os.setpriority(os.PRIO_PROCESS, get_native_id(), _LOWEST)
