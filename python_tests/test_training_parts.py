@@ -22,6 +22,8 @@ from visgen_fast.recipes.vq_vae import Settings as VQVAESettings
 from visgen_fast.training.average import MovingAverage
 from visgen_fast.training.figures import image_grid, loss_curve
 from visgen_fast.training.loop import Trainer
+from visgen_fast.training.operations import CountedOperations
+from visgen_fast.training.pace import Pace, Pacing
 from visgen_fast.training.place import accelerator_for
 from visgen_fast.training.report import COLUMNS, Report
 from visgen_fast.training.run import Run
@@ -243,7 +245,7 @@ def test_a_report_continued_from_a_step_drops_the_rows_after_it(tmp_path):
     def note(steps: range, start: int, total: int) -> None:
         report = Report(tmp_path, steps=total, start=start)
         for step in steps:
-            report.losses(step, 1 / step, 0.1, 2.0, 300.0)
+            report.losses(step, 1 / step, 0.1, 2.0, Pace(300.0))
         report.close()
 
     note(range(1, 8), 0, 10)
@@ -257,6 +259,46 @@ def test_a_report_continued_from_a_step_drops_the_rows_after_it(tmp_path):
     loss_curve(tmp_path / "losses.csv", tmp_path / "loss.png")
     with Image.open(tmp_path / "loss.png") as curve:
         assert curve.size == (840, 480)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_operations_are_those_of_the_model_whatever_is_computed_again(again):
+    batch, heads, places, features = 2, 3, 5, 4
+    x = torch.randn(batch, heads, places, features, requires_grad=True)
+    linear, convolution = nn.Linear(features, 7), nn.Conv2d(heads, 2, 3, padding=1)
+
+    def network(x):
+        seen = nn.functional.scaled_dot_product_attention(x, x, x)
+        return convolution(linear(seen))
+
+    with CountedOperations() as counted:
+        made = torch.utils.checkpoint.checkpoint(network, x, use_reentrant=False) if again else network(x)
+        with counted.backward():
+            made.sum().backward()
+    attention = 2 * batch * heads * places * places * features
+    linear_, convolution_ = 2 * batch * heads * places * features * 7, 2 * batch * 2 * heads * 9 * places * 7
+    assert (
+        counted.total == (2 + 5) * attention + 3 * linear_ + 3 * convolution_
+    )  # flash attention makes its scores again
+
+
+def test_the_pace_counts_each_player_by_its_turns(monkeypatch):
+    turns = [SimpleNamespace(player=SimpleNamespace(name=name), operations=value) for name, value in PLAYERS.items()]
+    settings = TrainingSettings(batch_size=8)
+    pacing = Pacing(SimpleNamespace(tokens=16), turns, settings, torch.device("cpu"), 2)
+    assert pacing.peak > 1e6
+    pacing.peak = 8e12
+    pace = pacing.of(10, {"one": 10, "other": 5, "late": 0}, 2.0, 0.5)
+    assert pace[:4] == (40, 640, 8 / 2 * (10 * 1e10 + 5 * 4e11), (8 / 2 * 2.1e12) / 8e12) and pace.memory > 1e7
+    shown = str(pace._replace(memory=3 * 10**9))
+    assert (
+        shown == "40 images/s, 640 tokens/s, 8.4 TFLOP/s (105% of the peak), 3.0 GB, 25% of the time waiting for data"
+    )
+    assert pacing.of(10, {"one": 10, "other": 0, "late": 2}, 2.0, 0.0).operations is None
+    assert str(Pace(300.0)) == "300 images/s"
+
+
+PLAYERS = {"one": 1e10, "other": 4e11, "late": None}
 
 
 def test_the_clock_counts_the_time_that_data_takes_and_no_other(monkeypatch):

@@ -61,6 +61,10 @@ class CodeSystem(PriorSystem):
         """The grids over the image whose places the codes have, as of `grids_of`."""
         return grids_of(self.tokenizer, self.model.order.shape[:-1])
 
+    @property
+    def tokens(self) -> int:
+        return math.prod(self.model.order.shape)
+
     def given(self, images: Tensor, part: float | Tensor) -> Tensor:
         """The codes of a part of images [B, C, H, W], −1 for the others: what `sample` takes as `known`.
 

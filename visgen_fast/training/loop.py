@@ -19,6 +19,7 @@ from ..data.order import Batch, ImagesByPosition, MicroBatches, load
 from ..errors import Stopped, UserError
 from .checkpoint import Checkpoint
 from .copies import Copies
+from .pace import Pacing
 from .place import accelerator_for, on_main_rank
 from .profiling import Profile
 from .report import Report
@@ -126,7 +127,8 @@ class Trainer:
             )
         except ValueError as error:
             raise UserError(str(error)) from error
-        data = ImagesByPosition(source, settings.seed, horizontal_flip=settings.horizontal_flip)
+        how = {"horizontal_flip": settings.horizontal_flip, "batch_size": settings.batch_size}
+        data = ImagesByPosition(source, settings.seed, **how)
         return load(data, positions, workers=settings.workers, pin_memory=accelerator.device.type == "cuda")
 
     def run(self) -> None:
@@ -140,6 +142,8 @@ class Trainer:
             on_main_rank(self.accelerator, self.folder.begin)
             if settings.tracker != "none":
                 self.accelerator.init_trackers("visgen_fast", {**self.folder.identity, **asdict(settings)})
+            ranks = self.accelerator.num_processes
+            self.pacing = Pacing(self.system, self.turns, settings, self.accelerator.device, ranks)
             profile = Profile(self.folder.out, settings.profile, self.accelerator.process_index)
             with self._report() as report, self.stopping.listening(), profile.running():
                 since = self._since_now()
@@ -223,6 +227,7 @@ class Trainer:
             "ranks": self.accelerator.num_processes,
             "loss_scaler": None if scaler is None else scaler.state_dict(),
             "remembered": dict(self.system.remembered),
+            "operations": {turn.player.name: turn.operations for turn in self.turns},
         }
         frozen = {name: self.system.get_submodule(name).state_dict() for name in self.system.frozen}
         began = time.monotonic()
@@ -250,6 +255,10 @@ class Trainer:
             except (KeyError, TypeError, RuntimeError) as error:
                 raise saved.damaged(f"state.json has no state of the loss scaler ({error!r})") from error
         self.step = saved.state["step"]
+        counted = saved.state.get("operations")
+        for turn in self.turns:
+            found = counted.get(turn.player.name) if isinstance(counted, dict) else None
+            turn.operations = found if isinstance(found, float) and found >= 0 else turn.operations
 
     def _differences(self, saved: Checkpoint) -> list[str]:
         """In a sentence each, how the run of a checkpoint goes on otherwise than it would have there."""
@@ -294,13 +303,11 @@ class Trainer:
         measured = [self.accelerator.reduce(metrics[name].float(), "mean").item() for name in self.system.metric_names]
         if report is not None:
             seconds = time.monotonic() - since.began
-            rate = (self.step - since.step) * self.settings.batch_size / seconds
+            pace = self.pacing.of(self.step - since.step, since.counts, seconds, self.clock.seconds - since.waited)
             now, norm = learning_rate(self.settings, self.step - 1), float(since.gradient_norm)
-            waited = (self.clock.seconds - since.waited) / seconds
             shown = next(loss for loss, count in zip(losses, since.counts.values(), strict=True) if count)
-            row = (losses[0], now, norm, rate, *losses[1:], *measured)
-            report.losses(self.step, *row, waited=waited, shown=shown)
-            self.accelerator.log(dict(zip(report.columns[1:], row, strict=True)), self.step)
+            row = report.losses(self.step, losses[0], now, norm, pace, *losses[1:], *measured, shown=shown)
+            self.accelerator.log(row, self.step)
         for loss, count in zip(losses, since.counts.values(), strict=True):
             if count:
                 self._require_finite("loss", loss)

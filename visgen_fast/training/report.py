@@ -29,6 +29,7 @@ from torch import Tensor
 from ..errors import writing
 from .figures import image_grid, loss_curve
 from .losses import read_losses
+from .pace import Pace
 
 COLUMNS = ("step", "loss", "learning_rate", "gradient_norm", "images_per_second")
 
@@ -56,14 +57,14 @@ class Report:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}"),
-            TextColumn("{task.fields[rate]} images/s{task.fields[waiting]}"),
+            TextColumn("{task.fields[pace]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self._task = self._progress.add_task("training", total=steps, completed=start, loss="–", rate="–", waiting="")
+        self._task = self._progress.add_task("training", total=steps, completed=start, loss="–", pace="– images/s")
         self._progress.start()
         self._steps, self._start, self._began, self._told = steps, start, time.monotonic(), start
 
@@ -82,37 +83,37 @@ class Report:
         loss: float,
         learning_rate: float,
         gradient_norm: float,
-        rate: float,
+        pace: Pace,
         *metrics: float,
-        waited: float = 0.0,
         shown: float | None = None,
-    ) -> None:
+    ) -> dict[str, float]:
         """Notes the mean loss and metrics since the last call, and the last gradient norm, at `step`.
 
-        `rate` is in images/s, `waited` the share of the time in which the device waited for data; `shown` is the loss
-        for the terminal, where that of the first player is not known because it rested.
+        `shown` is the loss for the terminal, where that of the first player is not known because it rested. Returns all
+        of the row by name, and the pace.
         """
         said = f"{loss if shown is None else shown:.4f}"
         numbers = (
             f"{learning_rate:.6g}",
             f"{gradient_norm:.6g}",
-            f"{rate:.1f}",
+            f"{pace.images:.1f}",
             *(f"{value:.6g}" for value in metrics),
         )
+        row = (loss, learning_rate, gradient_norm, pace.images, *metrics)
+        named = {**dict(zip(self.columns[1:], row, strict=True)), **pace.scalars()}
         with writing(self.out / "losses.csv"):
             self._rows.writerow((step, repr(loss), *numbers))
             self._losses.flush()
         with writing(self.out / "tensorboard"):
-            for name, value in zip(self.columns[1:], (loss, learning_rate, gradient_norm, rate, *metrics), strict=True):
+            for name, value in named.items():
                 self._board.add_scalar(name, value, step)
-        waiting = f", {waited:.0%} of the time waiting for data" if waited >= 0.01 else ""
-        self._progress.update(self._task, completed=step, loss=said, rate=f"{rate:.0f}", waiting=waiting)
+        self._progress.update(self._task, completed=step, loss=said, pace=str(pace))
         # Where there is no terminal to draw a bar on, ten lines tell the same.
         if self._progress.disable and (step == self._steps or step - self._told >= self._steps / 10):
             self._told = step
             left = (time.monotonic() - self._began) / (step - self._start) * (self._steps - step)
-            so_far = f"step {step}/{self._steps}, loss {said}, {rate:.0f} images/s{waiting}"
-            self.console.print(f"{so_far}, {left:.0f} s left")
+            self.console.print(f"step {step}/{self._steps}, loss {said}, {pace}, {left:.0f} s left")
+        return named
 
     def draw(self, images: Tensor, names: Sequence[str], step: int | None) -> Path:
         """Draws the figure of `images` [rows, columns, C, H, W]: the one of `step`, or the run's last (None)."""

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..data.buckets import Buckets
 from ..data.images import Images
 from ..data.order import Batch
+from ..errors import UserError
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,11 @@ class System(nn.Module, ABC):
     remembered: Mapping[str, Any] = MappingProxyType({})
     examined_by: tuple[str, ...] = ()
     examined = 512
+
+    @property
+    def tokens(self) -> int | None:
+        """What an image is for the network, where that works on a sequence of tokens."""
+        return None
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
@@ -146,8 +153,10 @@ class System(nn.Module, ABC):
     def source(self, images: Images, *, mirrored: bool) -> Images:
         """What training reads of the `images`, which it sees `mirrored` too: by default themselves.
 
-        On one rank first, and then on the others.
+        On one rank first, and then on the others. `UserError` for images of several shapes, unless it takes them.
         """
+        if isinstance(images, Buckets):
+            raise UserError(f"--buckets is not for this recipe: {type(self).__name__} takes images of one shape")
         return images
 
     def evaluate(self, images: Images, *, device: torch.device) -> dict[str, float]:

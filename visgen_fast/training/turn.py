@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from accelerate import Accelerator
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..data.order import Batch
 from .adamw import AdamW
 from .copies import Copies
+from .operations import CountedOperations
 from .settings import TrainingSettings
 from .shards import Shards
 from .system import Player
@@ -41,6 +42,7 @@ class Turn:
             betas=(player.beta1, settings.beta2),
             weight_decay=settings.weight_decay,
         )
+        self.operations: float | None = None  # of an image, which the first turn counts
         self.moved: set[Tensor] = set()  # parameters that the last turn moved, their averages with them
         with self._alone():
             self.loss = weights.loss(player)
@@ -54,14 +56,19 @@ class Turn:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * self.player.lr_scale
         loss = torch.zeros((), device=self.accelerator.device)
-        with self._alone():
+        counted = CountedOperations()
+        # In the first turn of a run alone: a compiled network may run eagerly while operations are counted.
+        with self._alone(), counted if self.operations is None else nullcontext():
             for left, batch in zip(range(len(batches))[::-1], batches, strict=True):
                 # Dropout draws from torch's generators: anew for each turn, and the same after an interruption.
                 torch.manual_seed(batch.module_seed + self.place)
                 with self.weights.micro_batch(self.loss, last=not left):
                     share = self.loss(batch.to(self.accelerator.device)).mean() / len(batches)
-                    self.accelerator.backward(share)
+                    with counted.backward():
+                        self.accelerator.backward(share)
                 loss += share.detach()
+        if self.operations is None:
+            self.operations = counted.total / sum(len(batch.positions) for batch in batches)
         self.accelerator.unscale_gradients(self.optimizer)
         norm = self.weights.gradient_norm(self.player.parameters)
         self.adamw.gradient_scale = (self.settings.gradient_clip / (norm + 1e-6)).clamp(max=1)
