@@ -175,7 +175,7 @@ def test_a_folder_of_images_is_trained_on_with_loading_processes(tmp_path):
     [
         (
             ["frobnicate"],
-            "there is no command 'frobnicate'; there are train, sample, evaluate, export, index, samplers, schedule,",
+            "there is no command 'frobnicate'; there are train, sample, evaluate, export, encode, index, samplers,",
         ),
         (["train", "digits"], "there is no recipe 'digits' (digits is a data set: --dataset digits); there are "),
         (["train", "frobnicate"], "there is no recipe 'frobnicate'; there are "),

@@ -11,12 +11,13 @@ from mistakes import mistake
 from PIL import Image
 
 from visgen_fast import cli
-from visgen_fast.data import tar_shards
+from visgen_fast.data import ranges
 from visgen_fast.data.datasets import DATASETS, FOLDER
 from visgen_fast.data.image_file import decode
 from visgen_fast.data.order import EndlessPermutation
-from visgen_fast.data.tar_shards import INDEX, TarShards, make_index
-from visgen_fast.errors import UserError
+from visgen_fast.data.tar_index import make_index
+from visgen_fast.data.tar_shards import INDEX, TarShards
+from visgen_fast.errors import Unreachable, UserError
 
 SIDE = 8
 
@@ -60,12 +61,12 @@ def test_images_and_classes_are_read_in_any_order(tmp_path):
 
 
 def test_few_shards_are_open_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(tar_shards, "_MOST_OPEN", 2)
+    monkeypatch.setattr(ranges, "_MOST_OPEN", 2)
     make_index(shards(tmp_path, count=5, each=1))
     data = TarShards(tmp_path, SIDE)
     for _ in range(2):
         assert torch.equal(data.read(range(5))[0], torch.stack([decode(png(number), SIDE) for number in range(5)]))
-        assert len(data._open) == 2
+        assert len(data.files._open) == 2
 
 
 def test_without_classes_all_images_are_of_one(tmp_path):
@@ -132,3 +133,63 @@ def test_mistakes_are_answered_in_a_sentence(tmp_path, capsys):
     (tmp_path / INDEX).write_bytes((tmp_path / INDEX).read_bytes()[:50])
     with pytest.raises(UserError, match="is no index that can be read"):
         TarShards(tmp_path, SIDE)
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A store of fsspec's, with the same shards."""
+    fsspec = pytest.importorskip("fsspec")
+    store = fsspec.filesystem("memory")
+    local = tmp_path / "local"
+    local.mkdir()
+    for path in sorted(shards(local).glob("*.tar")):
+        store.pipe(f"/set/{path.name}", path.read_bytes())
+    yield store
+    store.rm("/set", recursive=True)
+
+
+def cached(folder: Path) -> int:
+    return sum(file.stat().st_size for file in (folder / "cache").glob("*/*"))
+
+
+def test_shards_elsewhere_are_read_as_those_here_by_way_of_a_cache_of_bounded_size(elsewhere, tmp_path, monkeypatch):
+    here, most = tmp_path / "here", 3 * len(png(0))
+    assert cli.main(["index", "memory://set", f"--out={here}", f"--cache-gb={most / 1e9}"]) == 0
+    make_index(tmp_path / "local")
+    local, data = TarShards(tmp_path / "local", SIDE), DATASETS[FOLDER].train(here, SIDE)
+    calls, cat_ranges = [], type(elsewhere).cat_ranges
+
+    def counted(self, paths, *arguments, **options):
+        calls.append(len(paths))
+        return cat_ranges(self, paths, *arguments, **options)
+
+    monkeypatch.setattr(type(elsewhere), "cat_ranges", counted)
+    for order in ([3, 11, 3], [3, 11], [0, 5, 7, 9], [9]):
+        assert all(map(torch.equal, data.read(order)[:2], local.read(order)[:2]))
+        assert 0 < cached(here) <= most
+    assert calls == [2, 4]
+    for file in (here / "cache").glob("*/*"):
+        file.write_bytes(b"cut")
+    assert torch.equal(data.read([9])[0], local.read([9])[0])
+
+
+def test_shards_elsewhere_that_cannot_be_had_stop_a_run_and_bad_images_do_not(elsewhere, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(ranges, "_PAUSE", 0.0)
+    make_index(tmp_path / "here", "memory://set", 0)
+    data = TarShards(tmp_path / "here", SIDE)
+    cut = elsewhere.cat("/set/001.tar")
+    elsewhere.pipe("/set/001.tar", cut[: int(data.start[5]) + 20])
+    assert data.read([5])[1].tolist() == [8 % 3] and "the shard ends inside it" in data.read([5])[2][0]
+    elsewhere.rm("/set/002.tar")
+    with pytest.raises(Unreachable, match=r"memory://set/002\.tar cannot be read"):
+        data.read([0, 9])
+    with pytest.raises(Unreachable, match=r"memory://set/002\.tar cannot be read"):
+        data.read([5])  # for which one of that shard would stand in
+    tries = []
+    monkeypatch.setattr(type(elsewhere), "cat_ranges", lambda *_, **__: tries.append(1) or [OSError("no route")])
+    with pytest.raises(Unreachable, match="no route"):
+        data.read([0])
+    assert len(tries) == 4
+    assert "--out goes with the URL" in mistake(capsys, "index", "memory://set")
+    assert "of no kind of store" in mistake(capsys, "index", "nowhere://set", f"--out={tmp_path / 'x'}")
+    assert "memory://other has no tar files" in mistake(capsys, "index", "memory://other", f"--out={tmp_path / 'x'}")

@@ -20,7 +20,7 @@ import pytest
 from benchmarks import tables
 from benchmarks.families import FAMILIES
 from visgen_fast import cli, ops
-from visgen_fast.commands import evaluate, export, judge, sample, schedule, train
+from visgen_fast.commands import encode, evaluate, export, index, judge, sample, schedule, train
 
 ROOT = Path(__file__).resolve().parents[1]
 OPERATIONS = sorted(set(ops.__all__) - {"Purpose"})
@@ -69,7 +69,7 @@ def test_a_command_is_understood(command, monkeypatch):
     """Its recipe exists, and all its options; what it would do is left out."""
     monkeypatch.setattr(gc, "collect", lambda: 0)  # what a training leaves
     actions = ((train, "_train_recipe"), (sample, "draw"), (evaluate, "measure"), (schedule, "show"), (export, "write"))
-    for module, action in (*actions, (judge, "show"), (judge, "rate")):
+    for module, action in (*actions, (encode, "keep"), (index, "make"), (judge, "show"), (judge, "rate")):
         monkeypatch.setattr(module, action, lambda *arguments: None)
     try:
         assert cli.main(shlex.split(command)) == 0

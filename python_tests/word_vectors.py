@@ -15,6 +15,9 @@ class WordVectors:
     def __init__(self, folder: Path | None = None) -> None:
         self.width = 6 if folder is None else 4
 
+    def digest(self):
+        return f"of {self.width} features"
+
     def encode(self, texts, most):
         ENCODED.extend(texts)
         words = [text.split()[:most] for text in texts]

@@ -19,6 +19,7 @@ _EXTRAS = {
     "train": {"accelerate", "safetensors", "tyro", "rich", "PIL", "matplotlib", "tensorboard", "sklearn"},
     "judge": {"starlette", "uvicorn", "scipy"},
     "text": {"transformers"},
+    "data": {"pyarrow"},
 }
 # Of a write, which does not know its file's name.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
@@ -31,6 +32,7 @@ COMMANDS = (
     "sample",
     "evaluate",
     "export",
+    "encode",
     "index",
     "samplers",
     "schedule",
@@ -50,6 +52,7 @@ commands:
   sample CHECKPOINT   draw images with a trained model
   evaluate CHECKPOINT measure a trained model: reconstruction and codes, errors by noise level, or bits
   export CHECKPOINT   write a trained model to one file, which sample and evaluate read
+  encode RUN          write what a first stage says of all images, which a model above is trained on
   index FOLDER        make an index of tar files of images, so that train can read them
   samplers            list the samplers, with their costs and orders
   schedule NAME       show noise schedules, and what their training weighs

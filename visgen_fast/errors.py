@@ -11,6 +11,10 @@ class UserError(Exception):
     """A mistake that one sentence explains: the command line prints that sentence, without a traceback."""
 
 
+class Unreachable(UserError):
+    """Data that lie elsewhere and cannot be had: nothing may stand in for them, or the order would change."""
+
+
 class Stopped(Exception):
     """A run that ended before its last step as it was told to, with a checkpoint: in a sentence, how it goes on."""
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .image_file import complaints, decode
-from .images import ImageFormat, readable_ones
+from .images import ImageFormat, of_files, readable_ones, sha256_of
 
 logger = logging.getLogger(__name__)
 _MOST_NAMED = 100
@@ -69,6 +69,13 @@ class ImageFolder:
         made.paths, made.labels = [self.paths[place] for place in places], self.labels[torch.tensor(places)]
         return made
 
+    def content(self, index: int) -> str:
+        """The file of an image, for its header."""
+        return self.paths[index]
+
+    def fingerprint(self) -> str:
+        return sha256_of(of_files(self.paths), self.labels.tolist())
+
     def _complaints(self, paths: Sequence[Path]) -> dict[Path, str]:
         """Why some of the files cannot be read."""
         return complaints(paths)
@@ -80,7 +87,7 @@ class ImageFolder:
             raise ValueError(f"{self.paths[index]}: {error}") from error
 
     def _decoded(self, index: int) -> Tensor:
-        return decode(self.paths[index], self.format.size)
+        return decode(self.paths[index], self.format.shape[-2:])
 
 
 def _find_images(

@@ -33,12 +33,13 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_LYING = (5, 6, 7, 8)  # orientations whose sides are exchanged
 # What stands for white where the file doesn't say.
 _WHITES = (1, 255, 65535, 2**31 - 1, 2**32 - 1)
 
 
-def decode(path: str | os.PathLike[str] | bytes, size: int) -> Tensor:
-    """The image of a file, or of its content, as uint8 [3, size, size].
+def decode(path: str | os.PathLike[str] | bytes, size: int | Sequence[int]) -> Tensor:
+    """The image of a file, or of its content, as uint8 [3, size, size], or [3, *size] for (height, width).
 
     It is upright, on white where transparent, resized and centre-cropped.
 
@@ -50,9 +51,17 @@ def decode(path: str | os.PathLike[str] | bytes, size: int) -> Tensor:
     Raises errors of many types for a damaged file, as Pillow's decoders do, and `UserError` for more than
     `untrusted.MOST_PIXELS` pixels and for what isn't a regular file.
     """
+    height, width = (size, size) if isinstance(size, int) else size
     with _upright(path) as image:
-        image = ImageOps.fit(image, (size, size), method=Image.Resampling.LANCZOS)
+        image = ImageOps.fit(image, (width, height), method=Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def aspect_ratio(path: str | os.PathLike[str] | bytes) -> float:
+    """The width of an image over its height, once it is upright, by its header. Raises as `decode` does."""
+    with _unwarned(), _opened(path) as image:
+        ratio = image.width / image.height
+        return 1 / ratio if _orientation(image) in _LYING else ratio
 
 
 def as_png(path: str | os.PathLike[str]) -> bytes:

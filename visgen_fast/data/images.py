@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -11,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import UserError
+from ..errors import Unreachable, UserError
 from ..untrusted import MOST_CHANNELS, MOST_CHARACTERS_OF_A_CLASS, MOST_CLASSES, MOST_FRAMES, MOST_IMAGE_SIDE
 
 # Images that are drawn or measured in one go.
@@ -90,13 +93,34 @@ class Images(Protocol):
         """Pixels uint8 [B, *format.shape], labels int64 [B], and one sentence for each file found unreadable."""
 
 
+def fingerprint(images: Images) -> str | None:
+    """What tells a source's content from any other's without reading it, None where nothing does.
+
+    A source that can has a method `fingerprint`: of files, their names, sizes and times.
+    """
+    own = getattr(images, "fingerprint", None)
+    inside = None if own is None else own()
+    return None if inside is None else sha256_of(inside, images.format.to_json())
+
+
+def sha256_of(*parts: object) -> str:
+    """The SHA-256 of what JSON can write."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def of_files(paths: Iterable[str | os.PathLike[str]]) -> str:
+    """The SHA-256 of the names of files, their sizes and the times of their last change."""
+    found = ((os.fspath(path), os.stat(path)) for path in paths)
+    return sha256_of([(path, stat.st_size, stat.st_mtime_ns) for path, stat in found])
+
+
 def readable_ones(
     length: int, indices: Sequence[int], read: Callable[[int], Tensor], where: str
 ) -> tuple[Tensor, list[int], tuple[str, ...]]:
     """The images at `indices` of `length`, by `read`; one that raises stands back for the next, always the same.
 
     Returns them stacked, the indices of those that were read, and a sentence for each that was not. `UserError` where
-    none is left.
+    none is left; `Unreachable` as it was raised.
     """
     images: list[Tensor] = []
     chosen: list[int] = []
@@ -107,6 +131,8 @@ def readable_ones(
                 images.append(read(candidate % length))
                 chosen.append(candidate % length)
                 break
+            except Unreachable:
+                raise
             except Exception as error:  # of many types
                 complaints.append(str(error))
         else:
@@ -180,6 +206,10 @@ class ImagesInMemory:
         chosen = torch.as_tensor(indices)
         return self.pixels[chosen], self.labels[chosen], ()
 
+    def fingerprint(self) -> str:
+        parts = (tensor.contiguous().numpy().tobytes() for tensor in (self.pixels, self.labels))
+        return sha256_of([hashlib.sha256(part).hexdigest() for part in parts])
+
 
 class Resized:
     """The images of another source at size×size pixels, by antialiased bicubic interpolation when they are read."""
@@ -195,6 +225,9 @@ class Resized:
         # In uint8 this is what Pillow computes, to one unit.
         return F.interpolate(pixels, self.format.shape[-2:], mode="bicubic", antialias=True), labels, complaints
 
+    def fingerprint(self) -> str | None:
+        return fingerprint(self.images)
+
 
 def resized(images: Images, size: int) -> Images:
     """`images` at size×size pixels: themselves where nothing changes, else `Resized`."""
@@ -204,14 +237,19 @@ def resized(images: Images, size: int) -> Images:
 class Part:
     """Some of the images of another source, by their indices."""
 
-    def __init__(self, images: Images, indices: Sequence[int]) -> None:
-        self.images, self.indices, self.format = images, indices, images.format
+    def __init__(self, images: Images, indices: Sequence[int] | np.ndarray) -> None:
+        # An array, which holds no object for each of a million.
+        self.images, self.indices, self.format = images, np.asarray(indices, np.int64), images.format
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-        return self.images.read([self.indices[index] for index in indices])
+        return self.images.read(self.indices[np.asarray(indices, np.int64)].tolist())
+
+    def fingerprint(self) -> str | None:
+        inside = fingerprint(self.images)
+        return None if inside is None else sha256_of(inside, hashlib.sha256(self.indices.tobytes()).hexdigest())
 
 
 def class_part(images: Images, label: int) -> Part:
@@ -221,7 +259,8 @@ def class_part(images: Images, label: int) -> Part:
 
 def training_part(images: Images) -> Part:
     """All images but those of `held_out_part`."""
-    return Part(images, [index for index in range(len(images)) if index % _HELD_OUT_EVERY])
+    numbers = np.arange(len(images))
+    return Part(images, numbers[numbers % _HELD_OUT_EVERY != 0])
 
 
 def held_out_part(images: Images) -> Part:

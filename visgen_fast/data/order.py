@@ -7,7 +7,7 @@ number of ranks and interruptions only group the positions differently.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .. import ops
 from ..errors import UserError
+from .buckets import Buckets, OrderOfBuckets
 from .images import Images
-from .latents import CachedLatents
 
 _TENSORS = ("images", "labels", "seeds", "positions")
 
@@ -74,21 +74,30 @@ class EndlessPermutation:
 
 
 class ImagesByPosition(Dataset):
-    """Batches of `images` by position, each image with its seed; half of them mirrored if `horizontal_flip`."""
+    """Batches of `images` by position, each image with its seed; half of them mirrored if `horizontal_flip`.
 
-    def __init__(self, images: Images, seed: int, *, horizontal_flip: bool = False) -> None:
+    batch_size: positions of a step, which are of one bucket where the images are in several.
+    """
+
+    def __init__(
+        self, images: Images, seed: int, *, horizontal_flip: bool = False, batch_size: int | None = None
+    ) -> None:
         self.images, self.seed, self.horizontal_flip = images, seed, horizontal_flip
-        self.permutation = EndlessPermutation(len(images), seed)
+        self._read = images.read
+        self.permutation: EndlessPermutation | OrderOfBuckets = EndlessPermutation(len(images), seed)
+        if isinstance(images, Buckets):
+            assert batch_size is not None
+            self._read, self.permutation = images.read_batch, OrderOfBuckets(images.numbers, batch_size, seed)
 
     def __getitems__(self, positions: list[int]) -> Batch:
         at = torch.tensor(positions)
         indices = self.permutation(at).tolist()
-        pixels, labels, complaints = self.images.read(indices)
+        pixels, labels, complaints = self._read(indices)
         seeds = ops.derive_seeds(self.seed, at)
         if self.horizontal_flip:
             chance = ops.uniform(seeds, (1,) * (pixels.dim() - 1), stream=ops.Purpose.AUGMENTATION.stream())
-            cached = isinstance(self.images, CachedLatents)
-            turned = self.images.mirrored(indices) if cached else pixels.flip(-1)  # type: ignore[attr-defined]
+            kept = getattr(self.images, "mirrored", None)  # of latents, whose mirror image is not that of the picture
+            turned = pixels.flip(-1) if kept is None else kept(indices)
             pixels = torch.where(chance <= 0.5, turned, pixels)
         module_seed = int(ops.derive_seeds(self.seed, at[:1], purpose=ops.Purpose.DROPOUT))
         return Batch(pixels, labels, seeds, module_seed, complaints, at)
@@ -115,14 +124,14 @@ class MicroBatches(Sampler[list[int]]):
             first += self.size
 
 
-def load(data: ImagesByPosition, positions: MicroBatches, *, workers: int, pin_memory: bool) -> Iterator[Batch]:
-    """The batches at `positions`, read ahead by `workers` processes (0: by this one).
+def load(data: Dataset, positions: Iterable[list[int]], *, workers: int, pin_memory: bool) -> Iterator[Any]:
+    """The batches that `data` has at `positions`, read ahead by `workers` processes (0: by this one).
 
     Raises the `UserError` of an image source as it was, whichever process it arose in.
     """
     for batch in DataLoader(
         _MistakesAsValues(data),
-        batch_sampler=positions,
+        batch_sampler=positions,  # it needs no length
         collate_fn=_as_is,
         num_workers=workers,
         pin_memory=pin_memory,
@@ -135,10 +144,10 @@ def load(data: ImagesByPosition, positions: MicroBatches, *, workers: int, pin_m
 class _MistakesAsValues(Dataset):
     """Delivers a `UserError`: one that is raised in a loading process gets a traceback for its sentence."""
 
-    def __init__(self, data: ImagesByPosition) -> None:
+    def __init__(self, data: Any) -> None:
         self.data = data
 
-    def __getitems__(self, positions: list[int]) -> Batch | UserError:
+    def __getitems__(self, positions: list[int]) -> Any:
         try:
             return self.data.__getitems__(positions)
         except UserError as error:

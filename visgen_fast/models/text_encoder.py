@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.latents import digest
 from ..errors import UserError
 from ..untrusted import escaped
 
@@ -62,6 +65,11 @@ class TextEncoder:
             states.append(self.model(**read).last_hidden_state[mask])
             lengths.append(mask.sum(1))
         return torch.cat(states), torch.cat(lengths)
+
+    def digest(self) -> str:
+        """What tells its weights and its words from those of any other encoder."""
+        words = hashlib.sha256(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode())
+        return digest({**self.model.state_dict(), "words": torch.tensor(list(words.digest()))})
 
     def _tell_of_cuts(self, texts: Sequence[str], most: int) -> None:
         counts = [len(ids) for ids in self.tokenizer(list(texts), verbose=False)["input_ids"]]

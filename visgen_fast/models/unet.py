@@ -63,6 +63,7 @@ class UNet(nn.Module):
         widths = [width * multiplier for multiplier in multipliers]
         attends = _attends(level_heights(self.image_size, multipliers), widths, attention_resolutions, heads)
         self.channels, self.null_label = channels, classes
+        self.factor = 2 ** (len(multipliers) - 1)
 
         condition = 4 * width
         self.embed_time = TimeEmbedding(condition, conditioning=conditioning)
@@ -96,9 +97,12 @@ class UNet(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """x_t: [B, channels, height, width]; t: times in [0, 1], or levels λ, [B]; labels: int64 [B].
 
-        Returns the prediction [B, channels, height, width]. ValueError for images of another size.
+        Returns the prediction [B, channels, height, width]. Height and width may be others than the network was made
+        for, with the same factor 2^(levels − 1). ValueError for images of other channels, or another factor.
         """
-        check_images(x_t, self.channels, self.image_size)
+        if x_t.dim() != 4 or any(side % self.factor for side in x_t.shape[2:]):
+            check_images(x_t, self.channels, self.image_size)
+        check_images(x_t, self.channels, tuple(x_t.shape[2:]))
         condition = self.embed_time(t) + self.embed_label(labels)
         x = self.input(self.waves(x_t))
         kept = [x]

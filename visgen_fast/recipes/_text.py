@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
+from torch import Tensor
+
+from ..data.cached_texts import cached_texts
 from ..data.captions import captioned
 from ..data.folder import ImageFolder
 from ..data.images import ImageFormat, Images
@@ -48,17 +51,27 @@ class TextSettings(RunBelow):
         return captioned(images) if isinstance(images, ImageFolder) else images
 
 
-def encoded(settings: TextSettings, texts: Sequence[str]) -> Texts:
-    """What the encoder of the settings says of texts; `UserError` where there is none."""
-    folder = None if settings.text_encoder == _SHIPPED else Path(settings.text_encoder)
-    return Texts(*TextEncoder(folder).encode(texts, settings.text_tokens))
+def encoded(settings: TextSettings, texts: Sequence[str], cache: str = "", **how: Any) -> Texts:
+    """What the encoder of the settings says of texts, kept in the folder `cache` if there is one.
+
+    how: `told`, as of `data.cached_texts`. `UserError` where there is no encoder.
+    """
+    encoder = TextEncoder(None if settings.text_encoder == _SHIPPED else Path(settings.text_encoder))
+
+    def encode(some: Sequence[str]) -> tuple[Tensor, Tensor]:
+        return encoder.encode(some, settings.text_tokens)
+
+    if not cache:
+        return Texts(*encode(texts))
+    named = f"{encoder.digest()} {settings.text_tokens}"
+    return Texts(*cached_texts(texts, Path(cache), encode, named, **how))
 
 
 def captions_of(settings: TextSettings, images: ImageFormat) -> Texts:
     """What is known of the captions of these images: by the encoder, or by a checkpoint given in its place."""
     path = Path(settings.text_encoder)
     if not (path / "state.json").is_file():
-        return encoded(settings, images.class_names)
+        return encoded(settings, images.class_names, getattr(settings, "cache", ""))
     saved = checkpoint.read(path)
     try:
         texts = Texts(**saved.module("condition.texts"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
+from ..data.buckets import Buckets
 from ..data.images import AT_A_TIME, Images, to_range
 from ..data.order import Batch
 from ..diffusion.prior import DiffusionPrior
 from ..diffusion.sampling import Callback
+from ..errors import UserError
 from ..nn.class_condition import Labels
 from ..nn.conditions import AnyCondition, Null
 from ..nn.prior import Prior
@@ -56,11 +59,33 @@ class PriorSystem(GenerativeSystem):
         """Of an image's latents, or of its pixels: what is noised and drawn."""
         return self.first_stage.shape
 
+    @property
+    def tokens(self) -> int | None:
+        grid = getattr(self.model, "grid", None)
+        return None if grid is None else math.prod(grid)
+
     def begin(self, images: Images, *, device: torch.device) -> None:
         self.first_stage.measure(images)
 
     def source(self, images: Images, *, mirrored: bool) -> Images:
+        if isinstance(images, Buckets):
+            self._require_shapes(images.shapes, images.format.channels)
         return self.first_stage.source(images, mirrored=mirrored)
+
+    def _require_shapes(self, shapes: Sequence[tuple[int, int]], channels: int) -> None:
+        """`UserError` unless the network takes images of all these shapes, or their latents."""
+        factor = getattr(self.model, "factor", None)
+        if factor is None:
+            raise UserError("--buckets needs a network that takes any shape, as the U-Net of the recipe ddpm does")
+        device = next(self.model.parameters()).device
+        for shape in shapes:
+            blank = torch.zeros(1, channels, *shape, dtype=torch.uint8, device=device)
+            x = self.first_stage.encode(blank, torch.zeros(1, dtype=torch.int64, device=device))
+            if any(side % factor for side in x.shape[-2:]):
+                raise UserError(
+                    f"--buckets has pictures of {shape[0]}×{shape[1]} pixels, and the network needs sides of multiples "
+                    f"of {factor}, got {x.shape[-2]}×{x.shape[-1]}: try another --size"
+                )
 
     def forward(self, batch: Batch) -> Tensor:
         x = self.first_stage.encode_read(batch.images, batch.seeds)

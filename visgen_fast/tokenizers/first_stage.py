@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,15 +64,19 @@ class FirstStage(nn.Module):
         """The latents of what training reads of its `source`: pixels uint8, or what the cache has of them, float32."""
         return self.encode(read, seeds) if read.dtype == torch.uint8 else self._drawn(read, seeds)
 
-    def source(self, images: Images, *, mirrored: bool) -> Images:
-        """What training reads: the images, or with a cache what the encoder says of them, and of mirrored ones too."""
+    def source(self, images: Images, *, mirrored: bool, **how: Any) -> Images:
+        """What training reads: the images, or with a cache what the encoder says of them, and of mirrored ones too.
+
+        how: `workers` and `told`, as of `data.latents.cached_latents`.
+        """
         if self.cache is None:
             return images
 
         def said(pixels: Tensor) -> Tensor:
             return self._posterior(pixels.to(self.mean.device))
 
-        return cached_latents(images, self.cache, said, digest(self.reconstructor.state_dict()), mirrored=mirrored)
+        weights = digest(self.reconstructor.state_dict())
+        return cached_latents(images, self.cache, said, weights, mirrored=mirrored, **how)
 
     @torch.no_grad()
     def _posterior(self, images: Tensor) -> Tensor:

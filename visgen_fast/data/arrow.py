@@ -1,0 +1,142 @@
+"""Tables in the folders of Hugging Face `datasets`: Arrow files, as its `save_to_disk` writes them, or Parquet files.
+
+Arrow files are memory-mapped: the operating system reads the rows that are asked for, and takes the memory back.
+Parquet files are compressed, so that a row cannot be read alone; at their first use they are written as an Arrow file
+to the user's cache (`XDG_CACHE_HOME`, else ~/.cache).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, writing
+from ..untrusted import MOST_STATE_BYTES, escaped, read_file
+
+_ROWS_AT_A_TIME = 1000
+
+
+def is_table(folder: Path) -> bool:
+    """Whether a folder is what `save_to_disk` wrote, of one part or of several, or has Parquet files."""
+    saved = (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file()
+    return saved or any(folder.glob("*.parquet"))
+
+
+def open_columns(folder: Path, names: Sequence[str]) -> tuple[dict[str, Any], int, dict[str, Any]]:
+    """The columns of these names that the table in `folder` has, as pyarrow's ChunkedArrays; and how many rows.
+
+    The third is what `datasets` says of the type of each column, for example the names of classes. Raises `UserError`
+    where the table cannot be read, and names the file.
+    """
+    import pyarrow as pa
+
+    if (folder / "dataset_dict.json").is_file():
+        raise UserError(f"{folder} holds several data sets: give the folder of one of them")
+    parquet = _parquet_files(folder)
+    files = [_as_arrow(parquet, names)] if parquet else _arrow_files(folder)
+    try:
+        table = pa.concat_tables([_mapped(file, names) for file in files])
+        table.validate()
+        columns = {name: table.column(name) for name in names if name in table.column_names}
+    except (pa.ArrowException, KeyError) as error:
+        raise UserError(f"{folder} holds no table that can be read: {escaped(error)}") from error
+    return columns, table.num_rows, _types(table.schema.metadata or {})
+
+
+def columns_of(folder: Path) -> list[str]:
+    """The names of all columns."""
+    parquet = _parquet_files(folder)
+    return list(_parquet_schema(parquet[0]).names if parquet else _mapped(_arrow_files(folder)[0]).column_names)
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    """The Parquet files of a folder; of a set in several parts, those whose names begin with "train"."""
+    files = sorted(folder.glob("*.parquet"))
+    return [file for file in files if file.name.startswith("train")] or files
+
+
+def _arrow_files(folder: Path) -> list[Path]:
+    """The files that state.json names, which `save_to_disk` wrote."""
+    try:
+        state = json.loads(read_file(folder / "state.json", MOST_STATE_BYTES))
+        names = [entry["filename"] for entry in state["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{folder} has no state.json that names its Arrow files ({escaped(error)})") from error
+    if not names or not all(type(name) is str and Path(name).name == name for name in names):
+        raise UserError(f"{folder / 'state.json'} must name Arrow files beside it")
+    return [folder / name for name in names]
+
+
+def _mapped(file: Path, names: Sequence[str] | None = None) -> Any:
+    """The columns of these names, or all, that a file of Arrow's stream format has, as they lie on the disk."""
+    import pyarrow as pa
+
+    try:
+        with pa.ipc.open_stream(pa.memory_map(str(file))) as stream:
+            table = stream.read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file} is no Arrow file that can be read, or is cut off: {escaped(error)}") from error
+    return table if names is None else table.select([name for name in names if name in table.column_names])
+
+
+def _types(metadata: dict[bytes, bytes]) -> dict[str, Any]:
+    """What `datasets` noted of the columns' types in the schema, {} where it noted nothing."""
+    try:
+        found = json.loads(metadata[b"huggingface"])["info"]["features"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _parquet_schema(file: Path) -> Any:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        return parquet.read_schema(file)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file} is no Parquet file that can be read, or is cut off: {escaped(error)}") from error
+
+
+def _as_arrow(files: Sequence[Path], names: Sequence[str]) -> Path:
+    """The Arrow file that has these columns of Parquet files, in the user's cache, written unless it is there."""
+    import pyarrow as pa
+
+    schema = _parquet_schema(files[0])
+    names = [name for name in names if name in schema.names]
+    known = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    digest = hashlib.sha256(json.dumps([known, names]).encode()).hexdigest()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "visgen_fast"
+    made = cache / f"{digest[:32]}.arrow"
+    if made.exists():
+        return made
+    wanted = pa.schema([schema.field(name) for name in names], schema.metadata)
+    unfinished = made.with_name(f".{made.name}.{os.getpid()}")
+    with writing(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        try:
+            with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_stream(file, wanted) as stream:
+                for batch in _batches(files, names, wanted):
+                    stream.write_batch(batch)
+            os.replace(unfinished, made)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    return made
+
+
+def _batches(files: Sequence[Path], names: Sequence[str], schema: Any) -> Iterator[Any]:
+    """The rows of Parquet files; `UserError` names a file that cannot be read, or has other columns."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    for file in files:
+        try:
+            with parquet.ParquetFile(file) as content:
+                for batch in content.iter_batches(_ROWS_AT_A_TIME, columns=list(names)):
+                    yield batch.select(list(names)).cast(schema)
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise UserError(f"{file} is no Parquet file that can be read, or is cut off: {escaped(error)}") from error

@@ -1,0 +1,63 @@
+"""What a first stage, and a text encoder, say of a whole data set, for all who train on nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..errors import UserError
+from ..training import checkpoint
+from ._images import ImageSettings, training_images
+from ._latents import LatentSettings, latents_of
+from ._text import TextSettings, encoded
+
+# Of a run's settings, those that say which images it sees.
+_OF_IMAGES = ("dataset", "data", "size", "image_column", "label_column", "text_column")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding(TextSettings, LatentSettings):
+    """Which data set, by which encoders, into which `cache`."""
+
+
+def encoding(run: Path, data: str, **given: object) -> Encoding:
+    """The settings to encode `data`, a name or a folder, with the run's first stage; "" is the run's own data set."""
+    saved = checkpoint.read(run)
+    own = {name: value for name in _OF_IMAGES if (value := saved.state["settings"].get(name)) is not None}
+    if data:
+        own = {"dataset": data, "size": saved.images.size}
+    elif "dataset" not in own:
+        raise UserError(f"{run} does not say which images it was trained on: give them as --data")
+    elif own["dataset"] == "folder":
+        own["dataset"] = own.pop("data", "")
+    return Encoding(**{**own, "first_stage": str(run), **given})  # type: ignore[arg-type]
+
+
+def encode_all(
+    settings: Encoding, *, texts: bool, device: torch.device, told: Callable[[str], None]
+) -> tuple[int, int]:
+    """Makes what the cache lacks, and returns how many images there are, and how many captions, 0 without `texts`.
+
+    told: is called with a line on how far it is. What training would raise.
+    """
+    images = training_images(settings)
+    if texts and not images.format.captions:
+        raise UserError(f"--text-encoder is for images with captions, which {_named(settings)} has none of")
+    stage, _ = latents_of(settings, images.format)
+    stage.to(device).source(
+        images,
+        mirrored=settings.horizontal_flip,
+        workers=settings.workers,
+        told=lambda count: told(f"{count:,} of {len(images):,} images"),
+    )
+    captions = images.format.class_names if texts else ()
+    if captions:
+        encoded(settings, captions, settings.cache, told=lambda count: told(f"{count:,} of {len(captions):,} captions"))
+    return len(images), len(captions)
+
+
+def _named(settings: ImageSettings) -> str:
+    return settings.data or settings.dataset
