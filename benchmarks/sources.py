@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import multiprocessing
 import shutil
+import statistics
 import tarfile
 import tempfile
 import time
@@ -31,7 +33,7 @@ from visgen_fast.data.order import EndlessPermutation
 from visgen_fast.data.tar_index import make_index
 from visgen_fast.data.tar_shards import TarShards
 
-SIDE, READS, BATCH = 32, 2000, 50
+SIDE, READS, BATCH, ROUNDS = 32, 2000, 50, 5
 FILES = 10  # of an Arrow table
 
 
@@ -91,18 +93,19 @@ def measure(opened: Callable[[], Images], contents: list[bytes]) -> dict[str, fl
     seconds, after = time.monotonic() - began, memory()
     order = EndlessPermutation(len(data), 0)
     indices = order(torch.arange(READS)).tolist()
-    rates = {"bare": 0.0, "source": 0.0}
-    for _ in range(5):  # in turns, and the best of them
-        for name, read in {
-            "bare": lambda: [
-                torch.stack([decode(contents[index % len(contents)], SIDE) for index in indices[at : at + BATCH]])
-                for at in range(0, READS, BATCH)
-            ],
-            "source": lambda: [data.read(indices[at : at + BATCH]) for at in range(0, READS, BATCH)],
-        }.items():
-            start = time.process_time()
-            read()
-            rates[name] = max(rates[name], READS / (time.process_time() - start))
+    batches = [indices[at : at + BATCH] for at in range(0, READS, BATCH)]
+    readers: dict[str, Callable[[list[int]], object]] = {
+        "bare": lambda some: torch.stack([decode(contents[index % len(contents)], SIDE) for index in some]),
+        "source": data.read,
+    }
+    seconds_of = {name: [math.inf] * len(batches) for name in readers}
+    for _ in range(ROUNDS):  # batch by batch in turns, and the best of each
+        for place, batch in enumerate(batches):
+            for name, read in readers.items():
+                start = time.thread_time()
+                read(batch)
+                seconds_of[name][place] = min(seconds_of[name][place], time.thread_time() - start)
+    rates = {name: BATCH / statistics.median(found) for name, found in seconds_of.items()}
     return {
         "images": len(data),
         "seconds to open": seconds,

@@ -13,6 +13,8 @@ from visgen_fast.data.folder import ImageFolder
 from visgen_fast.data.image_file import decode
 from visgen_fast.data.images import training_part
 from visgen_fast.data.order import ImagesByPosition, MicroBatches
+from visgen_fast.models import DiT, MMDiT, UNet
+from visgen_fast.nn.conditions import Condition
 
 SIDES = [(16, 16), (40, 20), (20, 41), (64, 8), (17, 16), (9, 18), (30, 16), (16, 29)]  # widths and heights
 
@@ -71,6 +73,25 @@ def test_pictures_are_cropped_to_the_shape_of_their_bucket(pictures):
     (pictures / "9.png").write_bytes((pictures / "1.png").read_bytes()[:60])
     images = in_buckets(ImageFolder(pictures, 16), 3)
     assert images.shapes[int(images.numbers[8])] == (24, 12)
+
+
+@pytest.mark.parametrize("kind", [DiT, MMDiT, UNet])
+def test_a_network_takes_another_shape_as_one_that_was_made_for_it(kind):
+    told = {"classes": 3}
+    if kind is UNet:
+        sizes = {"width": 8, "multipliers": (1, 2), "depth": 1}
+    else:
+        sizes = {"width": 16, "depth": 1, "heads": 2, "patch_size": 2, "rotary": True, "pooled": 4, "tokens": 4}
+        told = {}
+    network, made = (kind(image_size=size, channels=3, **sizes, **told) for size in (8, (4, 12)))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    made.load_state_dict(network.state_dict())
+    labels = torch.tensor([0, 1]) if told else Condition(torch.randn(2, 4), torch.randn(2, 5, 4))
+    given = torch.randn(2, 3, 4, 12), torch.tensor([0.2, 0.8]), labels
+    assert torch.equal(network(*given), made(*given)) and network.factor == 2
+    with pytest.raises(ValueError, match=r"x_t must have shape \[B, 3, 8, 8\], got \[2, 3, 4, 11\]"):
+        network(given[0][..., :11], *given[1:])
 
 
 def test_a_network_of_any_shape_trains_on_them_and_others_refuse_them(pictures, tmp_path, capsys):

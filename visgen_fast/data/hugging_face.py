@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +13,10 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..untrusted import MOST_CHARACTERS_OF_A_CLASS, MOST_CLASSES, escaped
-from .arrow import columns_of, open_columns
+from .arrow import columns_of, open_columns, places_of
 from .image_file import decode
 from .images import ImageFormat, of_files, readable_ones, sha256_of
+from .ranges import LocalRanges
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class HuggingFaceImages:
     numbers or texts; by default "label" where there is one, else all images are of one class. text_column: of texts
     about the images, in its place; rows of one text share the label, and white space counts as one space.
 
-    Rows stay on the disk, and take 16 bytes of memory each, which loading processes share. Those without a class, or
+    Rows stay on the disk, and take 36 bytes of memory each, which loading processes share. Those without a class, or
     whose text is missing or no UTF-8, are left out and counted, and the first hundred are named in the log. An image
     that cannot be decoded, or is missing in its row, stands back for the next one, always the same. Raises `UserError`
     for a column that is missing or of another kind, a file that cannot be read, and where no row is left.
@@ -41,15 +41,17 @@ class HuggingFaceImages:
         self, folder: Path, size: int, *, image_column: str = "image", label_column: str = "", text_column: str = ""
     ) -> None:
         asked = list(dict.fromkeys(filter(None, (image_column, label_column or _LABELS, text_column))))
-        columns, count, types = open_columns(folder, asked)
+        opened = open_columns(folder, asked)
+        columns, count, types = opened.found, opened.rows, opened.types
         required = {"image": image_column, "label": label_column, "text": text_column}
         for option, name in required.items():
             if name and name not in columns:
                 there = escaped(", ".join(columns_of(folder)))
                 raise UserError(f"{folder} has no column {name!r}, which --{option}-column names; it has {there}")
         self.folder, self._columns = folder, asked
-        self._chunks = _files(columns[image_column], f"the column {image_column!r} of {folder}")
-        self._starts = np.cumsum([0, *(len(chunk) for chunk in self._chunks)]).tolist()
+        what = f"the column {image_column!r} of {folder}"
+        self._places = places_of(_files(columns[image_column], what), opened, what)
+        self._files = LocalRanges(opened.files)
         found = _Labels(np.zeros(count, np.int64), (folder.name,), "")
         if text_column:
             found = _texts(columns[text_column], f"the column {text_column!r} of {folder}")
@@ -70,13 +72,14 @@ class HuggingFaceImages:
 
     def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, tuple[str, ...]]:
         images, chosen, complaints = readable_ones(len(self), indices, self._image, str(self.folder))
-        return images, self.labels[torch.tensor(chosen)], complaints
+        return images, torch.from_numpy(self.labels.numpy()[chosen]), complaints
 
     def content(self, index: int) -> bytes | None:
         """The file of an image, None for none."""
-        row = self._rows.item(index)
-        chunk = bisect_right(self._starts, row) - 1
-        return self._chunks[chunk][row - self._starts[chunk]].as_py()
+        row, (file, start, size) = self._rows.item(index), self._places
+        if size.item(row) < 0:
+            return None
+        return self._files.read([(file.item(row), start.item(row), size.item(row))])[0]
 
     def fingerprint(self) -> str:
         return sha256_of(of_files(sorted(self.folder.iterdir())), self._columns)

@@ -59,7 +59,7 @@ def decode(path: str | os.PathLike[str] | bytes, size: int | Sequence[int]) -> T
 
 def aspect_ratio(path: str | os.PathLike[str] | bytes) -> float:
     """The width of an image over its height, once it is upright, by its header. Raises as `decode` does."""
-    with _unwarned(), _opened(path) as image:
+    with _unwarned(), opened(path) as image:
         ratio = image.width / image.height
         return 1 / ratio if _orientation(image) in _LYING else ratio
 

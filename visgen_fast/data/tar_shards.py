@@ -77,7 +77,7 @@ class TarShards:
                 raise ValueError(f"{self.files.names[shard]}, the image at byte {start}: {error}") from error
 
         images, chosen, complaints = readable_ones(len(self), indices, image, str(self.folder))
-        return images, self.labels[torch.tensor(chosen)], complaints
+        return images, torch.from_numpy(self.labels.numpy()[chosen]), complaints
 
     def content(self, index: int) -> bytes:
         """The file of an image, for its header."""

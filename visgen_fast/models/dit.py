@@ -55,6 +55,8 @@ class DiT(RefilledBuffers):
     unless either classes or pooled is given.
     """
 
+    angles: Tensor
+
     def __init__(
         self,
         *,
@@ -158,27 +160,34 @@ class DiT(RefilledBuffers):
 
         x_t: of this shape; t: times in [0, 1], or levels λ, [B], or [B, frames]; labels: int64 [B], `null_label` for no
         class, or a `Condition`; destination: the times that steps lead to, as t, by default t itself; guidance: the
-        scales that the prediction stands for, [B], by default 1. ValueError for images of another size, for a condition
-        of another kind, and where a network is given what it was not made to be told.
+        scales that the prediction stands for, [B], by default 1. With rotary positions the sides of images may be any
+        multiples of a patch's. ValueError for images of another size, for a condition of another kind, and where a
+        network is given what it was not made to be told.
         """
         condition = self._condition(t, labels, destination, guidance)
-        state, given = self.begin(self._tokens(x_t), condition, labels)
+        state, given = self.begin(self._tokens(x_t), condition, labels, self._angles(x_t))
         for block in self.blocks:
             state = self.advance(block, state, given)
-        return self._image(self.output(state[0], condition))
+        return self._image(self.output(state[0], condition), tuple(x_t.shape[-2:]))
 
     def features(self, x_t: Tensor, t: Tensor, labels: AnyCondition) -> list[Tensor]:
         """The tokens [B, N, width] after each block, [B, frames, N, width] of clips; arguments as of `forward`."""
         condition, found = self._condition(t, labels, None, None), []
-        state, given = self.begin(self._tokens(x_t), condition, labels)
+        state, given = self.begin(self._tokens(x_t), condition, labels, self._angles(x_t))
         for block in self.blocks:
             state = self.advance(block, state, given)
             found.append(state[0].total())
         return found
 
-    def begin(self, stream: ResidualStream, condition: Tensor, labels: AnyCondition) -> tuple[State, tuple[Any, ...]]:
+    @property
+    def factor(self) -> int | None:
+        """What the sides of images must be multiples of, where rotary positions take any; else None."""
+        return self.patch_size if self.head_features is not None and self.frames is None else None
+
+    def begin(
+        self, stream: ResidualStream, condition: Tensor, labels: AnyCondition, angles: Tensor | None
+    ) -> tuple[State, tuple[Any, ...]]:
         """The streams before the first block, the patches' first; and all else that every block is given."""
-        angles = None if self.head_features is None else self.angles
         if self.embed_tokens is not None:
             return (stream,), (condition, angles, *self.embed_tokens(labels))
         return (stream,), (condition,) if angles is None else (condition, angles)
@@ -188,7 +197,7 @@ class DiT(RefilledBuffers):
         return (run_recomputing(self.recompute, block, *state, *given),)
 
     def _tokens(self, x_t: Tensor) -> ResidualStream:
-        check_images(x_t, self.channels, self.image_size)
+        check_images(x_t, self.channels, self.image_size, self.factor)
         if self.frames is None:
             patches = patchify(x_t, self.patch_size)
         else:
@@ -196,11 +205,18 @@ class DiT(RefilledBuffers):
         tokens = self.embed_patch(patches)
         return ResidualStream(tokens if self.head_features else tokens + self.positions.to(tokens.dtype))
 
-    def _image(self, patches: Tensor) -> Tensor:
-        """The inverse of `patchify`, for clips of each frame."""
+    def _angles(self, x_t: Tensor) -> Tensor | None:
+        """Those of the rotary positions of images of this size."""
+        if self.head_features is None or x_t.shape[2:] == self.image_size:
+            return None if self.head_features is None else self.angles
+        height, width = (side // self.patch_size for side in x_t.shape[2:])
+        return rotary_angles(height, width, self.head_features).to(x_t.device, non_blocking=True)
+
+    def _image(self, patches: Tensor, size: tuple[int, ...]) -> Tensor:
+        """The inverse of `patchify`, for clips of each frame; size: (height, width) of the image."""
         if self.frames is None:
-            return unpatchify(patches, self.patch_size, self.image_size)
-        frames = unpatchify(patches.flatten(0, 1), self.patch_size, self.image_size[1:])
+            return unpatchify(patches, self.patch_size, size)
+        frames = unpatchify(patches.flatten(0, 1), self.patch_size, size)
         return frames.unflatten(0, (-1, self.frames)).transpose(1, 2)
 
     def _condition(

@@ -35,10 +35,11 @@ class MMDiT(DiT):
             raise ValueError(f"image_size must be (height, width), of images, for an MMDiT, got {self.image_size}")
         return nn.ModuleList(JointBlock(*sizes, **options, last=place == depth - 1) for place in range(depth))
 
-    def begin(self, stream: ResidualStream, condition: Tensor, labels: AnyCondition) -> tuple[State, tuple[Any, ...]]:
+    def begin(
+        self, stream: ResidualStream, condition: Tensor, labels: AnyCondition, angles: Tensor | None
+    ) -> tuple[State, tuple[Any, ...]]:
         assert self.embed_tokens is not None
         tokens, mask = self.embed_tokens(labels)
-        angles = None if self.head_features is None else self.angles
         return (stream, ResidualStream(tokens)), (condition, mask, angles)
 
     def advance(self, block: nn.Module, state: State, given: tuple[Any, ...]) -> State:

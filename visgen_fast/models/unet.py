@@ -100,9 +100,7 @@ class UNet(nn.Module):
         Returns the prediction [B, channels, height, width]. Height and width may be others than the network was made
         for, with the same factor 2^(levels − 1). ValueError for images of other channels, or another factor.
         """
-        if x_t.dim() != 4 or any(side % self.factor for side in x_t.shape[2:]):
-            check_images(x_t, self.channels, self.image_size)
-        check_images(x_t, self.channels, tuple(x_t.shape[2:]))
+        check_images(x_t, self.channels, self.image_size, self.factor)
         condition = self.embed_time(t) + self.embed_label(labels)
         x = self.input(self.waves(x_t))
         kept = [x]

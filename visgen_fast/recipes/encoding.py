@@ -33,7 +33,7 @@ def encoding(run: Path, data: str, **given: object) -> Encoding:
         raise UserError(f"{run} does not say which images it was trained on: give them as --data")
     elif own["dataset"] == "folder":
         own["dataset"] = own.pop("data", "")
-    return Encoding(**{**own, "first_stage": str(run), **given})  # type: ignore[arg-type]
+    return Encoding(**{**own, "first_stage": str(run), **given})
 
 
 def encode_all(

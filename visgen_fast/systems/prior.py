@@ -76,7 +76,9 @@ class PriorSystem(GenerativeSystem):
         """`UserError` unless the network takes images of all these shapes, or their latents."""
         factor = getattr(self.model, "factor", None)
         if factor is None:
-            raise UserError("--buckets needs a network that takes any shape, as the U-Net of the recipe ddpm does")
+            raise UserError(
+                "--buckets needs a network that takes any shape, as those of the recipes ddpm and text-to-image do"
+            )
         device = next(self.model.parameters()).device
         for shape in shapes:
             blank = torch.zeros(1, channels, *shape, dtype=torch.uint8, device=device)

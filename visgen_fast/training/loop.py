@@ -127,8 +127,8 @@ class Trainer:
             )
         except ValueError as error:
             raise UserError(str(error)) from error
-        how = {"horizontal_flip": settings.horizontal_flip, "batch_size": settings.batch_size}
-        data = ImagesByPosition(source, settings.seed, **how)
+        flip, size = settings.horizontal_flip, settings.batch_size
+        data = ImagesByPosition(source, settings.seed, horizontal_flip=flip, batch_size=size)
         return load(data, positions, workers=settings.workers, pin_memory=accelerator.device.type == "cuda")
 
     def run(self) -> None:

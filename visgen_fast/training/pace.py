@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -72,7 +73,8 @@ class Pacing:
         tokens = self.system.tokens
         acting = [turn for turn in self.turns if turns[turn.player.name]]
         known = [turn.operations * turns[turn.player.name] for turn in acting if turn.operations is not None]
-        operations = images * sum(known) if len(known) == len(acting) and sum(known) else None
+        total = math.fsum(known)
+        operations = images * total if len(known) == len(acting) and total else None
         return Pace(
             images=images * steps,
             tokens=None if tokens is None else images * steps * tokens,

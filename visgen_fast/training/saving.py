@@ -18,7 +18,7 @@ from .place import on_main_rank
 from .run import Run
 from .shards import Shards
 
-_LOWEST = 19  # the priority of those that yield to all others
+_YIELDED = 10  # by which a thread that writes is behind: on a busy core it gets a tenth
 _LONGEST_WAIT = 60.0  # seconds, for a checkpoint in the writing when the training has failed
 
 
@@ -85,10 +85,11 @@ class Saver:
 
 
 def _behind_others() -> None:
-    """Leaves this thread the time of processors that no other thread wants.
+    """Leaves this thread the time of processors that training does not want, and a tenth of the rest.
 
     An operation shares its work evenly among as many threads as there are cores: it would wait for the one whose core
     is shared with the writing, and take twice as long.
     """
     with suppress(OSError, AttributeError):  # of systems where a thread has no priority of its own
-        os.setpriority(os.PRIO_PROCESS, get_native_id(), _LOWEST)
+        thread = get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _YIELDED)

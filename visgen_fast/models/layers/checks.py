@@ -23,7 +23,9 @@ def check_transformer(width: int, heads: int) -> None:
         raise ValueError(f"width must be a multiple of 4 (sine and cosine of two coordinates), got {width}")
 
 
-def check_images(images: Tensor, channels: int, size: tuple[int, ...]) -> None:
-    """ValueError unless x_t is [B, channels, *size]."""
+def check_images(images: Tensor, channels: int, size: tuple[int, ...], factor: int | None = None) -> None:
+    """ValueError unless x_t is [B, channels, *size], or for a network with a factor, of sides that this divides."""
+    if factor is not None and images.dim() == 4 and not any(side % factor for side in images.shape[2:]):
+        size = tuple(images.shape[2:]) if images.shape[1] == channels else size
     if images.shape[1:] != (channels, *size):
         raise ValueError(f"x_t must have shape [B, {channels}, {', '.join(map(str, size))}], got {list(images.shape)}")
