@@ -7,6 +7,7 @@ import torch
 from mistakes import mistake
 from test_data_tar_shards import SIDE, png
 
+from visgen_fast.data import hugging_face
 from visgen_fast.data.hugging_face import HuggingFaceImages
 from visgen_fast.data.image_file import decode
 from visgen_fast.errors import UserError
@@ -112,6 +113,15 @@ def test_mistakes_are_answered_in_a_sentence(tmp_path, capsys):
     assert f"{cut} is no Arrow file that can be read, or is cut off" in mistake(capsys, "train", "ddpm", *options)
     (folder / "dataset_dict.json").write_text("{}")
     assert "holds several data sets" in mistake(capsys, "train", "ddpm", *options)
+
+
+def test_more_texts_than_a_checkpoint_can_keep_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(hugging_face, "MOST_STATE_BYTES", 40)
+    folder = save(table([0] * 3, words=["a dog"] * 3), tmp_path / "few")
+    assert HuggingFaceImages(folder, SIDE, text_column="words").format.class_names == ("a dog",)
+    folder = save(table([0] * 3, words=["a dog", "a cat", "a red hat"]), tmp_path / "many")
+    with pytest.raises(UserError, match="'words' of .* has different texts of 31 bytes together"):
+        HuggingFaceImages(folder, SIDE, text_column="words")
 
 
 def test_offsets_that_lead_elsewhere_are_refused(tmp_path):

@@ -190,6 +190,13 @@ def test_shards_elsewhere_that_cannot_be_had_stop_a_run_and_bad_images_do_not(el
     with pytest.raises(Unreachable, match="no route"):
         data.read([0])
     assert len(tries) == 4
+
+    def refuse(*_, **__):
+        raise RuntimeError("no credentials")
+
+    monkeypatch.setattr(type(elsewhere), "cat_ranges", refuse)
+    with pytest.raises(Unreachable, match="no credentials"):
+        data.read([0])
     assert "--out goes with the URL" in mistake(capsys, "index", "memory://set")
     assert "of no kind of store" in mistake(capsys, "index", "nowhere://set", f"--out={tmp_path / 'x'}")
     assert "memory://other has no tar files" in mistake(capsys, "index", "memory://other", f"--out={tmp_path / 'x'}")

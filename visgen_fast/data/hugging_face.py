@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..untrusted import MOST_CHARACTERS_OF_A_CLASS, MOST_CLASSES, escaped
+from ..untrusted import MOST_CHARACTERS_OF_A_CLASS, MOST_CLASSES, MOST_STATE_BYTES, escaped
 from .arrow import columns_of, open_columns, places_of
 from .image_file import decode
 from .images import ImageFormat, of_files, readable_ones, sha256_of
@@ -182,6 +183,14 @@ def _caption(content: bytes) -> str:
 
 
 def _few(names: tuple[str, ...], what: str) -> tuple[str, ...]:
+    """The names, cut where they are endless; `UserError` for more than a checkpoint's state.json may hold."""
     if len(names) > MOST_CLASSES:
         raise UserError(f"{what} has more than {MOST_CLASSES} classes or texts")
-    return tuple(name[:MOST_CHARACTERS_OF_A_CLASS] for name in names)
+    names = tuple(name[:MOST_CHARACTERS_OF_A_CLASS] for name in names)
+    written = len(json.dumps(names))
+    if written > MOST_STATE_BYTES // 2:
+        raise UserError(
+            f"{what} has different texts of {written} bytes together, and checkpoints keep at most "
+            f"{MOST_STATE_BYTES // 2} of them"
+        )
+    return names

@@ -83,7 +83,10 @@ class RemoteRanges:
         paths = [self.names[file] for file, _, _ in wanted]
         ends = [start + size for _, start, size in wanted]
         for attempt in range(_TRIES):
-            contents = files.cat_ranges(paths, [start for _, start, _ in wanted], ends, on_error="return")
+            try:
+                contents = files.cat_ranges(paths, [start for _, start, _ in wanted], ends, on_error="return")
+            except Exception as error:  # of many types, by the kind of store
+                contents = [error]
             failed = next((place for place, one in enumerate(contents) if isinstance(one, BaseException)), None)
             if failed is None:
                 return [bytes(content) for content in contents]
