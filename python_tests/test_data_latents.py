@@ -179,9 +179,10 @@ def test_a_data_set_is_encoded_by_a_command_and_training_encodes_nothing(tmp_pat
     monkeypatch.setattr(_text, "TextEncoder", WordVectors)
     pictures = tmp_path / "pictures"
     pictures.mkdir()
-    for number in range(12):
-        Image.new("RGB", (8, 8), (20 * number, 80, 120)).save(pictures / f"{number}.png")
-        (pictures / f"{number}.txt").write_text(f"picture {number % 5}")
+    for number in range(13):
+        Image.new("RGB", (8, 8), (19 * number, 80, 120)).save(pictures / f"{number}.png")
+        if number < 12:
+            (pictures / f"{number}.txt").write_text(f"picture {number % 5}")
     short = ["--device=cpu", "--batch-size=4", "--sample-every=0", "--warmup-steps=0", "--steps=1", "--workers=0"]
     of = [f"--dataset={pictures}", "--size=8"]
     first, cache = tmp_path / "first", tmp_path / "cache"
@@ -199,6 +200,8 @@ def test_a_data_set_is_encoded_by_a_command_and_training_encodes_nothing(tmp_pat
     for workers in (0, 1):
         assert cli.main([*encode, f"--out={cache}", f"--workers={workers}"]) == 0
         assert f"10 images and 5 captions: --cache {cache}" in capsys.readouterr().out
+    assert cli.main(["encode", str(first), f"--out={tmp_path / 'all'}", "--device=cpu"]) == 0
+    assert f"11 images: --cache {tmp_path / 'all'}" in capsys.readouterr().out  # one of them has no caption
     assert "is for images with captions" in mistake(
         capsys, "encode", first, "--text-encoder=all-MiniLM-L6-v2", "--data=photographs", f"--out={tmp_path / 'other'}"
     )

@@ -36,7 +36,8 @@ class EncodeOptions:
     horizontal_flip: bool = False
     """Encode mirrored images too, for training with --horizontal-flip."""
     text_encoder: str = ""
-    """Encode captions too, by the text encoder in this folder, or all-MiniLM-L6-v2; by default none are."""
+    """For text-to-image: encode images that have captions, and the captions too, by the text encoder in this folder,
+    or all-MiniLM-L6-v2."""
     text_tokens: int = 64
     """Tokens of a caption that are read at most."""
     workers: int = 0
@@ -55,16 +56,15 @@ def keep(options: EncodeOptions) -> None:
     from ..recipes.encoding import encode_all, encoding
 
     columns = {name: getattr(options, name) for name in ("image_column", "label_column", "text_column")}
-    encoder = {"text_encoder": options.text_encoder} if options.text_encoder else {}
+    texts = {"text_encoder": options.text_encoder, "text_tokens": options.text_tokens}
     settings = encoding(
         options.run,
         options.data,
         cache=str(options.out),
         horizontal_flip=options.horizontal_flip,
         workers=options.workers,
-        text_tokens=options.text_tokens,
         **{name: column for name, column in columns.items() if column},
-        **encoder,
+        **(texts if options.text_encoder else {}),
     )
     if settings.data and options.out.resolve().is_relative_to(Path(settings.data).resolve()):
         raise UserError(f"--out must not lie inside the folder of the images, got {options.out} inside {settings.data}")
@@ -73,6 +73,6 @@ def keep(options: EncodeOptions) -> None:
     def told(line: str) -> None:
         print(f"{line}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
-    images, captions = encode_all(settings, texts=bool(encoder), device=device, told=told)
+    images, captions = encode_all(settings, device=device, told=told)
     beside = f" and {captions:,} captions" if captions else ""
     print(f"{images:,} images{beside}: --cache {options.out}")

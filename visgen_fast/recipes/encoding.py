@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,12 +20,20 @@ _OF_IMAGES = ("dataset", "data", "size", "image_column", "label_column", "text_c
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoding(TextSettings, LatentSettings):
-    """Which data set, by which encoders, into which `cache`."""
+class Encoding(LatentSettings):
+    """Which data set, by which first stage, into which `cache`."""
 
 
-def encoding(run: Path, data: str, **given: object) -> Encoding:
-    """The settings to encode `data`, a name or a folder, with the run's first stage; "" is the run's own data set."""
+@dataclass(frozen=True, kw_only=True)
+class CaptionedEncoding(TextSettings, Encoding):
+    """The same of the images that have captions, and the captions too."""
+
+
+def encoding(run: Path, data: str, **given: Any) -> Encoding:
+    """The settings to encode `data`, a name or a folder, with the run's first stage; "" is the run's own data set.
+
+    Of captions too, where a `text_encoder` is given.
+    """
     saved = checkpoint.read(run)
     own = {name: value for name in _OF_IMAGES if (value := saved.state["settings"].get(name)) is not None}
     if data:
@@ -33,18 +42,18 @@ def encoding(run: Path, data: str, **given: object) -> Encoding:
         raise UserError(f"{run} does not say which images it was trained on: give them as --data")
     elif own["dataset"] == "folder":
         own["dataset"] = own.pop("data", "")
-    return Encoding(**{**own, "first_stage": str(run), **given})
+    kind = CaptionedEncoding if "text_encoder" in given else Encoding
+    return kind(**{**own, "first_stage": str(run), **given})
 
 
-def encode_all(
-    settings: Encoding, *, texts: bool, device: torch.device, told: Callable[[str], None]
-) -> tuple[int, int]:
-    """Makes what the cache lacks, and returns how many images there are, and how many captions, 0 without `texts`.
+def encode_all(settings: Encoding, *, device: torch.device, told: Callable[[str], None]) -> tuple[int, int]:
+    """Makes what the cache lacks, and returns how many images there are, and how many captions.
 
     told: is called with a line on how far it is. What training would raise.
     """
     images = training_images(settings)
-    if texts and not images.format.captions:
+    captions = images.format.class_names if isinstance(settings, CaptionedEncoding) else ()
+    if captions and not images.format.captions:
         raise UserError(f"--text-encoder is for images with captions, which {_named(settings)} has none of")
     stage, _ = latents_of(settings, images.format)
     stage.to(device).source(
@@ -53,8 +62,7 @@ def encode_all(
         workers=settings.workers,
         told=lambda count: told(f"{count:,} of {len(images):,} images"),
     )
-    captions = images.format.class_names if texts else ()
-    if captions:
+    if isinstance(settings, CaptionedEncoding):
         encoded(settings, captions, settings.cache, told=lambda count: told(f"{count:,} of {len(captions):,} captions"))
     return len(images), len(captions)
 
