@@ -292,7 +292,7 @@ def test_the_pace_counts_each_player_by_its_turns(monkeypatch):
     assert pace[:4] == (40, 640, 8 / 2 * (10 * 1e10 + 5 * 4e11), (8 / 2 * 2.1e12) / 8e12) and pace.memory > 1e7
     shown = str(pace._replace(memory=3 * 10**9))
     assert (
-        shown == "40 images/s, 640 tokens/s, 8.4 TFLOP/s (105% of the peak), 3.0 GB, 25% of the time waiting for data"
+        shown == "40 images/s, 640 tokens/s, 8.4 TFLOP/s (105.0% of the peak), 3.0 GB, 25% of the time waiting for data"
     )
     assert pacing.of(10, {"one": 10, "other": 0, "late": 2}, 2.0, 0.0).operations is None
     assert str(Pace(300.0)) == "300 images/s"

@@ -72,7 +72,8 @@ class ImageSettings(TrainingSettings):
         if self.image_column:
             columns["image_column"] = self.image_column
         if self.dataset == FOLDER and is_table(Path(self.data)):
-            return HuggingFaceImages(*self._wanted, **columns)
+            folder, size = self._wanted
+            return HuggingFaceImages(folder, size, **columns)
         for name, column in columns.items():
             if column:
                 option = name.replace("_", "-")

@@ -82,7 +82,10 @@ class PriorSystem(GenerativeSystem):
         device = next(self.model.parameters()).device
         for shape in shapes:
             blank = torch.zeros(1, channels, *shape, dtype=torch.uint8, device=device)
-            x = self.first_stage.encode(blank, torch.zeros(1, dtype=torch.int64, device=device))
+            try:
+                x = self.first_stage.encode(blank, torch.zeros(1, dtype=torch.int64, device=device))
+            except (ValueError, RuntimeError) as error:
+                raise UserError(f"--buckets needs a first stage that takes any shape: {error}") from error
             if any(side % factor for side in x.shape[-2:]):
                 raise UserError(
                     f"--buckets has pictures of {shape[0]}×{shape[1]} pixels, and the network needs sides of multiples "

@@ -38,7 +38,7 @@ class Pace(NamedTuple):
         if self.tokens is not None:
             parts.append(f"{_short(self.tokens)}tokens/s")
         if self.operations is not None:
-            share = "" if self.peak_share is None else f" ({self.peak_share:.0%} of the peak)"
+            share = "" if self.peak_share is None else f" ({self.peak_share:.1%} of the peak)"
             parts.append(f"{_short(self.operations)}FLOP/s{share}")
         if self.memory:
             parts.append(f"{_short(self.memory)}B")

@@ -112,7 +112,8 @@ class Report:
         if self._progress.disable and (step == self._steps or step - self._told >= self._steps / 10):
             self._told = step
             left = (time.monotonic() - self._began) / (step - self._start) * (self._steps - step)
-            self.console.print(f"step {step}/{self._steps}, loss {said}, {pace}, {left:.0f} s left")
+            line = f"step {step}/{self._steps}, loss {said}, {pace}, {left:.0f} s left"
+            self.console.print(line, soft_wrap=True)
         return named
 
     def draw(self, images: Tensor, names: Sequence[str], step: int | None) -> Path:
