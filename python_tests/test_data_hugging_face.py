@@ -124,6 +124,17 @@ def test_more_texts_than_a_checkpoint_can_keep_are_refused(tmp_path, monkeypatch
         HuggingFaceImages(folder, SIDE, text_column="words")
 
 
+def test_of_parquet_files_those_for_training_are_taken_and_none_that_are_about_image_files(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    folder = save(table([0, 1, 2, 3]), tmp_path / "set", kind="parquet")
+    parquet.write_table(table([4, 5]), folder / "test-0.parquet")
+    assert len(HuggingFaceImages(folder, SIDE)) == 4
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "0.png").write_bytes(png(0))
+    parquet.write_table(pa.table({"file_name": ["0.png"]}), tmp_path / "images" / "metadata.parquet")
+    assert len(ImageSettings(dataset=str(tmp_path / "images"), size=SIDE).images) == 1
+
+
 def test_offsets_that_lead_elsewhere_are_refused(tmp_path):
     folder = save(table([0, 1]), tmp_path / "set", files=1)
     (file,) = folder.glob("*.arrow")

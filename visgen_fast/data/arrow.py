@@ -26,7 +26,7 @@ _ROWS_AT_A_TIME = 1000
 def is_table(folder: Path) -> bool:
     """Whether a folder is what `save_to_disk` wrote, of one part or of several, or has Parquet files."""
     saved = (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file()
-    return saved or any(folder.glob("*.parquet"))
+    return saved or bool(_parquet_files(folder))
 
 
 class Columns(NamedTuple):
@@ -104,8 +104,11 @@ def columns_of(folder: Path) -> list[str]:
 
 
 def _parquet_files(folder: Path) -> list[Path]:
-    """The Parquet files of a folder; of a set in several parts, those whose names begin with "train"."""
-    files = sorted(folder.glob("*.parquet"))
+    """The Parquet files of a folder; of a set in several parts, those whose names begin with "train".
+
+    metadata.parquet is about image files beside it.
+    """
+    files = sorted(file for file in folder.glob("*.parquet") if file.name != "metadata.parquet")
     return [file for file in files if file.name.startswith("train")] or files
 
 

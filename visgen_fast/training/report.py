@@ -89,8 +89,8 @@ class Report:
     ) -> dict[str, float]:
         """Notes the mean loss and metrics since the last call, and the last gradient norm, at `step`.
 
-        Returns all of that by name, and the pace. `shown` is the loss for the terminal, where that of the first player
-        is not known because it rested.
+        `shown` is the loss for the terminal, where that of the first player is not known because it rested. Returns all
+        of the row by name, and the pace.
         """
         said = f"{loss if shown is None else shown:.4f}"
         numbers = (
