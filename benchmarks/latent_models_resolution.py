@@ -32,7 +32,7 @@ from .table import as_markdown
 SEEDS = (0, 1, 2)
 SMALL, LARGE = 16, 32
 SHARES = (0.0, 0.5)
-NOISES = {"without noise": 0.0, "with noise": 0.5}
+NOISES = {"without noise": 0.0, "with noise": 0.25}
 DRAWN_AT = (0.0, 0.1, 0.2)  # deviations of the noise on what is enlarged
 _SHOWN = 10
 

@@ -56,7 +56,7 @@ def test_training_gives_the_small_image_with_noise_and_tells_its_level(monkeypat
 
 
 def test_drawing_depends_on_the_small_image_alone_and_not_on_the_batch(monkeypatch):
-    system, small = made(drawing_noise=0.3).eval(), torch.rand(3, 3, 4, 8) * 2 - 1
+    system, small = made(noise=0.5, drawing_noise=0.3).eval(), torch.rand(3, 3, 4, 8) * 2 - 1
     torch.nn.init.normal_(system.prior.model.output[-1].weight, std=0.1)
     calls, labels, seeds = spied(system, monkeypatch), torch.tensor([0, 1, 2]), torch.arange(3)
     drawn = system.enlarge(small, labels, seeds, guidance=2.0)

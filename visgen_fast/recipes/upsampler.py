@@ -27,7 +27,7 @@ class Settings(UViTSettings):
     """uvit: convolutions at high resolutions; hdit: attention within windows there (Crowson et al., 2024)."""
     factor: Annotated[int, Between(2, 64)] = 2
     """Side of the images over that of the small ones."""
-    noise: Annotated[float, Between(0, 10)] = 0.5
+    noise: Annotated[float, Between(0, 10)] = 0.25
     """Largest deviation of the noise on small images in training, of pixels from -1 to 1; 0 for none."""
     drawing_noise: Annotated[float | None, Between(0, 10)] = None
     """That on the small images that are drawn from; by default 0.1, but at most that of training."""
