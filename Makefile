@@ -15,7 +15,7 @@ CPP := $(shell find csrc)
 SOURCES := $(filter-out csrc/cuda_on_host%,$(CPP)) CMakeLists.txt setup.py pyproject.toml
 build_requires := $(shell sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d ',')
 
-.PHONY: demo test bench lint docs wheel check-wheel test-sanitized mutate-cuda check-abi clean
+.PHONY: demo test bench lint docs wheel check-wheel test-aarch64 test-sanitized mutate-cuda check-abi clean
 
 # What `make test` or `make bench` installed serves the demo too. For the demo alone, nvcc's minutes are spent only where there
 # is an NVIDIA GPU; a later `make test` compiles what is missing.
@@ -47,6 +47,12 @@ docs: .venv/dev.stamp
 # The CPU kernels, and the CUDA kernels compiled for the CPU, under the address and undefined-behaviour sanitizers.
 test-sanitized: .venv/dev.stamp
 	$(BIN)/python tools/sanitize.py
+
+# The CPU kernels for aarch64, cross-compiled and run by an emulator: the cases of the tests, and searches for nearest codes.
+# ROWS=100000 makes more of these.
+ROWS ?= 2000
+test-aarch64: .venv/dev.stamp
+	$(BIN)/python tools/test_aarch64.py --rows $(ROWS)
 
 # Whether the tests notice faults that are put into the CUDA kernels on purpose.
 mutate-cuda: .venv/dev.stamp

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from visgen_fast._library import cpu_capability, set_cpu_capability
-
-INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512vnni")  # ascending
+from visgen_fast._library import INSTRUCTION_SETS, cpu_capability, set_cpu_capability
 
 
 def instruction_sets() -> list[str]:

@@ -67,7 +67,7 @@ def ours_entry(case: Case, instruction_set: str) -> Entry:
 
 def avx512_entry(case: Case) -> Entry:
     """Ours on the widest AVX-512 kernels; NotMeasured without any."""
-    for name in ("avx512vnni", "avx512"):
+    for name in ("avx512bf16", "avx512vnni", "avx512"):
         try:
             return ours_entry(case, name)
         except NotMeasured:

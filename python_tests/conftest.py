@@ -6,7 +6,7 @@ import gc
 
 import pytest
 import torch
-from backends import BACKENDS, cpu_capabilities, device_of, running_on
+from backends import BACKENDS, CPU_BACKENDS, OTHER_BACKENDS, device_of, running_on
 from hypothesis import settings
 
 # Timing says nothing on a shared machine; what a failing example was, is printed.
@@ -21,7 +21,7 @@ def backend(request):
         yield request.param
 
 
-@pytest.fixture(params=[BACKENDS[len(cpu_capabilities()) - 1], *BACKENDS[len(cpu_capabilities()) :]])
+@pytest.fixture(params=[CPU_BACKENDS[-1], *OTHER_BACKENDS])
 def library(request):
     """Each compiled library in turn, the CPU's with one instruction set: for what loops of kernels cannot change."""
     with running_on(request.param):

@@ -132,3 +132,10 @@ def test_cuda_demanded_without_nvcc_is_an_error(tmp_path: Path, path_without_nvc
 
 def test_an_unknown_value_of_the_cuda_switch_is_an_error(tmp_path: Path) -> None:
     assert "VISGEN_CUDA must be auto, 0 or 1, not 'yes'" in sentence(configure(tmp_path, VISGEN_CUDA="yes"))
+
+
+def test_the_tests_of_aarch64_say_what_they_need() -> None:
+    result = run(sys.executable, "tools/test_aarch64.py", PATH="")
+    assert result.returncode == 1 and result.stderr == (
+        "test_aarch64 needs aarch64-linux-gnu-g++ and qemu-aarch64: apt-get install g++-aarch64-linux-gnu qemu-user\n"
+    )

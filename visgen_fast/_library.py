@@ -80,8 +80,12 @@ def build_of(device: torch.device) -> str:
     return f"{path.stat().st_size}-{path.stat().st_mtime_ns}" if path else "none"
 
 
+# Of all processors, ascending: those that a build has are in the order of csrc/cpu/kernels.cpp.
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512vnni", "avx512bf16", "dotprod")
+
+
 def cpu_capability() -> str:
-    """The instruction set the CPU kernels use: "baseline", "avx2", "avx512" or "avx512vnni"."""
+    """The instruction set the CPU kernels use, one of INSTRUCTION_SETS."""
     return _cpu.visgen_fast_cpu_capability().decode()
 
 

@@ -125,6 +125,14 @@ VISGEN_HOST_DEVICE uint16_t float_to_bfloat16(float value) {
   return static_cast<uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? 0x7FC0u : rounded);
 }
 
+#if defined(__aarch64__) && !defined(__CUDACC__)
+VISGEN_HOST_DEVICE float half_to_float(uint16_t value) { return static_cast<float>(bits_as<__fp16>(value)); }
+
+VISGEN_HOST_DEVICE uint16_t float_to_half(float value) {
+  const uint16_t not_a_number = 0x7E00u | ((bits_as<uint32_t>(value) >> 16) & 0x8000u);
+  return value != value ? not_a_number : bits_as<uint16_t>(static_cast<__fp16>(value));
+}
+#else
 VISGEN_HOST_DEVICE float half_to_float(uint16_t value) {
   const uint32_t magnitude = value & 0x7FFFu, sign = static_cast<uint32_t>(value & 0x8000u) << 16;
   const uint32_t bias = 112u << 23;  // 127 − 15
@@ -143,6 +151,7 @@ VISGEN_HOST_DEVICE uint16_t float_to_half(float value) {
   result = magnitude > 0x7F800000u ? 0x7E00u : result;
   return static_cast<uint16_t>(result | sign);
 }
+#endif
 
 // e^x to 1 unit in the last place, below which it underflows gradually; x up to 88. Polynomials here and below are
 // those whose largest relative error is smallest, 4.4e-9 or less.

@@ -3,8 +3,7 @@
 // It is halved down to single vectors, since compilers leave an array of vectors in memory.
 #pragma once
 
-#include "elements.h"
-#include "simd.h"
+#include "stored.h"
 
 namespace visgen::VISGEN_ISA {
 
@@ -50,24 +49,18 @@ VISGEN_HOST_DEVICE void store_block(Block<Real> block, Real* data) {
   });
 }
 
-// bfloat16, a network's usual type, never leaves registers.
-VISGEN_HOST_DEVICE Block<float> load_bfloat16(const uint16_t* data) {
+VISGEN_HOST_DEVICE Block<float> load_bfloat16(const BFloat16Bits* data) {
   Block<float> block;
   block.each([&](FloatVector& vector) {
-    ShortVector stored;
-    memcpy(&stored, data, sizeof(stored));
-    vector = (FloatVector)(widen(stored) << 16);
+    vector = take<FloatVector>(data);
     data += kLanes;
   });
   return block;
 }
 
-VISGEN_HOST_DEVICE void store_bfloat16(Block<float> block, uint16_t* data) {
+VISGEN_HOST_DEVICE void store_bfloat16(Block<float> block, BFloat16Bits* data) {
   block.each([&](const FloatVector& vector) {
-    const WordVector bits = (WordVector)vector, rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
-    const WordVector is_nan = (WordVector)((IntVector)(bits & 0x7FFFFFFFu) > 0x7F800000);
-    const ShortVector stored = narrow((is_nan & 0x7FC0u) | (~is_nan & rounded));
-    memcpy(data, &stored, sizeof(stored));
+    put(data, vector);
     data += kLanes;
   });
 }
@@ -77,12 +70,11 @@ template <class Real>
 VISGEN_HOST_DEVICE Block<Real> load_block(const void* data, DType dtype) {
   if (dtype == kArithmetic<Real>) return load_block(static_cast<const Real*>(data));
   if constexpr (sizeof(Real) == 4) {
-    if (dtype == DType::bfloat16) return load_bfloat16(static_cast<const uint16_t*>(data));
+    if (dtype == DType::bfloat16) return load_bfloat16(static_cast<const BFloat16Bits*>(data));
   }
   alignas(64) Real values[Block<Real>::kSize];
   visit_floating(dtype, [&]<class Stored, DType type>() {
-    const Stored* in = static_cast<const Stored*>(data);
-    for (int i = 0; i < Block<Real>::kSize; ++i) values[i] = decode<Real>(in[i], type);
+    decode_all<type>(static_cast<const Stored*>(data), Block<Real>::kSize, values);
   });
   return load_block<Real>(values);
 }
@@ -91,13 +83,12 @@ template <class Real>
 VISGEN_HOST_DEVICE void store_block(const Block<Real>& block, void* data, DType dtype) {
   if (dtype == kArithmetic<Real>) return store_block(block, static_cast<Real*>(data));
   if constexpr (sizeof(Real) == 4) {
-    if (dtype == DType::bfloat16) return store_bfloat16(block, static_cast<uint16_t*>(data));
+    if (dtype == DType::bfloat16) return store_bfloat16(block, static_cast<BFloat16Bits*>(data));
   }
   alignas(64) Real values[Block<Real>::kSize];
   store_block(block, values);
   visit_floating(dtype, [&]<class Stored, DType type>() {
-    Stored* out = static_cast<Stored*>(data);
-    for (int i = 0; i < Block<Real>::kSize; ++i) encode(values[i], out[i], type);
+    encode_all<type>(values, Block<Real>::kSize, static_cast<Stored*>(data));
   });
 }
 

@@ -3,6 +3,7 @@
 
 #include "../../ops/operand_rows.h"
 #include "rows.h"
+#include "stored.h"
 
 namespace visgen::VISGEN_ISA {
 
@@ -63,45 +64,6 @@ template <>
 struct RowVectorOf<double> {
   typedef DoubleVector Type;
 };
-
-// bfloat16, a network's usual type, is known by a type of its own and never leaves registers.
-struct BFloat16Bits {
-  uint16_t bits;
-};
-
-template <class Value>
-constexpr bool kIsDouble = false;
-template <>
-constexpr bool kIsDouble<double> = true;
-
-// A vector of consecutive elements, or one; a double of any.
-template <class Value, class Stored>
-VISGEN_HOST_DEVICE Value take(const Stored* from) {
-  if constexpr (kIsDouble<Value>) return *from;
-  Value value;
-  memcpy(&value, from, sizeof(value));
-  return value;
-}
-template <class Value>
-VISGEN_HOST_DEVICE Value take(const BFloat16Bits* from) {
-  if constexpr (sizeof(Value) <= sizeof(double)) {
-    return bfloat16_to_float(from->bits);
-  } else {
-    return (FloatVector)(widen(take<ShortVector>(&from->bits)) << 16);
-  }
-}
-
-template <class Value, class Stored>
-VISGEN_HOST_DEVICE void put(Stored* to, Value value) {
-  memcpy(to, &value, sizeof(value));
-}
-VISGEN_HOST_DEVICE ShortVector to_bfloat16(FloatVector value) {
-  const WordVector bits = (WordVector)value, rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
-  const WordVector is_nan = (WordVector)((IntVector)(bits & 0x7FFFFFFFu) > 0x7F800000);
-  return narrow((is_nan & 0x7FC0u) | (~is_nan & rounded));
-}
-VISGEN_HOST_DEVICE void put(BFloat16Bits* to, float value) { to->bits = float_to_bfloat16(value); }
-VISGEN_HOST_DEVICE void put(BFloat16Bits* to, FloatVector value) { put(&to->bits, to_bfloat16(value)); }
 
 // A vector to an address that is a multiple of its size, past the cache: memory need not be read to be written.
 template <class Vector>
@@ -263,11 +225,6 @@ void add_row(const Real* row, int64_t columns, double* sums) {
 }
 
 template <class Stored>
-constexpr DType kStoredAs = kArithmetic<Stored>;
-template <>
-constexpr DType kStoredAs<BFloat16Bits> = DType::bfloat16;
-
-template <class Stored>
 bool lies_ready(const Operand& operand, const SampleShape& shape) {
   return operand.dtype == kStoredAs<Stored> && column_stride(operand, shape) == 1;
 }
@@ -287,7 +244,7 @@ const Stored* load_row(const Operand& operand, const RowPlace& at, Real* buffer)
     const Element* in = static_cast<const Element*>(operand.data) + at.offset(operand);
     const int64_t stride = at.stride(operand), columns = at.columns();
     if (stride == 1) {
-      for (int64_t i = 0; i < columns; ++i) buffer[i] = decode<Real>(in[i], dtype);
+      decode_all<dtype>(in, columns, buffer);
     } else {
       for (int64_t i = 0; i < columns; ++i) buffer[i] = decode<Real>(in[i * stride], dtype);
     }
@@ -340,7 +297,7 @@ void store_row(const Operand& operand, const RowPlace& at, const Real* row) {
     Element* out = static_cast<Element*>(operand.data) + at.offset(operand);
     const int64_t stride = at.stride(operand), columns = at.columns();
     if (stride == 1) {
-      for (int64_t i = 0; i < columns; ++i) encode(row[i], out[i], dtype);
+      encode_all<dtype>(row, columns, out);
     } else {
       for (int64_t i = 0; i < columns; ++i) encode(row[i], out[i * stride], dtype);
     }

@@ -68,7 +68,7 @@ inline const Real* real_row(const void* data, DType dtype, int64_t row, int64_t 
   if (dtype == kArithmetic<Real>) return static_cast<const Real*>(data) + row * dimensions;
   visit_floating(dtype, [&]<class Stored, DType type>() {
     const Stored* in = static_cast<const Stored*>(data) + row * dimensions;
-    for (int64_t i = 0; i < dimensions; ++i) buffer[i] = decode<Real>(in[i], type);
+    decode_all<type>(in, dimensions, buffer);
   });
   return buffer;
 }
@@ -77,7 +77,7 @@ template <class Real>
 inline void store_row(const Real* in, void* data, DType dtype, int64_t row, int64_t dimensions) {
   visit_floating(dtype, [&]<class Stored, DType type>() {
     Stored* out = static_cast<Stored*>(data) + row * dimensions;
-    for (int64_t i = 0; i < dimensions; ++i) encode(in[i], out[i], type);
+    encode_all<type>(in, dimensions, out);
   });
 }
 

@@ -99,6 +99,8 @@ VISGEN_HOST_DEVICE uint32_t negative_lanes(FloatVector x) {
   return static_cast<uint32_t>(_mm256_movemask_ps((__m256)x));
 #elif defined(__SSE2__)
   return static_cast<uint32_t>(_mm_movemask_ps((__m128)x));
+#elif defined(__aarch64__)
+  return lane_bits((IntVector)x >> 31);
 #else
   uint32_t lanes = 0;
   for (int lane = 0; lane < kLanes; ++lane) lanes |= static_cast<uint32_t>(x[lane] < 0) << lane;

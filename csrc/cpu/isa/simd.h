@@ -13,6 +13,8 @@
 #else
 #include <immintrin.h>
 #endif
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "../../common/gumbel.h"
@@ -29,6 +31,11 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;
 #endif
 constexpr int kLanes = kVectorBytes / 4, kDoubles = kVectorBytes / 8;
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = 16;
+#endif
 
 typedef uint64_t WideVector __attribute__((vector_size(kVectorBytes)));
 typedef uint32_t WordVector __attribute__((vector_size(kVectorBytes)));
@@ -46,6 +53,8 @@ struct LowHalves<WideVector> {
     return (WideVector)_mm256_mul_epu32((__m256i)lane, (__m256i)factors);
 #elif defined(__SSE2__)
     return (WideVector)_mm_mul_epu32((__m128i)lane, (__m128i)factors);
+#elif defined(__aarch64__)
+    return (WideVector)vmull_u32(vmovn_u64((uint64x2_t)lane), vmovn_u64((uint64x2_t)factors));
 #else
     return (lane & 0xFFFFFFFFu) * factors;
 #endif
@@ -69,6 +78,8 @@ struct Lanes<WordVector> {
     return (FloatVector)_mm256_sqrt_ps((__m256)value);
 #elif defined(__SSE2__)
     return (FloatVector)_mm_sqrt_ps((__m128)value);
+#elif defined(__aarch64__)
+    return (FloatVector)vsqrtq_f32((float32x4_t)value);
 #else
     for (int lane = 0; lane < kLanes; ++lane) value[lane] = __builtin_sqrtf(value[lane]);
     return value;
@@ -114,6 +125,13 @@ VISGEN_HOST_DEVICE ShortVector narrow(WordVector value) {
   return __builtin_convertvector(value, ShortVector);
 #endif
 }
+
+#if defined(__aarch64__)
+// Bit l: lane l, which is 0 or −1. There is no instruction for it.
+VISGEN_HOST_DEVICE uint32_t lane_bits(IntVector mask) {
+  return vaddvq_u32(vandq_u32((uint32x4_t)mask, uint32x4_t{1, 2, 4, 8}));
+}
+#endif
 
 // Several vectors whose instructions alternate: a Philox round is a chain of dependent instructions, and four chains
 // keep the multipliers busy (on Zen 4, a quarter faster than one after the other).

@@ -6,8 +6,7 @@
 #pragma once
 
 #include "../../common/layout.h"
-#include "elements.h"
-#include "simd.h"
+#include "stored.h"
 
 namespace visgen::VISGEN_ISA {
 
@@ -42,8 +41,11 @@ void load_as(const Operand& operand, const SampleShape& shape, int64_t sample, i
     const auto load = [&](int64_t step) __attribute__((always_inline)) {
       for (int64_t i = 0; i < run; ++i) out[i] = decode<Real>(in[i * step], dtype);
     };
-    // Shuffles pick every third or fourth number: three or four channels that are last in memory.
-    stride == 1 ? load(1) : stride == 3 ? load(3) : stride == 4 ? load(4) : load(stride);
+    if (stride == 1) {
+      decode_all<dtype>(in, run, out);
+    } else {  // shuffles pick every third or fourth number: three or four channels that are last in memory
+      stride == 3 ? load(3) : stride == 4 ? load(4) : load(stride);
+    }
     out += run;
   });
 }
@@ -55,7 +57,7 @@ void store_as(const Operand& operand, const SampleShape& shape, int64_t sample, 
   for_each_run(shape, operand.strides, begin, count, [&](int64_t offset, int64_t stride, int64_t run) {
     Stored* out = base + offset;
     if (stride == 1) {
-      for (int64_t i = 0; i < run; ++i) encode(in[i], out[i], dtype);
+      encode_all<dtype>(in, run, out);
     } else {
       for (int64_t i = 0; i < run; ++i) encode(in[i], out[i * stride], dtype);
     }

@@ -205,7 +205,7 @@ Deviation pack_blocks(const PackedCodebook& packed, int64_t first, int64_t last)
           half_square = static_cast<float>(code_words<F>(packed, scaled_code(packed, k, scaled.as<Real>()),
                                                          reinterpret_cast<typename F::Sum*>(words), deviation));
         } else {
-          memset(words, F::kFilter == Filter::int8 ? 128 : 0, sizeof(uint32_t) * packed.steps);
+          memset(words, F::kOffset, sizeof(uint32_t) * packed.steps);
           half_square = HUGE_VALF;
         }
         for (int64_t step = 0; step < packed.steps; ++step) out[step * width + at] = words[step];
