@@ -76,7 +76,7 @@ def kernel_resources(library: Path, architecture: str | None = None) -> list[Ker
     usage = _run([tool, "--dump-resource-usage", *chosen, str(library)])
     bounds = parse_launch_bounds(_run([tool, "-elf", *chosen, str(library)]))
     found = parse_resource_usage(usage, bounds)
-    names = _readable([kernel.name for kernel in found])
+    names = readable_names([kernel.name for kernel in found])
     return [KernelResources(**{**vars(kernel), "name": name}) for kernel, name in zip(found, names, strict=True)]
 
 
@@ -111,7 +111,7 @@ def parse_launch_bounds(text: str) -> dict[tuple[str, str], int]:
     return bounds
 
 
-def _readable(names: Iterable[str]) -> list[str]:
+def readable_names(names: Iterable[str]) -> list[str]:
     """Demangled, without parameters and anonymous namespaces; as they are where there is no c++filt."""
     names = list(names)
     if not names or shutil.which("c++filt") is None:

@@ -11,6 +11,7 @@ hand. NAME is
     freed memory          what keeping it saves
     truth                 verdicts on the claims of the texts
     paths PART            what a part of the study of paths found
+    machine code          bounds of the CUDA kernels, counted
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 
 from . import freed_memory, invalid_codes_report, noise_levels_report, paths
 from .families import FAMILIES
+from .machine_code import report as machine_code_report
 from .promises import NotMeasured, Promise
 from .table import as_markdown, details, milliseconds
 from .truth import report as truth_report
@@ -47,8 +49,10 @@ _STUDIES = {
     "noise levels seen": ("noise_levels", noise_levels_report.headline),
     "truth": ("truth", truth_report.block),
     **{f"paths {part}": (f"paths/{part}", paths.block) for part in paths.PARTS},
+    "machine code": ("machine_code", machine_code_report.block),
 }
-_MARKER = re.compile(r"^<!-- ((?:benchmarks|invalid codes|noise levels|freed memory|truth|paths).*) -->$", re.MULTILINE)
+_NAMES = "benchmarks|invalid codes|noise levels|freed memory|truth|paths|machine code"
+_MARKER = re.compile(rf"^<!-- ((?:{_NAMES}).*) -->$", re.MULTILINE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,7 +98,8 @@ def block(name: str, page: Path, results: Path) -> str:
     if kind or family not in FAMILIES:
         known = ", ".join(["benchmarks", "benchmarks FAMILY", *_STUDIES])
         raise ValueError(f"has a marker {name!r}, which is none of {known}")
-    stored = sorted(results.glob(f"*/{family}.json"))
+    studies = {folder for folder, _ in _STUDIES.values()}
+    stored = sorted(path for path in results.glob(f"*/{family}.json") if path.parent.name not in studies)
     return "\n".join(_family_text(path, FAMILIES[family].PROMISES, page) for path in stored)
 
 

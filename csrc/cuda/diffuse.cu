@@ -8,6 +8,9 @@
 // gradients once more, and x, makes the noise again, and adds up 4 products an element in double: a warp for each unit
 // of the partition, then a warp for each row, always in the same order. A row of coefficients for every element suits
 // this least: a warp then adds up one.
+//
+// Issue slots an element in the machine code for 9.0 (benchmarks/machine_code): diffuse float32 106.2, diffuse bfloat16
+// 80.75, add_noise float32 101, add_noise bfloat16 78.12.
 #include "../ops/diffuse_call.h"
 
 #include "tile.cuh"

@@ -6,6 +6,9 @@
 //
 // Sums over rows: a block takes a unit of rows; each of its warps adds up some of them in shared memory, a lane its own
 // columns; then warps are added up in double, and units by a second launch, in an order that sizes alone decide.
+//
+// Issue slots an element in the machine code for 9.0 (benchmarks/machine_code): modulated_norm float32 90.08,
+// modulated_norm bfloat16 94.11, gated_residual_norm float32 151.9, gated_residual_norm bfloat16 170.5.
 #include "../ops/modulate_call.h"
 
 #include "modulate.cuh"

@@ -3,6 +3,9 @@
 // Per element: 1 store of the output's size, nothing read but the sample's seed. Arithmetic: a Philox block (10 rounds
 // of 2 wide multiplications and 4 exclusive ors) for every 4 elements, a Box–Muller pair for every 2. A Gumbel number
 // takes six bytes of blocks and two logarithms in double.
+//
+// Issue slots an element in the machine code for 9.0 (benchmarks/machine_code): gaussian float32 65.25, gaussian
+// bfloat16 56.38, uniform float32 43.75, uniform bfloat16 34.
 #include "../ops/noise_call.h"
 
 #include "../common/gumbel.h"

@@ -7,6 +7,9 @@
 // gradient and the embeddings of its target are read again every time, so that "rotation" reads the gradient and each
 // embedding four times, and "rotation_per_depth" reads each embedding four times and the gradient 3Q + 1 times. They
 // mostly come from cache.
+//
+// Issue slots an element in the machine code for 9.0 (benchmarks/machine_code): residual_quantize 128×64, 256 codes, 2
+// deep 79,151 a row and depth.
 #include "../ops/quantize_call.h"
 
 #include "code_sums.h"

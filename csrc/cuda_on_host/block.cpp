@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "checker.h"
+#include "counter.h"
 #include "place.h"
 
 #ifdef __SANITIZE_ADDRESS__
@@ -59,6 +60,7 @@ std::string Block::run(const Grid& grid, uint64_t index) {
   reset(grid, index);
   block_of_this_thread = this;
   checker::begin_block();
+  counter::begin_block();
   outside_ = running_thread();
   warp_ = schedule_.choose(ready_warps_);
   select(next_thread());

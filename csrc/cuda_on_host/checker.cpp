@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "block.h"
+#include "counter.h"
 #include "place.h"
 
 namespace visgen::host::checker {
@@ -211,6 +212,11 @@ class Check {
   const void* place_;
 };
 
+bool is_host_memory(const State& state, const char* address) {
+  return is_within(address, &builtins, sizeof(builtins)) || is_within(address, state.arguments, state.argument_bytes) ||
+         is_within(address, state.image_begin, state.image_end - state.image_begin);
+}
+
 void check_access(Kind kind, int thread, const void* pointer, size_t bytes, const void* place) {
   Block& block = *running_block();
   State& state = get_state();
@@ -220,13 +226,21 @@ void check_access(Kind kind, int thread, const void* pointer, size_t bytes, cons
     Check(state, block, kind, thread, target, bytes, place).run();
     return;
   }
-  const bool is_host_memory = is_within(address, &builtins, sizeof(builtins)) ||
-                              is_within(address, state.arguments, state.argument_bytes) ||
-                              is_within(address, state.image_begin, state.image_end - state.image_begin);
-  if (is_host_memory || state.buffers.empty()) return;
+  if (is_host_memory(state, address) || state.buffers.empty()) return;
   if (kind == Kind::kAtomic) state.block_has_used_atomics = true;
   const Target target = find_buffer(state, address);
   Check(state, block, kind, thread, target, bytes, place).run();
+}
+
+void count_access(Kind kind, const Block& block, const void* pointer, size_t bytes) {
+  constexpr counter::Event kShared[] = {counter::kSharedLoad, counter::kSharedStore, counter::kSharedAtomic};
+  constexpr counter::Event kGlobal[] = {counter::kGlobalLoad, counter::kGlobalStore, counter::kGlobalAtomic};
+  const char* address = static_cast<const char*>(pointer);
+  if (is_within(address, block.arena(), kArenaBytes)) {
+    counter::add_access(kShared[static_cast<int>(kind)], block.running(), address, bytes);
+  } else if (!is_host_memory(get_state(), address)) {
+    counter::add_access(kGlobal[static_cast<int>(kind)], block.running(), address, bytes);
+  }
 }
 
 // An access of the kernel's own code.
@@ -240,6 +254,7 @@ inline void check_instruction(Kind kind, const void* address, size_t bytes, size
     block->fail("a misaligned access: " + std::to_string(bytes) + " bytes at an address that is no multiple of it",
                 place);
   }
+  count_access(kind, *block, address, bytes);
   check_access(kind, block->running(), address, bytes, place);
 }
 

@@ -71,7 +71,14 @@ void wait_copies(int groups);
 
 [[noreturn]] void report_misaligned(const void* address, size_t alignment);
 
+#ifdef VISGEN_HOST_CHECKED
+void begin_vector(const void* address, size_t alignment);  // whose elements are accessed next
+#else
+inline void begin_vector(const void*, size_t) {}
+#endif
+
 __forceinline__ void check_alignment(const void* address, size_t alignment) {
+  begin_vector(address, alignment);
   if (reinterpret_cast<uintptr_t>(address) % alignment != 0) report_misaligned(address, alignment);
 }
 

@@ -9,6 +9,7 @@
 
 #include "block.h"
 #include "checker.h"
+#include "counter.h"
 
 namespace visgen::host {
 namespace {
@@ -113,6 +114,7 @@ void launch(std::string_view kernel, dim3 grid, dim3 block, size_t dynamic_share
   if (const char* reason = reason_to_refuse(whole)) {
     throw std::runtime_error("kernel " + std::string(kernel) + ": " + reason + ".");
   }
+  if (counter::observe(kernel, grid, block, dynamic_shared_bytes, arguments, argument_bytes)) return;
   static std::mutex one_checked_launch;
   std::unique_lock lock(one_checked_launch, std::defer_lock);
   if (checker::kEnabled) lock.lock();

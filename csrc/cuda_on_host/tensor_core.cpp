@@ -6,6 +6,7 @@
 
 #include "block.h"
 #include "checker.h"
+#include "counter.h"
 
 namespace visgen::host {
 namespace {
@@ -102,16 +103,19 @@ void complete_matrix_load(uint32_t, const Visit* lanes) {
 }  // namespace
 
 void multiply_bf16(float* d, const uint32_t* a, const uint32_t* b) {
+  counter::add(counter::kTensorCore);
   Multiplication own{d, a, b};
   running_block()->exchange({complete_multiplication<BFloat16Operands>, kWholeWarp, &own}, __builtin_return_address(0));
 }
 
 void multiply_s8(int32_t* d, const uint32_t* a, const uint32_t* b) {
+  counter::add(counter::kTensorCore);
   Multiplication own{d, a, b};
   running_block()->exchange({complete_multiplication<Int8Operands>, kWholeWarp, &own}, __builtin_return_address(0));
 }
 
 void multiply_tf32(float* d, const uint32_t* a, const uint32_t* b) {
+  counter::add(counter::kTensorCore);
   Multiplication own{d, a, b};
   running_block()->exchange({complete_multiplication<TF32Operands>, kWholeWarp, &own}, __builtin_return_address(0));
 }
@@ -124,6 +128,7 @@ uint32_t to_tf32(float value) {
 
 void load_matrices(uint32_t* fragment, const void* row, bool transposed) {
   const void* place = __builtin_return_address(0);
+  counter::add(counter::kMatrixLoad);
   Block& block = *running_block();
   if (reinterpret_cast<uintptr_t>(row) % 16 != 0)
     block.fail("load_matrices needs rows at multiples of 16 bytes", place);

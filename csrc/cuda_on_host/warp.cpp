@@ -5,6 +5,7 @@
 
 #include "block.h"
 #include "checker.h"
+#include "counter.h"
 #include "place.h"
 
 namespace visgen::host {
@@ -52,18 +53,24 @@ void complete_barrier(uint32_t members, const Visit*) {
 
 }  // namespace
 
-void sync_block() { running_block()->sync_block(__builtin_return_address(0)); }
+void sync_block() {
+  counter::add(counter::kBlockBarrier);
+  running_block()->sync_block(__builtin_return_address(0));
+}
 
 void sync_warp(uint32_t members) {
+  counter::add(counter::kWarpBarrier);
   running_block()->exchange({complete_barrier, members, nullptr}, __builtin_return_address(0));
 }
 
 void shuffle(const void* value, void* result, size_t bytes, int source_lane, uint32_t members) {
+  counter::add(counter::kShuffle, (bytes + 3) / 4);
   Shuffle own{value, result, bytes, source_lane & (kLanes - 1)};
   running_block()->exchange({complete_shuffle, members, &own}, __builtin_return_address(0));
 }
 
 uint32_t ballot(bool predicate, uint32_t members) {
+  counter::add(counter::kVote);
   Vote own{predicate, 0};
   running_block()->exchange({complete_ballot, members, &own}, __builtin_return_address(0));
   return own.result;
@@ -91,6 +98,7 @@ void copy_async(void* to, const void* from, int valid_bytes) {
       block.fail("copy_async needs addresses that are multiples of 16", place);
     }
   }
+  counter::add(counter::kAsyncCopy);
   if (valid_bytes < 0 || valid_bytes > 16) block.fail("copy_async copies 0 to 16 bytes", place);
   Thread& thread = block.thread(block.running());
   checker::read(block.running(), from, valid_bytes, place);
