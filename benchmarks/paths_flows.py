@@ -106,7 +106,7 @@ def _verdict(dataset: str, entries: Sequence[dict[str, Any]]) -> str:
     of = {entry["run"]: entry for entry in entries if entry["dataset"] == dataset}
     bits = {name: of[name]["bits_per_dim"] for name in ("tar-flow", "real-nvp")}
     fid = {name: min(entry["fid"] for run, entry in of.items() if run.startswith(name)) for name in bits}
-    diffusion = min(of[name]["fid"] for name in ("vdm", "rectified-flow"))
+    diffusion = min(entry["fid"] for run, entry in of.items() if not run.startswith(tuple(bits)))
     weakest = "still the weakest" if min(fid.values()) > diffusion else "not the weakest any more"
     return (
         f"On {dataset}, after the same time, TarFlow needs {bits['tar-flow']:.3f} bits per dimension and Real NVP "

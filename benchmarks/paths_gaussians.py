@@ -26,6 +26,7 @@ from .decomposition_measures import measured, seeds_of, spread
 from .table import as_markdown
 
 METHODS, DIMENSIONS = ("DSB matching", "DSB", "simplified DSB"), (1, 5, 20)
+LENGTHS = {1: 400, 5: 400, 20: 1000}  # steps of a turn: more numbers to predict need more
 SHIFT, STEPS, KNOWN = 0.1, 20, (math.sqrt(5) - 1) / 2
 FIRST_TURNS = (0.546, 0.611)
 BOUNDS = {"mean": 0.05, "variance": 0.08, "covariance": 0.05}
@@ -53,16 +54,17 @@ def train(folder: Path, options: argparse.Namespace) -> int:
 
 def report(folder: Path, out: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Writes table.md and gaussians.png; what was measured, an entry a run."""
-    size = {"turns": 2, "steps": 4, "count": 64} if options.short else {"turns": 8, "steps": 400, "count": 20_000}
     entries, rows, missed = [], [], []
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     for place, dimensions in enumerate(DIMENSIONS):
+        size = {"turns": 8, "steps": LENGTHS[dimensions], "count": 20_000}
+        size = {"turns": 2, "steps": 4, "count": 64} if options.short else size
         title = f"{dimensions} dimension{'s' if dimensions > 1 else ''}"
         axes = figure.add_subplot(1, 3, place + 1, title=title, xlabel="turn", ylim=(0, 0.8))
         axes.axhline(KNOWN, color="#6d6875", linewidth=1)
         for method in METHODS:
             runs = [
-                measured(folder, run, lambda m=method, d=dimensions, seed=seed: bridge(m, d, seed, **size))
+                measured(folder, run, lambda told=(method, dimensions, seed), size=size: bridge(*told, **size))
                 for seed, run in enumerate(seeds_of(f"{method}-{dimensions}".replace(" ", "-"), options.seeds))
             ]
             entries += runs
