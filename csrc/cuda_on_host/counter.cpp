@@ -14,15 +14,6 @@ Observer observer = nullptr;
 
 uint64_t counts[kEvents];
 
-// Where the next element of the vector under way would lie, and the most that one instruction moves of it.
-const char* next_of_vector = nullptr;
-size_t vector_word = 1;
-
-std::unordered_set<uint64_t>& addresses_read() {  // by the block that runs, with the number of the thread
-  static std::unordered_set<uint64_t>& set = *new std::unordered_set<uint64_t>;
-  return set;
-}
-
 }  // namespace
 
 bool observe(std::string_view kernel, dim3 grid, dim3 block, size_t dynamic_shared_bytes, const void* arguments,
@@ -33,6 +24,19 @@ bool observe(std::string_view kernel, dim3 grid, dim3 block, size_t dynamic_shar
 }
 
 #ifdef VISGEN_HOST_CHECKED
+
+namespace {
+
+// Where the next element of the vector under way would lie, and the most that one instruction moves of it.
+const char* next_of_vector = nullptr;
+size_t vector_word = 1;
+
+std::unordered_set<uint64_t>& addresses_read() {  // by the block that runs, with the number of the thread
+  static std::unordered_set<uint64_t>& set = *new std::unordered_set<uint64_t>;
+  return set;
+}
+
+}  // namespace
 
 void add(Event event, uint64_t count) { counts[event] += count; }
 
