@@ -201,7 +201,8 @@ def test_an_emulated_device_is_tried_like_any_other():
 
 
 def test_what_is_proven_has_a_report():
-    machines = [json.loads(path.read_text()).get("machine", {}) for path in RESULTS.glob("*/noise.json")]
+    reports = [json.loads(path.read_text()) for path in RESULTS.glob("*/noise.json")]
+    machines = [report.get("machine", {}) for report in reports if isinstance(report, dict)]
     reported = {
         (int(m["instruction_set"][3:-1]), int(m["instruction_set"][-1])) for m in machines if m.get("device") == "cuda"
     }
