@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn import functional as F
 
 from visgen_fast import ops
 from visgen_fast.diffusion import sample_bridge
@@ -31,10 +32,8 @@ def stages(folder: Path, steps: int, short: bool) -> list[dict[str, list[str]]]:
     """Command lines by name; the classifier beside the paths."""
     small = ["--width=8", "--depth=1", "--heads=1", "--batch-size=4", "--sampling-steps=2"] if short else _SIZE
     turns = ["--turn-steps=2", "--refresh=1", "--cache=8"] if short else ["--sigma=0.5"]
-    told, length = (
-        ["--classes", *map(str, CLASSES), *small],
-        [f"--steps={4 if short else steps}", "--lr-schedule=cosine"],
-    )
+    told = ["--classes", *map(str, CLASSES), *small]
+    length = [f"--steps={4 if short else steps}", "--lr-schedule=cosine"]
     first = {name: [name, *told, *(turns if name != "ot-flow" else []), *length] for name in METHODS[:3]}
     begun = ["dsb", "--target=flow", f"--flow={folder / 'ot-flow'}", *told, *turns, *length]
     judge = ["classifier", "--dataset=digits", f"--steps={4 if short else 300}"]
@@ -109,13 +108,12 @@ def _there_and_back(system: PathSystem, labels: Tensor, seeds: Tensor) -> tuple[
 def _draw(folder: Path, out: Path) -> None:
     """Rows of images, what becomes of them, and what becomes of these, for each method."""
     labels, seeds = torch.full((_SHOWN,), CLASSES[0]), ops.derive_seeds(1, torch.arange(_SHOWN))
-    figure = Figure(figsize=(10, 1.8), layout="constrained")
+    figure = Figure(figsize=(9, 5.6), layout="constrained")
     for place, name in enumerate(METHODS):
         rows = _there_and_back(cast(PathSystem, load_system(folder / _slug(name))), labels, seeds)
-        sheet = torch.cat([torch.cat(list(row[:, 0]), 1) for row in rows])
-        axes = figure.add_subplot(1, len(METHODS), place + 1, title=name, xticks=[])
-        axes.imshow(sheet.clamp(-1, 1), cmap="gray")
-        side = rows[0].shape[2]
-        names = (f"a {CLASSES[0]}", f"an {CLASSES[1]}", "back") if place == 0 else ("", "", "")
-        axes.set_yticks([side * (row + 0.5) for row in range(3)], names)
+        digits = [F.pad(row[:, 0].clamp(-1, 1), (1, 1, 1, 1), value=1.0) for row in rows]  # apart from each other
+        axes = figure.add_subplot(2, 2, place + 1, title=name, xticks=[])
+        axes.imshow(torch.cat([torch.cat(list(row), 1) for row in digits]), cmap="gray")
+        side = digits[0].shape[1]
+        axes.set_yticks([side * (row + 0.5) for row in range(3)], (f"a {CLASSES[0]}", f"an {CLASSES[1]}", "back"))
     figure.savefig(out / "bridges.png", dpi=110)
