@@ -31,10 +31,10 @@ from visgen_fast.systems.generative import GenerativeSystem
 from visgen_fast.systems.prior import PriorSystem
 
 from . import studies
-from .decomposition import train_all
 from .decomposition_measures import held_out, measured
 from .machine import describe, provenance
 from .table import as_markdown
+from .trainings import train_all
 
 PRIORS = ("token-gpt", "rq-transformer", "var", "maskgit", "muse", "mar")
 _FEW, _SOME, _DRAWN = 5, 25, 100

@@ -15,14 +15,12 @@ Written to benchmarks/results/latent_models/PART: table.md, results.json, and im
 from __future__ import annotations
 
 import importlib
-import shutil
 import sys
-import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from . import studies
 from .machine import describe, provenance
+from .trainings import train_all
 
 PARTS = ("vae", "gan", "stylegan", "latents", "text", "video", "resolution", "outliers")
 
@@ -38,39 +36,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     trainings = part.trainings(options.short)
     # Where there are several sets, each is trained on what the one before has trained, in the folder {runs}.
     sets = trainings if isinstance(trainings, list) else [trainings]
-    wanted: dict[str, list[str]] = {}
-    began, failed = time.monotonic(), 0
-    with studies.jobs(options.jobs) as pool:
-        for some in sets:
-            told = {name: [word.replace("{runs}", str(folder)) for word in words] for name, words in some.items()}
-            wanted |= {name: [*words, f"--out={folder / name}"] for name, words in told.items()}
-            missing = [name for name in some if studies.read(folder / f"{name}.json") != wanted[name]]
-            tasks = [(folder, name, wanted[name]) for name in missing]
-            for (_, name, _), complaint in studies.finished(pool, _train, tasks):
-                print(f"{time.monotonic() - began:6.0f} s  {name}: {complaint or 'trained'}", flush=True)
-                failed += complaint is not None
-            if failed:
-                return 1
+    stages = [
+        {name: [word.replace("{runs}", str(folder)) for word in words] for name, words in some.items()} for some in sets
+    ]
+    if train_all(stages, folder, options.jobs):
+        return 1
     out = options.out / options.part
     out.mkdir(parents=True, exist_ok=True)
-    entries = part.report({name: folder / name for name in wanted}, out, options.short)
+    entries = part.report({name: folder / name for some in sets for name in some}, out, options.short)
     studies.write_results(out / "results.json", provenance(describe("cpu")), entries)
     print((out / "table.md").read_text())
     return 0
-
-
-def _train(task: tuple[Path, str, list[str]]) -> str | None:
-    """Trains by a command line, from where a run of the same one stopped; what went wrong, if anything did."""
-    folder, name, words = task
-    begun = folder / f".{name}.json"
-    if studies.read(begun) != words:
-        shutil.rmtree(folder / name, ignore_errors=True)
-        studies.write(begun, words)
-    command = [sys.executable, "-m", "visgen_fast", "train", *words, "--device=cpu", "--resume"]
-    _, complaint = studies.run_logged(command, folder / f"{name}.log")
-    if complaint is None:
-        studies.write(folder / f"{name}.json", words)
-    return complaint
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ _STEPS = 100
 def trainings(short: bool) -> dict[str, list[str]]:
     """Command lines by name."""
     steps = {"classifier": 20 if short else 1500, "dcgan": 20 if short else 5000, "stacked": 20 if short else 3000}
-    common = ["--sample-every=0", "--checkpoint-every=1000", "--keep-checkpoints=1"]
+    common = ["--checkpoint-every=1000", "--keep-checkpoints=1"]
     found = {
         "fashion-classifier": ["classifier", *common, f"--steps={steps['classifier']}"],
         "digit-classifier": ["classifier", *common, "--dataset=digits", f"--steps={steps['classifier']}"],

@@ -42,7 +42,7 @@ _CPU = torch.device("cpu")
 
 def trainings(short: bool) -> list[dict[str, list[str]]]:
     """Command lines by name: the classifier, the first stages, the priors."""
-    common = ["--sample-every=0", "--checkpoint-every=500", "--keep-checkpoints=1"]
+    common = ["--checkpoint-every=500", "--keep-checkpoints=1"]
     classifier = {"classifier": ["classifier", *common, f"--steps={20 if short else 1500}"]}
     told = [*common, f"--steps={5 if short else 2000}", "--features={runs}/classifier", "--perceptual=0.1"]
     stages = {name: [*words, *told] for name, words in STAGES.items()}

@@ -27,7 +27,7 @@ MEASURES = ("likelihood", "complexity", "typicality", "reconstruction", "confide
 
 def trainings(short: bool) -> dict[str, list[str]]:
     """Command lines by name: of each data set a classifier, and a VAE by each seed."""
-    common = ["--sample-every=0", "--checkpoint-every=1000", "--keep-checkpoints=1"]
+    common = ["--checkpoint-every=1000", "--keep-checkpoints=1"]
     found = {}
     for name in OTHERS:
         told = [*common, f"--dataset={name}"]

@@ -39,7 +39,7 @@ _SHOWN = 10
 
 def trainings(short: bool) -> dict[str, list[str]]:
     """Command lines by name: the classifier, the model of small images, upsamplers, and RIN."""
-    common = ["--sample-every=0", "--checkpoint-every=500", "--keep-checkpoints=1"]
+    common = ["--checkpoint-every=500", "--keep-checkpoints=1"]
     rate = ["--batch-size=64", "--learning-rate=0.001", "--lr-schedule=cosine", "--ema-decay=0.99"]
 
     def steps(count: int) -> str:

@@ -33,7 +33,7 @@ _SHOWN = 9
 
 def trainings(short: bool) -> list[dict[str, list[str]]]:
     """Command lines by name."""
-    common = ["--sample-every=0", "--checkpoint-every=1000", "--keep-checkpoints=1"]
+    common = ["--checkpoint-every=1000", "--keep-checkpoints=1"]
     size = ["--steps=5", "--width=8", "--batch-size=8"] if short else ["--steps=3000"]
     runs = {
         f"stylegan-{seed}": ["stylegan", *common, "--no-conditional", *size, f"--seed={seed}"] for seed in _seeds(short)

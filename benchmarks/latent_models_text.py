@@ -30,7 +30,7 @@ def trainings(short: bool) -> dict[str, list[str]]:
     sizes = ["--width=32", "--depth=1", "--steps=4"] if short else ["--width=128", "--depth=6", "--steps=6000"]
     common = [
         *(str(_RECIPE), "--dataset=emoji", f"--size={SIZE}", "--patch-size=4", "--heads=4", "--batch-size=64"),
-        *("--learning-rate=0.001", "--lr-schedule=cosine", "--ema-decay=0.999", "--sample-every=0"),
+        *("--learning-rate=0.001", "--lr-schedule=cosine", "--ema-decay=0.999"),
         *("--checkpoint-every=1000", "--keep-checkpoints=1", "--sampling-steps=25"),
     ]
     return {name: [*common, *sizes, f"--attention={name}"] for name in ATTENTIONS}

@@ -28,7 +28,7 @@ _RECIPE = str(Path(recipe.__file__))
 
 def trainings(short: bool) -> dict[str, list[str]]:
     """Command lines by name."""
-    common = [_RECIPE, "--sample-every=0", "--log-every=100", "--checkpoint-every=2000", "--keep-checkpoints=1"]
+    common = [_RECIPE, "--log-every=100", "--checkpoint-every=2000", "--keep-checkpoints=1"]
     steps = {"linear": 20 if short else 30_000, "deep": 20 if short else 10_000, "beta": 20 if short else 4_000}
     linear = ["--hidden", f"--steps={steps['linear']}", "--learning-rate=0.005", "--ema-decay=0.999"]
     found = {f"linear-{k}": [*common, *linear, f"--latents={k}"] for k in LATENTS}

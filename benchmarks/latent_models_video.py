@@ -35,7 +35,7 @@ _CLASSIFIER = Path(frames.__file__)
 
 def trainings(short: bool) -> dict[str, list[str]]:
     """Command lines by name."""
-    common = ["--sample-every=0", "--checkpoint-every=500", "--keep-checkpoints=1"]
+    common = ["--checkpoint-every=500", "--keep-checkpoints=1"]
     tokenizer = ["--widths", "4", "8", "8", "--steps=3", "--batch-size=4"] if short else ["--steps=600"]
     sizes = ["--width=32", "--depth=1", "--steps=4"] if short else ["--width=128", "--depth=4", "--steps=2200"]
     flow = [

@@ -17,9 +17,9 @@ from visgen_fast.recipes.runs import load_system, trained_classifier
 from visgen_fast.systems.bridge import PathSystem
 
 from . import studies
-from .decomposition import train_all
 from .decomposition_measures import measured
 from .table import as_markdown
+from .trainings import train_all
 
 CLASSES = (3, 8)
 # The second stage begins as the flow of the first.

@@ -19,9 +19,9 @@ from visgen_fast.recipes.runs import load_system, trained_classifier
 from visgen_fast.systems.generative import GenerativeSystem, draw_samples
 from visgen_fast.systems.prior import PriorSystem
 
-from .decomposition import train_all
 from .decomposition_measures import measured
 from .table import as_markdown
+from .trainings import train_all
 
 RUNS = ("energy", "contrastive-energy")
 PAIRS = ((3, 8), (4, 9), (1, 7))

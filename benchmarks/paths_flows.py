@@ -24,9 +24,9 @@ from visgen_fast.training.loop import Trainer
 from visgen_fast.training.run import Run
 
 from . import studies
-from .decomposition import train_all
 from .decomposition_measures import measured
 from .table import as_markdown
+from .trainings import train_all
 
 # About 230,000 weights each on digits.
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {

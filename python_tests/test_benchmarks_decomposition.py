@@ -69,7 +69,7 @@ def test_a_part_runs_and_measures_nothing_twice(tmp_path, monkeypatch, capsys):
     assert [entry["run"] for entry in found] == ["raster-0", "snake-0"] and (out / "position.png").exists()
     assert "| raster |" in (out / "table.md").read_text() and len(found[0]["by_place"]) == 8
     assert "trained" in capsys.readouterr().out
-    monkeypatch.setattr(decomposition, "_train", None)
+    monkeypatch.setattr("benchmarks.trainings._train", None)
     monkeypatch.setattr("benchmarks.decomposition_position._measure", None)
     assert decomposition.main(command) == 0
     assert json.loads((out / "results.json").read_text())["entries"] == found
