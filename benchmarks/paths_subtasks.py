@@ -3,8 +3,8 @@
 The same network learns a fixed schedule, a learned one (VDM), and bridges: DSB by each of its targets, of which the
 last three are the simplified DSB, and DSB matching. The network back to the images has the same number of steps in all.
 Then its sub-tasks are fourths of the time that training draws evenly: how much of what tuning on one is worth helps
-another one, and the cosine of their gradients, where these stand out of the noise. Seeds are paired: differences are to the fixed schedule of the same
-seed, with the intervals of t.
+another one, and the cosine of their gradients, where these stand out of the noise. Seeds are paired: differences are to
+the fixed schedule of the same seed, with the intervals of t.
 
 `python -m benchmarks.paths_subtasks CASE SEED STEPS SHORT OUT` trains and measures one run, as the study calls it.
 """
@@ -151,7 +151,7 @@ def run(case: str, seed: int, steps: int, short: bool) -> dict[str, Any]:
     trainer = Trainer(system, images, Run(Path("unwritten"), told, identity={}))
     for _ in range(whole):
         trainer.optimize()
-    count = 16 if short else 1400  # of 1437: tuned on fewer, a sub-task forgets more than it learns
+    count = 16 if short else 1400  # of 1797: tuned on fewer, a sub-task forgets more than it learns
     model, losses, some = _measured(system, images.pixels, images.labels, count, whole)
     found = equivariance(
         *(model, Times(losses, _TIMES), some.x, some.labels),
