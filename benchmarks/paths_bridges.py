@@ -9,7 +9,6 @@ from typing import Any, cast
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.nn import functional as F
 
 from visgen_fast import ops
 from visgen_fast.diffusion import sample_bridge
@@ -18,6 +17,7 @@ from visgen_fast.systems.bridge import PathSystem
 
 from . import studies
 from .decomposition_measures import measured
+from .sheet import show_rows
 from .table import as_markdown
 from .trainings import train_all
 
@@ -111,9 +111,6 @@ def _draw(folder: Path, out: Path) -> None:
     figure = Figure(figsize=(9, 5.6), layout="constrained")
     for place, name in enumerate(METHODS):
         rows = _there_and_back(cast(PathSystem, load_system(folder / _slug(name))), labels, seeds)
-        digits = [F.pad(row[:, 0].clamp(-1, 1), (1, 1, 1, 1), value=1.0) for row in rows]  # apart from each other
-        axes = figure.add_subplot(2, 2, place + 1, title=name, xticks=[])
-        axes.imshow(torch.cat([torch.cat(list(row), 1) for row in digits]), cmap="gray")
-        side = digits[0].shape[1]
-        axes.set_yticks([side * (row + 0.5) for row in range(3)], (f"a {CLASSES[0]}", f"an {CLASSES[1]}", "back"))
+        axes = figure.add_subplot(2, 2, place + 1, title=name)
+        show_rows(axes, dict(zip((f"a {CLASSES[0]}", f"an {CLASSES[1]}", "back"), rows, strict=True)))
     figure.savefig(out / "bridges.png", dpi=110)

@@ -25,6 +25,7 @@ from visgen_fast.training.run import Run
 
 from . import studies
 from .decomposition_measures import measured
+from .sheet import show_rows
 from .table import as_markdown
 from .trainings import train_all
 
@@ -76,11 +77,7 @@ def report(folder: Path, out: Path, options: argparse.Namespace) -> list[dict[st
         for name in RUNS
     ]
     figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.add_subplot(xticks=[])
-    sheets = [torch.tensor(entry.pop("shown")) for entry in found]
-    axes.imshow(torch.cat([torch.cat(list(row), 2) for row in sheets], 1).permute(1, 2, 0).clamp(0, 1), cmap="gray")
-    side = sheets[0].shape[2]
-    axes.set_yticks([side * (row + 0.5) for row in range(len(sheets))], list(RUNS))
+    show_rows(figure.add_subplot(), {entry["run"]: torch.tensor(entry.pop("shown")) for entry in found})
     figure.savefig(out / "flows.png", dpi=110)
     stored = studies.read(out / "results.json").get("entries", [])
     entries = [*(entry for entry in stored if entry["dataset"] != options.dataset), *found]
@@ -171,5 +168,5 @@ def _measure(folder: Path, name: str, dataset: str, count: int) -> dict[str, Any
         **({"bits_per_dim": bits[0]} if bits else {}),
         "fid": frechet_distance(real, made),
         "recognised": float(torch.stack(right).mean()),
-        "shown": drawn[:, 0].add(1).mul(500).round().div(1e3).tolist(),
+        "shown": drawn[:, 0].mul(1e3).round().div(1e3).tolist(),
     }
