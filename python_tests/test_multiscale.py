@@ -129,6 +129,8 @@ def test_the_papers_weights_are_one_over_the_resolution(backend, device):
     pred, target = picture(2, 3, 16, 64).to(device), picture(2, 3, 16, 64, key=1).to(device)
     loss, terms = ops.multiscale_loss(pred, target, scales=(1, 4), scale_weights="paper", reduction="none", terms=True)
     torch.testing.assert_close(loss, terms[:, 0] / 32 + terms[:, 1] / 8)
+    plain, terms = ops.multiscale_loss(pred, target, scale_weights="paper", reduction="none", terms=True)
+    torch.testing.assert_close(plain, terms[:, 0] / 32)
 
 
 def test_reductions_are_over_samples(backend, device):

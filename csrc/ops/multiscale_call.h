@@ -61,6 +61,8 @@ inline void set_scales(MultiscaleParameters& p, const Tensor& pred, const LossOp
   const std::vector<double>& weights = options.scale_weights;
   check(scales.size() >= 1 && scales.size() <= kMostScales, "scales must hold 1 to ", kMostScales, " scales");
   check(weights.empty() || weights.size() == scales.size(), "scale_weights must have a number for each scale");
+  check(!weights.empty() || pred.dim() >= 4, "scale_weights must not be empty where pred has fewer than four dimensions");
+  const double pixels = weights.empty() ? static_cast<double>(pred.size(-2)) * pred.size(-1) : 1;
   for (const int64_t scale : scales) check(scale >= 1, "scales must be at least 1, got ", scale);
   set_planes(p, pred, options);
   set_levels(p, scales);
@@ -72,7 +74,7 @@ inline void set_scales(MultiscaleParameters& p, const Tensor& pred, const LossOp
     Level& level = p.levels[at];
     const int64_t down = (p.height + level.size - 1) / level.size, across = (p.width + level.size - 1) / level.size;
     const double windows = static_cast<double>(p.planes) * down * across;
-    const double weight = weights.empty() ? scales[i] / std::sqrt(double(p.height) * p.width) : weights[i];
+    const double weight = weights.empty() ? scales[i] / std::sqrt(pixels) : weights[i];
     p.scales[i] = {at, windows, weight};
     level.is_scale = true;
     level.factor += weight / windows / samples;
