@@ -109,7 +109,7 @@ MULTISCALE = [
     denoising_case("picture", (2, 3, 64, 64), scales=(1, 2, 4, 8), differentiable=("pred",)),
     denoising_case("odd_picture", (2, 5, 123, 123), scales=(1, 2, 4, 8), **HUBER, differentiable=("pred",)),
     denoising_case("pixels", (2, 3, 16, 16), pixels=True, scales=(1, 2), differentiable=("pred", "coefficients")),
-    denoising_case("channels_last", (2, 3, 9, 16), layout="channels_last", scales=(1, 2, 4)),
+    denoising_case("channels_last", (2, 3, 9, 16), layout="channels_last", scales=(1, 2, 4), reduction="sum"),
     denoising_case("vectors", (5, 67), reduction="none"),
     denoising_case("no_samples", (0, 3, 4, 4), scales=(1, 2), reduction="sum"),
 ]  # fmt: skip

@@ -336,6 +336,8 @@ def loss(**options):
         (lambda: loss(penalty="huber"), ValueError, "penalty must be one of l2, l1, pseudo_huber, got 'huber'"),
         (lambda: loss(penalty_scale=0), ValueError, "penalty_scale must be positive, got 0"),
         (lambda: loss(penalty_scale=math.nan), ValueError, "penalty_scale must be positive, got nan"),
+        (lambda: loss(penalty_scale=1e-25), ValueError, "penalty_scale must lie in [1e-18, 1e+18], got 1e-25"),
+        (lambda: loss(penalty_scale=math.inf), ValueError, "penalty_scale must lie in [1e-18, 1e+18], got inf"),
         (lambda: loss(penalty_scale="1"), TypeError, "penalty_scale must be a number, got str"),
         (lambda: loss(reduction="batch"), ValueError, "reduction must be one of mean, sum, none, got 'batch'"),
         (

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from visgen_fast import ops
+from visgen_fast import ops, reference
 
 
 def picture(*shape, key=0):
@@ -60,3 +61,19 @@ def test_the_gradient_into_a_samples_weight_is_its_loss(shape, reduction, backen
     fixed = ops.multiscale_loss(pred, target, scales=(1, 4), weight=weight.detach(), reduction=reduction)
     torch.testing.assert_close(loss, fixed)
     torch.testing.assert_close(of_pred, torch.autograd.grad(fixed.sum(), pred)[0])
+
+
+def test_weights_of_scales_are_any_numbers_in_a_row(backend, device):
+    pred = torch.linspace(-1, 1, 96, device=device).view(2, 3, 4, 4) ** 3
+    expected = reference.multiscale_loss(pred, -pred, scales=(1, 2), scale_weights=[1.0, 0.5])
+    for numbers in (np.array([1.0, 0.5]), (one for one in (1.0, 0.5))):
+        found = ops.multiscale_loss(pred, -pred, scales=iter((1, 2)), scale_weights=numbers)
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("shape", [(0, 2, 4, 4), (2, 0, 4, 4), (2, 2, 4, 0)])
+def test_the_mean_of_nothing_is_what_it_is_in_pytorch(shape, reduction, backend, device):
+    nothing, options = torch.zeros(shape, device=device), {"scales": (1, 2), "reduction": reduction, "terms": True}
+    expected = reference.multiscale_loss(nothing, nothing, **options)
+    torch.testing.assert_close(ops.multiscale_loss(nothing, nothing, **options), expected, equal_nan=True)

@@ -61,7 +61,8 @@ inline void set_scales(MultiscaleParameters& p, const Tensor& pred, const LossOp
   const std::vector<double>& weights = options.scale_weights;
   check(scales.size() >= 1 && scales.size() <= kMostScales, "scales must hold 1 to ", kMostScales, " scales");
   check(weights.empty() || weights.size() == scales.size(), "scale_weights must have a number for each scale");
-  check(!weights.empty() || pred.dim() >= 4, "scale_weights must not be empty where pred has fewer than four dimensions");
+  check(!weights.empty() || pred.dim() >= 4,
+        "scale_weights must not be empty where pred has fewer than four dimensions");
   const double pixels = weights.empty() ? static_cast<double>(pred.size(-2)) * pred.size(-1) : 1;
   for (const int64_t scale : scales) check(scale >= 1, "scales must be at least 1, got ", scale);
   set_planes(p, pred, options);

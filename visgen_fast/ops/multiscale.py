@@ -21,6 +21,7 @@ from .diffuse import check_diffusion
 from .diffuse import definition as definition_of_diffuse
 
 _MOST_SCALES = 16
+_SQUARES = 1e-18, 1e18  # penalty scales whose squares are float32 numbers
 _PENALTIES, _REDUCTIONS = tuple(PENALTIES), tuple(REDUCTIONS)
 
 __all__ = ["denoising_loss", "multiscale_loss"]
@@ -61,7 +62,7 @@ def multiscale_loss(
             Where it varies inside a window, r̄ = Σwr / Σw and w̄ = Σw / n over its n elements. What has the weight 0
             influences nothing, NaN included, and gets no gradient. Means divide by counts, never by Σw.
         penalty: ρ(r): "l2", r²; "l1", |r|; or "pseudo_huber", √(r² + c²) − c.
-        penalty_scale: c, positive, in units of pred.
+        penalty_scale: c, in [1e-18, 1e18], in units of pred.
         reduction: over samples: "mean", "sum", or "none" for a loss each.
         terms: also return the means of each scale before ω, without a gradient: for the log, at no cost.
 
@@ -78,10 +79,11 @@ def multiscale_loss(
     check.floats(pred, "pred")
     check.floats(target, "target")
     _check_same(target, "target", pred)
-    options: dict[str, Any] = {"scales": scales, "scale_weights": scale_weights, "weight": weight, "penalty": penalty}
+    options: dict[str, Any] = {"scales": check.integers(scales, "scales", least=1)}
+    options |= {"scale_weights": _listed(scale_weights), "weight": weight, "penalty": penalty}
     options |= {"penalty_scale": penalty_scale, "reduction": reduction, "terms": terms}
     weight, *how, of_samples = _loss_arguments(pred, **options)
-    if runs_reference(pred, target, weight):
+    if not pred.numel() or runs_reference(pred, target, weight):  # the mean of nothing is not a number
         return reference.multiscale_loss(pred, target, **options)
     dtype = _gradient_dtype(pred, target)
 
@@ -127,10 +129,11 @@ def denoising_loss(
     check.floats(pred, "pred")
     seeds, rows = check_diffusion(x, coefficients, seeds, endpoint, noise, stream)
     _check_same(x, "x", pred)
-    options: dict[str, Any] = {"scales": scales, "scale_weights": scale_weights, "weight": weight, "penalty": penalty}
+    options: dict[str, Any] = {"scales": check.integers(scales, "scales", least=1)}
+    options |= {"scale_weights": _listed(scale_weights), "weight": weight, "penalty": penalty}
     options |= {"penalty_scale": penalty_scale, "reduction": reduction, "terms": terms}
     weight, *how, of_samples = _loss_arguments(pred, **options)
-    if runs_reference(pred, x, coefficients, seeds, endpoint, noise, weight):
+    if not pred.numel() or runs_reference(pred, x, coefficients, seeds, endpoint, noise, weight):
         options |= {"endpoint": endpoint, "noise": noise, "stream": stream}
         return reference.denoising_loss(pred, x, coefficients, seeds, **options)
     if pred.dtype == torch.float64 and x.dtype != torch.float64:
@@ -173,39 +176,44 @@ def _loss_arguments(pred, *, scales, scale_weights, weight, penalty, penalty_sca
     """What describes the loss, as kernels read it: weight, scales, scale_weights, penalty, penalty_scale, reduction."""
     if not 1 <= pred.dim() <= 9:
         raise ValueError(f"pred must have 1 to 9 dimensions, the first of them the batch, got {pred.dim()}")
-    factors = check.integers(scales, "scales", least=1)
-    if not 1 <= len(factors) <= _MOST_SCALES:
-        raise ValueError(f"scales must hold 1 to {_MOST_SCALES} scales, got {len(factors)}")
-    if len(set(factors)) != len(factors):
-        raise ValueError(f"scales must be different, got {factors}")
-    if pred.dim() < 4 and factors != [1]:
-        raise ValueError(f"scales must be (1,) where pred has fewer than four dimensions, got {factors}")
-    _check_scale_weights(scale_weights, len(factors), pred)
+    if not 1 <= len(scales) <= _MOST_SCALES:
+        raise ValueError(f"scales must hold 1 to {_MOST_SCALES} scales, got {len(scales)}")
+    if len(set(scales)) != len(scales):
+        raise ValueError(f"scales must be different, got {scales}")
+    if pred.dim() < 4 and scales != [1]:
+        raise ValueError(f"scales must be (1,) where pred has fewer than four dimensions, got {scales}")
+    _check_scale_weights(scale_weights, len(scales), pred)
     number_of_penalty = check.one_of(penalty, "penalty", _PENALTIES)
     check.number(penalty_scale, "penalty_scale", positive=True)
+    check.real(penalty_scale, "penalty_scale", *_SQUARES)
     number_of_reduction = check.one_of(reduction, "reduction", _REDUCTIONS)
     if weight is not None:
         weight = _checked_weight(weight, pred)
-    omega = [] if scale_weights == "paper" else weights_of_scales(factors, scale_weights, pred.shape)
-    return weight, factors, omega, number_of_penalty, float(penalty_scale), number_of_reduction
+    omega = [] if scale_weights == "paper" else weights_of_scales(scales, scale_weights, pred.shape)
+    return weight, scales, omega, number_of_penalty, float(penalty_scale), number_of_reduction
 
 
-def _check_scale_weights(scale_weights, scales: int, pred: Tensor) -> None:
+def _listed(scale_weights: Any) -> str | list[Any]:
+    if isinstance(scale_weights, str):
+        return scale_weights
+    try:
+        return [*scale_weights]
+    except TypeError:
+        raise TypeError(
+            f'scale_weights must be "mean", "paper" or a sequence of numbers, got {type(scale_weights).__name__}'
+        ) from None
+
+
+def _check_scale_weights(scale_weights: str | list[Any], scales: int, pred: Tensor) -> None:
     if isinstance(scale_weights, str):
         check.one_of(scale_weights, "scale_weights", ("mean", "paper"))
         if scale_weights == "paper" and pred.dim() < 4:
             raise ValueError(f'scale_weights may be "paper" where pred has four dimensions or more, got {pred.dim()}')
         return
-    try:
-        weights = [*scale_weights]
-    except TypeError:
-        raise TypeError(
-            f'scale_weights must be "mean", "paper" or a sequence of numbers, got {type(scale_weights).__name__}'
-        ) from None
-    for weight in weights:
+    for weight in scale_weights:
         check.number(weight, "scale_weights")
-    if len(weights) != scales:
-        raise ValueError(f"scale_weights must have a number for each of the {scales} scales, got {len(weights)}")
+    if len(scale_weights) != scales:
+        raise ValueError(f"scale_weights must have a number for each of the {scales} scales, got {len(scale_weights)}")
 
 
 def _checked_weight(weight: Any, pred: Tensor) -> Tensor:
