@@ -320,6 +320,7 @@ def test_a_learned_schedule_s_ends_are_those_of_vdm_and_stay_unless_they_are_lea
         (lambda: SigmoidVP(floor=0), r"floor must lie in \(0, 0.5\), got 0"),
         (lambda: KarrasVE(sigma_min=0), "sigma_min must be positive and smaller than sigma_max, got 0 and 80"),
         (lambda: KarrasVE(rho=0), "rho must be positive, got 0"),
+        (lambda: KarrasVE(rho=math.inf), "rho must be finite, got inf"),
         (lambda: Table([0], [1]), r"times must be two or more numbers in a row, got the shape \[1\]"),
         (lambda: Table([0, 1], [3, 2, 1]), "times and log_snr must be as many, got 2 times and 3 log_snr"),
         (lambda: Table([0, 2], [1, 0]), r"times must rise in \[0, 1\], got \[0.0, 2.0\]"),

@@ -66,6 +66,11 @@ def test_a_width_of_zero_is_refused_by_name() -> None:
         LogitNormalTimes(std=0)
 
 
+def test_a_mean_that_is_no_number_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="mean and std must be finite, got nan and 1"):
+        LogitNormalTimes(mean=math.nan)
+
+
 @given(probability=st.sampled_from([0.0, 0.1, 0.5, 1.0]))
 def test_labels_are_dropped_as_often_as_asked_and_otherwise_kept(probability: float) -> None:
     labels = torch.arange(len(SEEDS)) % 10

@@ -215,7 +215,7 @@ class KarrasVE(Schedule):
     """α = 1; σ grows from `sigma_min` to `sigma_max` evenly in its power 1/ρ.
 
     Karras et al., "Elucidating the design space of diffusion-based generative models" (EDM), 2022, equation 5.
-    ValueError unless 0 < sigma_min < sigma_max and rho > 0.
+    ValueError unless 0 < sigma_min < sigma_max and rho > 0, all finite.
     """
 
     sigma_min: float = 0.002
@@ -229,6 +229,8 @@ class KarrasVE(Schedule):
             )
         if not self.rho > 0:
             raise ValueError(f"rho must be positive, got {self.rho}")
+        if math.isinf(self.rho):
+            raise ValueError(f"rho must be finite, got {self.rho}")
 
     def alpha(self, t: Tensor) -> Tensor:
         """1."""

@@ -75,7 +75,7 @@ class LogitNormalTimes(TimeSampling):
     """logit t ~ N(mean, std²): the middle of the path more often than its ends.
 
     A positive mean moves the training towards noise. Esser et al., "Scaling rectified flow transformers" (Stable
-    Diffusion 3), 2024, section 3.1. ValueError unless std > 0.
+    Diffusion 3), 2024, section 3.1. ValueError unless std > 0 and both are finite.
     """
 
     mean: float = 0.0
@@ -84,6 +84,8 @@ class LogitNormalTimes(TimeSampling):
     def __post_init__(self) -> None:
         if not self.std > 0:
             raise ValueError(f"std must be positive, got {self.std}")
+        if not math.isfinite(self.mean + self.std):
+            raise ValueError(f"mean and std must be finite, got {self.mean} and {self.std}")
 
     def __call__(self, seeds: Tensor, positions: Tensor | None = None) -> Tensor:
         """Times, float32 [B], from seeds, int64 [B]."""
