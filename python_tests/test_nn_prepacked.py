@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
+from backends import CPU_BACKENDS, running_on
 from code_models import awake, sequence
 from torch import nn
 from torch.nn import functional as F
@@ -12,8 +15,6 @@ from benchmarks.code_loops import without_caches
 from visgen_fast import ops
 from visgen_fast.autoregression import raster, sample
 from visgen_fast.nn.prepacked import Prepacked, linear
-
-packs = torch.backends.mkldnn.is_available()
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -29,7 +30,40 @@ def test_results_are_the_layer_s_own_to_rounding(shape, gelu, bias):
     torch.testing.assert_close(found, linear(layer, x, gelu=gelu), rtol=1e-6, atol=2e-6)
 
 
-@pytest.mark.skipif(not packs, reason="this torch has no oneDNN")
+@pytest.mark.parametrize("outputs", [1, 31, 32, 33, 100])
+@pytest.mark.parametrize("inputs", [1, 7, 300])
+@torch.no_grad()
+def test_any_sizes_are_right_on_every_instruction_set(inputs, outputs):
+    torch.manual_seed(0)
+    layer = nn.Linear(inputs, outputs)
+    weight, bias = layer.weight.double(), layer.bias.double()
+    for rows, name in itertools.product((1, 3, 8, 9, 21), CPU_BACKENDS):
+        x = torch.randn(rows, inputs)
+        exact, terms = F.linear(x.double(), weight, bias), F.linear(x.double().abs(), weight.abs(), bias.abs())
+        with running_on(name):
+            error = (Prepacked()(layer, x).double() - exact).abs()
+        assert bool((error <= 2**-23 * (2 + inputs**0.5) * terms).all())
+
+
+def test_a_weight_that_does_not_fit_is_refused():
+    raw, x, weight = torch.ops.visgen_fast_cpu.packed_linear, torch.ones(2, 3), torch.ones(1, 3, 32)
+    assert torch.equal(raw(x, weight, None, 5, False), torch.full((2, 5), 3.0))
+    for wrong in (weight.double(), weight[:, :2], torch.ones(2, 3, 32), weight.mT):
+        with pytest.raises(RuntimeError, match="^weight must be contiguous float32"):
+            raw(x, wrong, None, 5, False)
+    with pytest.raises(RuntimeError, match="^x must be contiguous float32"):
+        raw(x.double(), weight, None, 5, False)
+    with pytest.raises(RuntimeError, match="^bias must be contiguous float32"):
+        raw(x, weight, torch.ones(4), 5, False)
+    with pytest.raises(RuntimeError, match="^outputs must be at least 1, got 0$"):
+        raw(x, weight, None, 0, False)
+
+
+def test_a_fake_product_has_the_shape_of_a_real_one():
+    arguments = (torch.ones(2, 3), torch.ones(1, 3, 32), torch.ones(5), 5, True)
+    torch.library.opcheck(torch.ops.visgen_fast_cpu.packed_linear.default, arguments)
+
+
 @torch.no_grad()
 def test_a_loop_keeps_the_weights_that_it_began_with_and_the_next_one_has_the_new_ones():
     layer, x, loop = nn.Linear(8, 8), torch.randn(4, 8), Prepacked()

@@ -36,6 +36,7 @@ struct Loops : Loop<Parameters>... {};
          Loops<struct BinaryParameters, struct BinaryBackwardParameters, struct BinaryDecodeParameters>) \
   FAMILY(solve, Loops<struct StepParameters, struct ProductsParameters, struct QuantileParameters>)      \
   FAMILY(optimize, Loops<struct AdamWParameters, struct GradientNormParameters>)                         \
+  FAMILY(linear, Loops<struct LinearParameters>)                                                         \
   FAMILY(select, Loops<struct DrawParameters>)
 
 struct FilterKernels {  // of one filter and arithmetic type; null where the instruction set has no such filter
