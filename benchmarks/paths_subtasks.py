@@ -153,9 +153,9 @@ def run(case: str, seed: int, steps: int, short: bool) -> dict[str, Any]:
         trainer.optimize()
     count = 16 if short else 1400  # of 1797: tuned on fewer, a sub-task forgets more than it learns
     model, losses, some = _measured(system, images.pixels, images.labels, count, whole)
+    tasks, tuning = Times(losses, _TIMES), 2 if short else 200
     found = equivariance(
-        *(model, Times(losses, _TIMES), some.x, some.labels),
-        **{"seeds": some.seeds, "steps": 2 if short else 200, "learning_rate": 1e-4, "repeats": 2},
+        model, tasks, some.x, some.labels, seeds=some.seeds, steps=tuning, learning_rate=1e-4, repeats=2
     )
     return {"case": case, "seed": seed, "transfer": found.transfer.value, "cosine": found.cosine.value}
 

@@ -1,4 +1,4 @@
-// Every operation of the compiled half: the table of contents. Shapes and meaning are documented where users call them,
+// Every operation that all devices have: the table of contents. Shapes and meaning are documented where users call them,
 // in visgen_fast/ops; sizes are SymInt so that a new size does not recompile a model.
 #include "common/registration.h"
 
