@@ -1,5 +1,5 @@
-// Every operation that all devices have: the table of contents. Shapes and meaning are documented where users call them,
-// in visgen_fast/ops; sizes are SymInt so that a new size does not recompile a model.
+// Every operation that all devices have: the table of contents. Shapes and meaning are documented where users call
+// them, in visgen_fast/ops; sizes are SymInt so that a new size does not recompile a model.
 #include "common/registration.h"
 
 VISGEN_SCHEMAS(m) {
