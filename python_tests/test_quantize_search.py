@@ -29,6 +29,7 @@ SIZES = [
     (300, 20, 300, 2),
     (20, 300, 60, 1),
     (9, 700, 40, 2),
+    (40, 20, 1100, 2),
 ]
 
 
@@ -62,6 +63,20 @@ def test_codes_are_nearest_at_every_size(rows, dimensions, size, depth, metric, 
     assert torch.equal(ops.nearest_code(x, codebooks[0], metric=metric), codes[:, 0])
     rest = (x - quantized).square().mean(-1)
     torch.testing.assert_close(commitment[:, -1], rest, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+def test_many_rows_get_the_codes_that_each_gets_among_few(dtype, library, device):
+    rows = 4096 * torch.get_num_threads() + 50  # more than go through all depths together
+    x = vectors(rows, 3, device=device, dtype=dtype)
+    x[-20, 0] = torch.nan
+    codebooks = vectors(3, 40, 3, device=device, key=1, dtype=torch.promote_types(dtype, torch.float32)) * 0.7
+    depths = torch.arange(rows, device=device) % 4
+    whole = ops.residual_quantize(x, codebooks, active_depths=depths)
+    for part in (slice(0, 100), slice(-100, None)):
+        few = ops.residual_quantize(x[part], codebooks, active_depths=depths[part])
+        for result, expected in zip(whole, few, strict=True):
+            assert torch.equal(result[part].nan_to_num(7.0), expected.nan_to_num(7.0))
 
 
 @pytest.mark.parametrize("closeness", [3e-2, 3e-3, 1e-4, 1e-7, 0.0])

@@ -265,6 +265,10 @@ AOTITorchError torch_parallel_for(int64_t begin, int64_t end, int64_t grain, Par
   if (begin < middle) body(begin, middle, context);
   return 0;
 }
+AOTITorchError torch_get_num_threads(uint32_t* threads) {
+  *threads = 1;
+  return 0;
+}
 
 AOTITorchError aoti_torch_library_init_def(const char*, const char*, uint32_t, TorchLibraryHandle* library) {
   *library = nullptr;

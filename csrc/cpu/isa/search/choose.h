@@ -55,8 +55,7 @@ class Chooser {
         first_lanes_(buffers.first_lanes.template as<int32_t>()),
         leaders_(buffers.leaders.template as<Leader>()),
         least_(buffers.least.template as<Sum>()),
-        survivors_(buffers.survivors.template as<int32_t>()),
-        ends_(buffers.ends.template as<int32_t>()) {}
+        survivors_(buffers.survivors.template as<Survivor>()) {}
 
   // Finishes rows [0, count) of the tile; returns how many codes were scored.
   int64_t run(int64_t count) {
@@ -71,6 +70,7 @@ class Chooser {
 
  private:
   static constexpr bool kFloat = sizeof(Real) == 4 && metric != Metric::cosine;
+  static constexpr int64_t kWord = 64;  // lanes that are looked at together
   using Sum = typename F::Sum;
   using Vector = typename F::Vector;
 
@@ -91,8 +91,27 @@ class Chooser {
 
   // A lane with the largest sum of all is the row's first, and is not found again.
   void take_highest(int64_t i) {
-    Sum* maxima = this->maxima(i);
-    const Sum* summits = this->summits(i);
+    const int64_t lane = buffers_.has_summits ? highest_by_summits(i) : highest_of_few(i);
+    first_lanes_[i] = static_cast<int32_t>(lane);
+    maxima(i)[lane] = kLowest<Sum>;
+  }
+
+  int64_t highest_of_few(int64_t i) const {
+    const Sum* maxima = this->maxima(i);
+    Vector largest = vector_at(maxima);
+    for (int64_t at = kLanes; at < buffers_.lanes; at += kLanes) largest = larger(vector_at(maxima + at), largest);
+    const Sum most = largest_lane(largest);
+    int64_t result = 0;
+    for (int64_t at = 0; at < buffers_.lanes; at += kWord) {
+      const uint64_t hits = hits_from(maxima + at, buffers_.lanes - at, most);
+      // Without a branch, which would be mispredicted: the largest may be anywhere.
+      result ^= (result ^ (at + first_of(hits))) & -static_cast<int64_t>(hits != 0);
+    }
+    return result;
+  }
+
+  int64_t highest_by_summits(int64_t i) const {
+    const Sum *maxima = this->maxima(i), *summits = this->summits(i);
     Vector largest = vector_at(summits);
     IntVector where = {};
     for (int64_t summit = kLanes; summit < buffers_.summit_lanes; summit += kLanes) {
@@ -109,8 +128,7 @@ class Chooser {
     for (int64_t at = summit * buffers_.blocks_of_summit + lane; at < end_of_summit(summit); at += kLanes) {
       result = maxima[at] == most ? at : result;
     }
-    first_lanes_[i] = static_cast<int32_t>(result);
-    maxima[result] = kLowest<Sum>;
+    return result;
   }
 
   // Finishes all rows; returns how many lanes survived.
@@ -125,18 +143,11 @@ class Chooser {
       least_[i] = leaders_[i].code < 0 ? kHighest<Sum> : least_sum(i, score + bound_.float_error(rounded_[i], score));
     }
     int64_t lanes = 0;
-    for (int64_t begin = 0, end = 0; begin < count; begin = end) {
-      int64_t listed = 0, at = 0;
-      for (; end < count && listed <= kSurvivors; ++end) {
-        for_survivors(end, least_[end], [&](int64_t lane) { survivors_[listed++] = static_cast<int32_t>(lane); });
-        ends_[end] = static_cast<int32_t>(listed);
-      }
-      for (int64_t i = begin; i < end; ++i) {
-        Leader leader = leaders_[i];
-        for (; at < ends_[i]; ++at) score_in_float(i, survivors_[at], leader);
-        leaders_[i] = leader;
-      }
-      lanes += listed;
+    for (int64_t i = 0; i < count;) {
+      Survivor* end = survivors_;
+      for (; i < count && end <= survivors_ + kSurvivors; ++i) end = list_survivors(i, least_[i], end);
+      for (const Survivor* at = survivors_; at < end; ++at) score_in_float(at->row, at->lane, leaders_[at->row]);
+      lanes += end - survivors_;
     }
     for (int64_t i = 0; i < count; ++i) {
       if (decided(i)) {
@@ -154,10 +165,9 @@ class Chooser {
     int64_t lanes = 0;
     score_in_double(i, first_lanes_[i], nearest);
     if (nearest.code >= 0) {
-      for_survivors(i, least_sum(i, nearest.score), [&](int64_t lane) {
-        score_in_double(i, lane, nearest);
-        ++lanes;
-      });
+      const Survivor* end = list_survivors(i, least_sum(i, nearest.score), survivors_);
+      for (const Survivor* at = survivors_; at < end; ++at) score_in_double(i, at->lane, nearest);
+      lanes = end - survivors_;
     }
     finish(i, nearest.code);
     return lanes;
@@ -176,22 +186,44 @@ class Chooser {
 
   double square_of(int64_t i) const { return -score<Metric::dot>(rows_[i], rows_[i], dimensions_); }
 
-  // visit(lane) for the lanes of a row, but for its first, that have a sum of at least `least`.
-  template <class Visit>
-  VISGEN_HOST_DEVICE void for_survivors(int64_t i, Sum least, const Visit& visit) const {
-    const Sum *maxima = this->maxima(i), *summits = this->summits(i);
-    const int64_t lanes = buffers_.lanes, summit_lanes = buffers_.summit_lanes;
-    const int64_t range = buffers_.blocks_of_summit * kLanes;
-    for (int64_t summit = 0, first = 0; summit < summit_lanes; summit += kLanes, first += range) {
-      if (lanes_at_least(vector_at(summits + summit), least) == 0) continue;
-      const int64_t last = first + range < lanes ? first + range : lanes;
-      for (int64_t at = first; at < last; at += kLanes) {
-        for (uint32_t hits = lanes_at_least(vector_at(maxima + at), least); hits != 0; hits &= hits - 1) {
-          visit(at + __builtin_ctz(hits));
-        }
-      }
+  // Lists the lanes of a row, but for its first, that have a sum of at least `least`; returns the list's new end.
+  VISGEN_HOST_DEVICE Survivor* list_survivors(int64_t i, Sum least, Survivor* end) const {
+    const int64_t lanes = buffers_.lanes, range = buffers_.blocks_of_summit * kLanes;
+    if (!buffers_.has_summits) return list_between(0, lanes, i, least, end);
+    const Sum* summits = this->summits(i);
+    for (int64_t first = 0; first < lanes; first += range, summits += kLanes) {
+      if (lanes_at_least(vector_at(summits), least) == 0) continue;
+      end = list_between(first, first + range < lanes ? first + range : lanes, i, least, end);
     }
+    return end;
   }
+
+  // The first one of a word is listed without a branch.
+  VISGEN_HOST_DEVICE Survivor* list_between(int64_t first, int64_t last, int64_t i, Sum least, Survivor* end) const {
+    const int32_t row = static_cast<int32_t>(i);
+    for (int64_t at = first; at < last; at += kWord) {
+      uint64_t hits = hits_from(maxima(i) + at, last - at, least);
+      *end = {row, static_cast<int32_t>(at + first_of(hits))};
+      end += hits != 0;
+      for (hits &= hits - 1; hits != 0; hits &= hits - 1) *end++ = {row, static_cast<int32_t>(at + first_of(hits))};
+    }
+    return end;
+  }
+
+  // Bit l: lane l of the first 64, or of all there are, is at least `least`.
+  static VISGEN_HOST_DEVICE uint64_t hits_from(const Sum* maxima, int64_t lanes, Sum least) {
+    const auto hits_among = [&](int64_t count) __attribute__((always_inline)) {
+      uint64_t hits = 0;
+      for (int64_t lane = 0; lane < count; lane += kLanes) {
+        hits |= static_cast<uint64_t>(lanes_at_least(vector_at(maxima + lane), least)) << lane;
+      }
+      return hits;
+    };
+    return lanes >= kWord ? hits_among(kWord) : hits_among(lanes);
+  }
+
+  // The place of the lowest bit, 63 where there is none.
+  static VISGEN_HOST_DEVICE int first_of(uint64_t bits) { return __builtin_ctzll(bits | uint64_t{1} << 63); }
 
   // Whether scores in double would have the same nearest code.
   bool decided(int64_t i) const {
@@ -233,7 +265,7 @@ class Chooser {
   int32_t* first_lanes_;
   Leader* leaders_;
   Sum* least_;
-  int32_t *survivors_, *ends_;
+  Survivor* survivors_;
 };
 
 }  // namespace visgen::VISGEN_ISA

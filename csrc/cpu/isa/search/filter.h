@@ -141,8 +141,9 @@ using NumbersUpTo = Numbers<__integer_pack(N)...>;
 #endif
 
 // Rows' words lie interleaved, [step][row]. `start` holds the V vectors that sums start from. maxima[r · stride + lane]
-// becomes the largest sum of row r with the codes of a lane; summits[r · summit_stride + lane] is raised to it.
-template <class F, int V, int... I, int... Row, int... Code>
+// becomes the largest sum of row r with the codes of a lane; summits[r · summit_stride + lane], if wanted too, is
+// raised to it.
+template <class F, int V, bool summits_too, int... I, int... Row, int... Code>
 VISGEN_HOST_DEVICE void scan_block(const typename F::Vector* codes, const typename F::Sum* rows, int64_t steps,
                                    const typename F::Vector* start, typename F::Sum* maxima, int64_t stride,
                                    typename F::Sum* summits, int64_t summit_stride, Numbers<I...>, Numbers<Row...>,
@@ -171,6 +172,7 @@ VISGEN_HOST_DEVICE void scan_block(const typename F::Vector* codes, const typena
     Vector largest = sum[r * V];
     ((largest = larger(largest, sum[r * V + Code])), ...);
     memcpy(maxima + r * stride, &largest, sizeof(largest));
+    if constexpr (!summits_too) return;
     Vector summit;
     memcpy(&summit, summits + r * summit_stride, sizeof(summit));
     summit = larger(summit, largest);
@@ -179,12 +181,12 @@ VISGEN_HOST_DEVICE void scan_block(const typename F::Vector* codes, const typena
   (store(Row), ...);
 }
 
-template <class F, int V>
+template <class F, int V, bool summits_too>
 VISGEN_HOST_DEVICE void scan_block(const typename F::Vector* codes, const typename F::Sum* rows, int64_t steps,
                                    const typename F::Vector* start, typename F::Sum* maxima, int64_t stride,
                                    typename F::Sum* summits, int64_t summit_stride) {
-  scan_block<F, V>(codes, rows, steps, start, maxima, stride, summits, summit_stride, NumbersUpTo<kAccumulators>{},
-                   NumbersUpTo<kAccumulators / V>{}, NumbersUpTo<V>{});
+  scan_block<F, V, summits_too>(codes, rows, steps, start, maxima, stride, summits, summit_stride,
+                                NumbersUpTo<kAccumulators>{}, NumbersUpTo<kAccumulators / V>{}, NumbersUpTo<V>{});
 }
 
 }  // namespace visgen::VISGEN_ISA

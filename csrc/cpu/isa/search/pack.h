@@ -74,13 +74,17 @@ VISGEN_HOST_DEVICE TwoFloats sums_of(FloatVector a, FloatVector b) {
 
 // The largest |value|; infinity where there is NaN or infinity.
 inline double magnitude(const float* in, int64_t count) {
-  FloatVector largest = {}, strange = {};
+  constexpr int32_t kInfinity =
+      0x7F800000;  // bits without the sign are in the order of the numbers, NaN above infinity
+  IntVector largest = {};
   for (int64_t i = 0; i < count; i += kLanes) {
     const FloatVector value = some_floats(in + i, count - i);
-    largest = larger(value < 0 ? -value : value, largest);
-    strange += value - value;  // NaN where a value is not finite
+    largest = larger((IntVector)value & 0x7FFFFFFF, largest);
   }
-  return sum_of(strange) == 0 ? largest_lane(largest) : HUGE_VAL;
+  const int32_t bits = largest_lane(largest);
+  float result;
+  memcpy(&result, &bits, sizeof(result));
+  return bits < kInfinity ? result : HUGE_VAL;
 }
 inline double magnitude(const double* in, int64_t count) {
   double largest = 0, strange = 0;

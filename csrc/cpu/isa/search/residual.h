@@ -11,8 +11,7 @@ template <class Real>
 inline double subtract(const Real* r, const Real* e, Real* after, int64_t count) {
   typedef typename RealVectorOf<Real>::Type RealVector;
   DoubleVector sum[2] = {};
-  int64_t i = 0, j = 0;
-  for (; i + kDoubles <= count; i += kDoubles, j ^= 1) {
+  const auto subtract_at = [&](int64_t i, int j) __attribute__((always_inline)) {
     RealVector left, right;
     memcpy(&left, r + i, sizeof(left));
     memcpy(&right, e + i, sizeof(right));
@@ -20,7 +19,13 @@ inline double subtract(const Real* r, const Real* e, Real* after, int64_t count)
     if (after) memcpy(after + i, &left, sizeof(left));
     const DoubleVector exact = to_doubles(left);
     sum[j] = multiply_add(exact, exact, sum[j]);
+  };
+  int64_t i = 0;
+  for (; i + 2 * kDoubles <= count; i += 2 * kDoubles) {
+    subtract_at(i, 0);
+    subtract_at(i + kDoubles, 1);
   }
+  for (; i + kDoubles <= count; i += kDoubles) subtract_at(i, 0);
   double total = sum_of(sum[0] + sum[1]);
   for (; i < count; ++i) {
     const Real difference = r[i] - e[i];

@@ -1,8 +1,8 @@
 // The filtered search of one depth: a tile of rows after the other.
 //
 // A tile's rows are rounded, multiplied with all codes, and what is kept, without a branch, is the largest sum of each
-// lane (of `group` neighbouring codes), and of that lane over a range of blocks: its summit. From them the rows' codes
-// are chosen (choose.h).
+// lane (of `group` neighbouring codes), and where lanes are many that of a lane over a range of blocks: its summit.
+// From them the rows' codes are chosen (choose.h).
 #pragma once
 
 #include "choose.h"
@@ -133,29 +133,35 @@ class Tile {
   void scan() {
     switch (packed_.group) {
       case 2:
-        return scan<2>();
+        return scan_groups<2>();
       case 4:
-        return scan<4>();
+        return scan_groups<4>();
       case 8:
-        if constexpr (kAccumulators == 24) return scan<8>();
+        if constexpr (kAccumulators == 24) return scan_groups<8>();
     }
+  }
+
+  template <int V>
+  void scan_groups() {
+    buffers_.has_summits ? scan<V, true>() : scan<V, false>();
   }
 
   // Blocks outermost: a block stays in the first-level cache for all rows of the tile. Not inlined: the loop needs
   // every register.
-  template <int V>
+  template <int V, bool summits_too>
   __attribute__((noinline)) void scan() {
     using Vector = typename F::Vector;
     using Sum = typename F::Sum;
     constexpr int R = kAccumulators / V;
     const Vector *codes = static_cast<const Vector*>(packed_.words), *starts = buffers_.starts.template as<Vector>();
-    reset_summits();
+    if constexpr (summits_too) reset_summits();
     for (int64_t block = 0; block < packed_.blocks; ++block, codes += buffers_.steps * V, starts += V) {
       const Sum* rows = buffers_.words.template as<Sum>();
       Sum* maxima = buffers_.maxima.template as<Sum>() + block * kLanes;
       Sum* summits = buffers_.summits.template as<Sum>() + block / buffers_.blocks_of_summit * kLanes;
       for (int64_t i = 0; i < count_; i += R) {
-        scan_block<F, V>(codes, rows, buffers_.steps, starts, maxima, buffers_.stride, summits, buffers_.summit_stride);
+        scan_block<F, V, summits_too>(codes, rows, buffers_.steps, starts, maxima, buffers_.stride, summits,
+                                      buffers_.summit_stride);
         rows += R * buffers_.steps;
         maxima += R * buffers_.stride;
         summits += R * buffers_.summit_stride;

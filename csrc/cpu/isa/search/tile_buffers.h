@@ -28,7 +28,14 @@ struct Leader {
   }
 };
 
-constexpr int64_t kSurvivors = 1024;  // lanes that are listed before they are scored; with them, all those of one row
+constexpr int64_t kFewLanes = 512;  // at most so many are all looked at, since branches on summits would cost more
+
+// A lane of a row whose codes are still to be scored.
+struct Survivor {
+  int32_t row, lane;
+};
+
+constexpr int64_t kSurvivors = 1024;  // that are listed before they are scored; with them, all those of one row
 
 // Everything a tile needs besides its rows.
 template <class F, class Real>
@@ -36,6 +43,7 @@ struct TileBuffers {
   explicit TileBuffers(const FilteredSearch& filtered)
       : steps(filtered.packed.steps),
         lanes(filtered.packed.blocks * kLanes),
+        has_summits(lanes > kFewLanes),
         blocks_of_summit(range_of_summit(filtered.packed.blocks)),
         summit_lanes((filtered.packed.blocks + blocks_of_summit - 1) / blocks_of_summit * kLanes),
         stride(spread(lanes)),
@@ -44,7 +52,7 @@ struct TileBuffers {
         words(sizeof(uint32_t) * filtered.rows_of_tile * steps),
         row_words(sizeof(uint32_t) * (steps + 2 * kLanes)),
         maxima(sizeof(uint32_t) * filtered.rows_of_tile * stride),
-        summits(sizeof(uint32_t) * filtered.rows_of_tile * summit_stride),
+        summits(has_summits ? sizeof(uint32_t) * filtered.rows_of_tile * summit_stride : 0),
         starts(sizeof(uint32_t) * lanes * filtered.packed.group),
         numbers(sizeof(int64_t) * filtered.rows_of_tile),
         pointers(sizeof(Real*) * filtered.rows_of_tile),
@@ -52,8 +60,7 @@ struct TileBuffers {
         first_lanes(sizeof(int32_t) * filtered.rows_of_tile),
         leaders(sizeof(Leader) * filtered.rows_of_tile),
         least(sizeof(uint32_t) * filtered.rows_of_tile),
-        survivors(sizeof(int32_t) * (kSurvivors + lanes)),
-        ends(sizeof(int32_t) * filtered.rows_of_tile) {}
+        survivors(sizeof(Survivor) * (kSurvivors + lanes + 2)) {}
 
   // About the root of the number of blocks, so that looking through summits, then through a range, is quick.
   static int64_t range_of_summit(int64_t blocks) {
@@ -66,9 +73,11 @@ struct TileBuffers {
   // would all fall into a few sets of the first-level cache.
   static int64_t spread(int64_t lanes) { return ((lanes + 15) / 16 | 1) * 16; }
 
-  int64_t steps, lanes, blocks_of_summit, summit_lanes, stride, summit_stride;  // lanes: of all blocks together
+  int64_t steps, lanes;  // lanes: of all blocks together
+  bool has_summits;
+  int64_t blocks_of_summit, summit_lanes, stride, summit_stride;
   Scratch rows, words, row_words, maxima, summits, starts, numbers, pointers, rounded, first_lanes, leaders, least,
-      survivors, ends;
+      survivors;
 };
 
 }  // namespace visgen::VISGEN_ISA
