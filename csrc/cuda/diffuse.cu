@@ -1,16 +1,16 @@
 // The family `diffuse` on a GPU.
 //
 // Forward, per element: x read once, x_t and target written once (6 bytes in bfloat16, 12 in float32), and the
-// arithmetic of one normal number (cuda/noise.cu) plus 2 fused multiply-adds an output. The load of x is issued before
-// the noise is made, whose arithmetic hides it.
+// arithmetic of one normal number (cuda/noise.cu) plus 2 multiply-adds an output. What is most common has a kernel of
+// its own, forward_dense, whose threads take tiles of one sample in turn.
 //
 // Backward into the signals reads 2 values an element and writes 1 for each. Into the coefficients it reads the
 // gradients once more, and x, makes the noise again, and adds up 4 products an element in double: a warp for each unit
 // of the partition, then a warp for each row, always in the same order. A row of coefficients for every element suits
 // this least: a warp then adds up one.
 //
-// Issue slots an element in the machine code for 9.0 (benchmarks/machine_code): diffuse float32 106.2, diffuse bfloat16
-// 80.75, add_noise float32 101, add_noise bfloat16 78.12.
+// Issue slots an element in the machine code for 9.0 (benchmarks/machine_code): diffuse float32 58.75, diffuse bfloat16
+// 50.5, add_noise float32 55, add_noise bfloat16 47.12.
 #include "../ops/diffuse_call.h"
 
 #include "tile.cuh"
