@@ -72,14 +72,26 @@ def test_coefficients_broadcast_like_any_tensor(backend, shape, key, data):
         torch.testing.assert_close(target, c * x + d * noise)
 
 
-def test_the_noise_is_gaussian_of_the_same_seeds(backend, device):
-    x = torch.zeros(3, 5, 7, device=device)
+# The last shape has several tiles for each thread of the emulated device, and not the same number for all.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(5, 7), (4, 8), (304, 408)])
+def test_the_noise_is_gaussian_of_the_same_seeds(backend, device, shape, dtype):
+    x = torch.zeros(3, *shape, dtype=dtype, device=device)
     seeds = torch.arange(3, device=device)
     only_noise = torch.tensor([[0.0, 1.0, 0.0, 2.0]] * 3, device=device)
     x_t, target = ops.diffuse(x, only_noise, seeds, stream=77)
-    z = ops.gaussian(seeds, (5, 7), stream=77)
-    assert torch.equal(x_t, z) and torch.equal(target, 2 * z)
-    assert torch.equal(ops.add_noise(x, only_noise, seeds, stream=77), z)
+    z = ops.gaussian(seeds, shape, stream=77)
+    assert torch.equal(x_t, z.to(dtype)) and torch.equal(target, (2 * z).to(dtype))
+    assert torch.equal(ops.add_noise(x, only_noise, seeds, stream=77), x_t)
+    assert torch.equal(ops.gaussian(seeds, shape, dtype=dtype, stream=77), x_t)
+
+
+def test_coefficients_may_begin_anywhere(backend, device):
+    x, seeds = picture((2, 8, 8), torch.float32).to(device), torch.arange(2, device=device)
+    memory = picture((9,), torch.float32, 1).to(device)
+    expected = ops.diffuse(x, memory[1:].view(2, 4).clone(), seeds)
+    for actual, due in zip(ops.diffuse(x, memory[1:].view(2, 4), seeds), expected, strict=True):
+        assert torch.equal(actual, due)
 
 
 def test_pixels_map_to_minus_one_to_one_as_division_does(backend, device):

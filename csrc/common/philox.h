@@ -16,7 +16,13 @@ namespace visgen::VISGEN_ISA {
 template <class Wide>
 struct LowHalves {
   static VISGEN_HOST_DEVICE Wide multiply(Wide lane, uint32_t factor) {
+#if defined(__CUDA_ARCH__)
+    uint64_t product;  // spelled out, since to the other form nvcc adds a product of the upper half, which is 0
+    asm("mul.wide.u32 %0, %1, %2;" : "=l"(product) : "r"(static_cast<uint32_t>(lane)), "r"(factor));
+    return product;
+#else
     return static_cast<uint64_t>(static_cast<uint32_t>(lane)) * factor;
+#endif
   }
 };
 

@@ -1,16 +1,16 @@
 // The family `diffuse` on a GPU.
 //
 // Forward, per element: x read once, x_t and target written once (6 bytes in bfloat16, 12 in float32), and the
-// arithmetic of one normal number (cuda/noise.cu) plus 2 fused multiply-adds an output. The load of x is issued before
-// the noise is made, whose arithmetic hides it.
+// arithmetic of one normal number (cuda/noise.cu) plus 2 multiply-adds an output. What is most common has a kernel of
+// its own, forward_dense, whose threads take tiles of one sample in turn.
 //
 // Backward into the signals reads 2 values an element and writes 1 for each. Into the coefficients it reads the
 // gradients once more, and x, makes the noise again, and adds up 4 products an element in double: a warp for each unit
 // of the partition, then a warp for each row, always in the same order. A row of coefficients for every element suits
 // this least: a warp then adds up one.
 //
-// Issue slots an element in the machine code for 9.0 (benchmarks/machine_code): diffuse float32 106.2, diffuse bfloat16
-// 80.75, add_noise float32 101, add_noise bfloat16 78.12.
+// Issue slots an element in the machine code for 9.0 (benchmarks/machine_code): diffuse float32 58.75, diffuse bfloat16
+// 50.5, add_noise float32 55, add_noise bfloat16 47.12.
 #include "../ops/diffuse_call.h"
 
 #include "tile.cuh"
@@ -69,6 +69,29 @@ __global__ void __launch_bounds__(kBlockThreads) forward(DiffuseParameters p) {
     store_tile<wide>(p.x_t, p.shape, sample, begin, x_t);
     store_tile<wide>(p.target, p.shape, sample, begin, target);
   }
+}
+
+// Where seeds make the noise, there is no endpoint, and a sample has one row of coefficients.
+template <class Stored, int span, bool with_target>
+__global__ void __launch_bounds__(kBlockThreads) forward_dense(DiffuseParameters p) {
+  const uint32_t sample = blockIdx.y * blockDim.y + threadIdx.y;
+  if (sample >= p.shape.samples) return;
+  const uint64_t seed = static_cast<uint64_t>(p.seeds[sample]);
+  const auto c = load_vec<4>(static_cast<const float*>(p.coefficients) + 4 * sample);
+  const Stored* from = sample_of<Stored>(p.x, sample);
+  Stored *to_x_t = sample_of<Stored>(p.x_t, sample), *to_target = sample_of<Stored>(p.target, sample);
+  for_each_turn<span>(static_cast<uint32_t>(p.shape.elements), [&](uint32_t begin) {
+    float x[span], z[span], x_t[span], target[span];
+    load_dense(from, begin, x);
+    normal_tile(seed, p.stream, begin, z);
+    VISGEN_UNROLL
+    for (int i = 0; i < span; ++i) {
+      x_t[i] = c[0] * x[i] + c[1] * z[i];
+      target[i] = c[2] * x[i] + c[3] * z[i];
+    }
+    store_dense(to_x_t, begin, x_t);
+    if constexpr (with_target) store_dense(to_target, begin, target);
+  });
 }
 
 // Which columns of the coefficients weigh a signal in (x_t, target).
@@ -168,9 +191,25 @@ void launch_backward(const DiffuseBackwardParameters& p, Stream stream) {
   launch<add_up_rows<Real>>(warp_grid(rows), stream, p, rows);
 }
 
+// Whether it served the call.
+bool launch_dense(const DiffuseParameters& p, int device, Stream stream) {
+  const bool aligned = is_vec_aligned<4>(static_cast<const float*>(p.coefficients));
+  if (!p.seeds || p.endpoint.data || p.row_size != p.shape.elements || !aligned) return false;
+  return choose_dense(p.shape, {&p.x, &p.x_t, &p.target}, [&]<class Stored, int span>() {
+    const LaunchShape shape = dense_grid(p.shape, span, device);
+    if (p.target.data) {
+      launch<forward_dense<Stored, span, true>>(shape, stream, p);
+    } else {
+      launch<forward_dense<Stored, span, false>>(shape, stream, p);
+    }
+  });
+}
+
 struct Diffuse {
   static void run(const DiffuseParameters& p, const Tensor& like) {
-    const OnDevice on(like.get_device_index());
+    const int device = like.get_device_index();
+    const OnDevice on(device);
+    if (launch_dense(p, device, on.stream)) return;
     choose_tile(p.in_double, p.shape, p.row_size, {&p.x, &p.noise, &p.endpoint, &p.x_t, &p.target},
                 [&]<class Real, int span, bool wide>() {
                   launch<forward<Real, span, wide>>(tile_grid(p.shape, span), on.stream, p);

@@ -2,12 +2,27 @@
 
 from .mutation import Mutation
 
+ALIGNMENT = ["python_tests/test_diffuse.py", "-k", "cuda-on-host and begin_anywhere"]
+
 MUTATIONS = [
     Mutation(
         "signal and noise swapped in the target",
         "csrc/cuda/diffuse.cu",
-        "target[i] = c[2] * x[i] + c[3] * z[i];",
-        "target[i] = c[3] * x[i] + c[2] * z[i];",
+        "target[i] = c[2] * x[i] + c[3] * z[i];\n      if",
+        "target[i] = c[3] * x[i] + c[2] * z[i];\n      if",
+    ),
+    Mutation(
+        "signal and noise swapped in a dense target",
+        "csrc/cuda/diffuse.cu",
+        "target[i] = c[2] * x[i] + c[3] * z[i];\n    }\n    store",
+        "target[i] = c[3] * x[i] + c[2] * z[i];\n    }\n    store",
+    ),
+    Mutation(
+        "vectors of coefficients at addresses that are not aligned",
+        "csrc/cuda/diffuse.cu",
+        "p.row_size != p.shape.elements || !aligned",
+        "p.row_size != p.shape.elements",
+        ALIGNMENT,
     ),
     Mutation(
         "the two gradients swapped in the backward pass",

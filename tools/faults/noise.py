@@ -8,8 +8,15 @@ MUTATIONS = [
     Mutation(
         "every sample has the first one's noise",
         "csrc/cuda/noise.cu",
-        "static_cast<uint64_t>(p.seeds[sample])",
-        "static_cast<uint64_t>(p.seeds[0])",
+        "make_tile<distribution>(p, static_cast<uint64_t>(p.seeds[sample])",
+        "make_tile<distribution>(p, static_cast<uint64_t>(p.seeds[0])",
+    ),
+    Mutation(
+        "every dense sample has the first one's noise",
+        "csrc/cuda/noise.cu",
+        "const uint64_t seed = static_cast<uint64_t>(p.seeds[sample]);",
+        "const uint64_t seed = static_cast<uint64_t>(p.seeds[0]);",
+        NUMBERS,
     ),
     Mutation(
         "a Gumbel number has the leading bits of another one",

@@ -41,6 +41,13 @@ MUTATIONS = [
         "block = cuda::philox_block(seed, stream, static_cast<uint64_t>(begin) / 4);\n    uint32_t word[4];",
     ),
     Mutation(
+        "turns of a thread leave out tiles",
+        "csrc/cuda/tile.cuh",
+        "const uint32_t step = gridDim.x * blockDim.x * span;",
+        "const uint32_t step = (gridDim.x * blockDim.x + 1) * span;",
+        ["python_tests/test_diffuse.py", "-k", "cuda-on-host and gaussian_of_the_same_seeds"],
+    ),
+    Mutation(
         "the last exchange of a warp's reduction is left out",
         "csrc/cuda/warp.cuh",
         "for (int mask = lanes / 2; mask > 0; mask /= 2)",

@@ -17,6 +17,7 @@ from .. import ops, reference
 
 Call = tuple[str, dict[str, Any], tuple[str, ...]]  # operation, arguments, those to differentiate into
 
+_DENSE = (torch.float32, torch.bfloat16, torch.float16)  # kernels are compiled for each, where rows are whole vectors
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 2**-6, torch.float16: 2**-9}
 
 
@@ -88,6 +89,8 @@ def _noise(device: torch.device) -> Iterator[Call]:
     for operation in ("gaussian", "uniform", "gumbel"):
         yield operation, {"seeds": seeds, "shape": (5, 67), "stream": 5 << 32}, ()
         yield operation, {"seeds": seeds, "shape": (1031,), "dtype": torch.bfloat16}, ()
+        for dtype in _DENSE:
+            yield operation, {"seeds": seeds, "shape": (2056,), "dtype": dtype}, ()
 
 
 def _diffuse(device: torch.device) -> Iterator[Call]:
@@ -96,6 +99,10 @@ def _diffuse(device: torch.device) -> Iterator[Call]:
         given = {"x": draw(*shape, dtype=dtype), "coefficients": draw(shape[0], 6), "seeds": draw.seeds(shape[0])}
         yield "diffuse", {**given, "endpoint": draw(*shape, dtype=dtype)}, ("x", "endpoint", "coefficients")
     yield "add_noise", {"x": draw(2, 1031), "coefficients": draw(2, 4), "noise": draw(2, 1031)}, ("x", "noise")
+    for dtype in _DENSE:
+        given = {"x": draw(2, 2056, dtype=dtype), "coefficients": draw(2, 4), "seeds": draw.seeds(2)}
+        yield "diffuse", given, ()
+        yield "add_noise", given, ()
 
 
 def _multiscale(device: torch.device) -> Iterator[Call]:

@@ -71,6 +71,8 @@ struct Lanes<WordVector> {
   static VISGEN_HOST_DEVICE FloatVector from_signed(IntVector value) {
     return __builtin_convertvector(value, FloatVector);
   }
+  static VISGEN_HOST_DEVICE IntVector is_set(WordVector word, uint32_t bit) { return (word & bit) != 0u; }
+  static VISGEN_HOST_DEVICE FloatVector less_twice(FloatVector a, FloatVector b) { return a - 2.0f * b; }
   static VISGEN_HOST_DEVICE FloatVector sqrt(FloatVector value) {
 #if defined(__AVX512F__)
     return (FloatVector)_mm512_sqrt_ps((__m512)value);
