@@ -28,7 +28,7 @@ demo: $(firstword $(wildcard .venv/dev.stamp .venv/bench.stamp) .venv/demo.stamp
 	@echo "What the model draws, a row for each class: $(CURDIR)/demo/samples.png"
 
 test: .venv/dev.stamp
-	$(BIN)/cmake --build build/cmake --target cuda_on_host
+	$(BIN)/cmake --build build/cmake --target cuda_on_host cuda_on_host_checked cuda_on_host_tests cuda_on_host_tests_checked
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal  # one process a core, of one thread
 
 bench: .venv/bench.stamp
