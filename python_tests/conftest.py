@@ -35,10 +35,23 @@ def device(request) -> torch.device:
     return device_of(request.getfixturevalue(name))
 
 
-def pytest_collection_finish() -> None:
-    """Thousands of cases live as long as the run: collecting garbage need not look at them each time."""
+def _keep_what_is_there() -> None:
+    """What lives until now will live as long as the run: collecting garbage need not look at it each time."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of cases, and every imported module."""
+    gc.set_threshold(10_000)  # tracing a graph makes that many objects at once, and little garbage
+    _keep_what_is_there()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def garbage_is_looked_for_among_what_is_new():
+    """Compilers leave a million objects behind, which every search after theirs would look through again."""
+    yield
+    _keep_what_is_there()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -87,6 +87,18 @@ __device__ __forceinline__ void load_target(const MultiscaleParameters& p, int64
   }
 }
 
+// The penalty read at run time: one kernel serves all of them where finding an element takes longer than choosing.
+template <class Real>
+struct AnyPenalty {
+  Penalty kind;
+  cuda::PseudoHuber<Real> pseudo_huber;
+  __device__ __forceinline__ void at(Real mean, Real& penalty, Real& slope) const {
+    if (kind == Penalty::l2) return cuda::Squared().at(mean, penalty, slope);
+    if (kind == Penalty::l1) return cuda::Absolute().at(mean, penalty, slope);
+    pseudo_huber.at(mean, penalty, slope);
+  }
+};
+
 template <class Real, int span, bool wide, class Penalize>
 class TileLoss {
  public:
@@ -313,19 +325,16 @@ void launch_forward(const MultiscaleParameters& p, int64_t apart, const Tensor& 
     memory = empty_for(scratch, like, {shape.grid.x, numbers}, real_type_of(p.in_double));
   }
   const Real scale = static_cast<Real>(p.penalty_scale);
+  const cuda::PseudoHuber<Real> pseudo_huber{scale, scale * scale};
   const auto start = [&]<class Penalize>(Penalize rho) {
     launch<forward<Real, span, wide, Penalize>>(shape, on.stream, p, rho, scratch, apart, numbers);
   };
-  switch (p.penalty) {
-    case Penalty::l2:
-      start(cuda::Squared());
-      break;
-    case Penalty::l1:
-      start(cuda::Absolute());
-      break;
-    case Penalty::pseudo_huber:
-      start(cuda::PseudoHuber<Real>{scale, scale * scale});
-      break;
+  if constexpr (!wide) {
+    start(AnyPenalty<Real>{p.penalty, pseudo_huber});
+  } else if (p.penalty == Penalty::pseudo_huber) {
+    start(pseudo_huber);
+  } else {
+    p.penalty == Penalty::l2 ? start(cuda::Squared()) : start(cuda::Absolute());
   }
   launch<add_up<Real>>({dim3(1), dim3(kBlockThreads)}, on.stream, p);
 }

@@ -124,4 +124,4 @@ def leave_ranks() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
-    gc.collect()
+        gc.collect()
