@@ -18,8 +18,10 @@ from .schedules import Schedule, VariancePreserving
 class FromDensity(VariancePreserving):
     """The schedule that gives λ this density under uniform times: λ(t) = F⁻¹(1 − t).
 
-    The density is cut to [log_snr_min, log_snr_max], which are λ(1) and λ(0). Hang et al., "Improved noise schedule for
-    diffusion training", 2024, equation 5. ValueError unless log_snr_min < log_snr_max, with some density between.
+    The density is cut to [log_snr_min, log_snr_max], which are λ(1) and λ(0), however narrow it is. But t cannot hold
+    every level between: those with less than 2⁻⁵³ of the density below them (2⁻²⁴ in float32) share the time 1, those
+    with less above them than the smallest number the time 0. Hang et al., "Improved noise schedule for diffusion
+    training", 2024, equation 5. ValueError unless log_snr_min < log_snr_max, with some density between.
     """
 
     density: Density
@@ -53,9 +55,11 @@ class FromDensity(VariancePreserving):
         """The quantile of what is left, from log_snr_max at t = 0 to log_snr_min at t = 1."""
         below, above, inside = self._shares
         lower, upper = below + (1 - t) * inside, above + t * inside
-        tail = torch.where(lower < upper, lower, upper).clamp_min(torch.finfo(t.dtype).tiny)
-        low = self.density.lower_quantile(tail)
-        return torch.where(lower < upper, low, 2 * self.density.mean - low)
+        tail, tiny = torch.where(lower < upper, lower, upper), torch.finfo(t.dtype).tiny
+        low = self.density.lower_quantile(tail.clamp_min(tiny))
+        log_snr = torch.where(lower < upper, low, 2 * self.density.mean - low)
+        end = torch.where(lower < upper, self.log_snr_min, self.log_snr_max)
+        return torch.where(tail < tiny, end.to(t.dtype), log_snr)  # t's type holds no share that small
 
     def pdf(self, log_snr: Tensor) -> Tensor:
         """The density of λ under uniform times, for λ between the ends."""

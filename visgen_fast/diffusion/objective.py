@@ -14,7 +14,7 @@ from visgen_fast import ops
 from ..nn.conditions import AnyCondition, Null
 from .guidance import drop_labels
 from .predictions import SMALLEST_LEVEL, Prediction, as_prediction, coefficients, is_singular, log_error
-from .schedules import Schedule
+from .schedules import Schedule, inside
 from .times import TimeSampling
 from .weights import Weight
 
@@ -185,18 +185,22 @@ class DiffusionObjective(nn.Module):
         """λ for the weights: within what `log_error` tells apart."""
         return self.schedule.log_snr(t).clamp(-_MOST_LOG_SNR, _MOST_LOG_SNR)
 
+    def _density(self, t: Tensor) -> Tensor:
+        """p(λ) at times t; next to an end, where it may be 0, for times that are rounded to it."""
+        t = inside(t)
+        return self.times.density(t) / -self.schedule.slope(t)
+
     def _meant_density(self, t: Tensor) -> Tensor:
         """p(λ) at times t, as it would be without adaptive times."""
-        density, correction = self.times.density(t), self.times.correction(t)
-        return (density if correction is None else density * correction) / -self.schedule.slope(t)
+        density, correction = self._density(t), self.times.correction(t)
+        return density if correction is None else density * correction
 
     @torch.no_grad()
     def level_density(self, log_snr: Tensor) -> Tensor:
         """p(λ): how often levels near λ are drawn; 0 beyond the schedule's ends."""
         t = self.schedule.time(log_snr).clamp(0, 1)
         low, high = self.ends()
-        density = self.times.density(t) / -self.schedule.slope(t)
-        return torch.where((log_snr >= low) & (log_snr <= high), density, 0)
+        return torch.where((log_snr >= low) & (log_snr <= high), self._density(t), 0)
 
     @torch.no_grad()
     def implied_weight(self, log_snr: Tensor) -> Tensor:

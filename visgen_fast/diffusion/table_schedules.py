@@ -174,6 +174,8 @@ def _numbers(values: Tensor | Sequence[float], name: str) -> Tensor:
 def _on_lines(x: Tensor, at: Tensor, values: Tensor) -> Tensor:
     """The value at x on the lines between the points (at, values), `at` rising, and on the outer lines beyond them."""
     at, values = at.to(x), values.to(x)
+    if len(at) == 1:  # a schedule's one entry above 0, which has no line, and no time but its own
+        return values[0] + 0 * x
     right = torch.searchsorted(at, x.detach().contiguous(), right=True).clamp(1, len(at) - 1)
     start, end = at[right - 1], at[right]
     share = (x - start) / (end - start)

@@ -94,7 +94,7 @@ class LogitNormalTimes(TimeSampling):
 
     def quantile(self, share: Tensor) -> Tensor:
         """The logistic function of the normal quantile."""
-        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(share))
+        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(_before_the_last(share)))
 
     def cdf(self, t: Tensor) -> Tensor:
         """The normal cdf of logit t."""
@@ -146,7 +146,7 @@ class CosMapTimes(TimeSampling):
     def quantile(self, share: Tensor) -> Tensor:
         """sin/(sin + cos) of the angle πu/2."""
         angle = math.pi / 2 * share
-        return angle.sin() / (angle.sin() + angle.cos())
+        return (angle.sin() / (angle.sin() + angle.cos())).clamp_max(1)  # no cosine of float32's π/2 is 0
 
     def cdf(self, t: Tensor) -> Tensor:
         """The angle whose tangent is t/(1 − t), over π/2."""
@@ -198,7 +198,7 @@ class LevelTimes(TimeSampling):
 
     def quantile(self, share: Tensor) -> Tensor:
         """The time of λ at the share from above: λ falls with time."""
-        return self.schedule.time(self._cut.log_snr(share)).clamp(0, 1)
+        return self.schedule.time(self._cut.log_snr(_before_the_last(share))).clamp(0, 1)
 
     def cdf(self, t: Tensor) -> Tensor:
         """The share of the density above λ(t)."""
@@ -207,3 +207,11 @@ class LevelTimes(TimeSampling):
     def density(self, t: Tensor) -> Tensor:
         """The density of λ(t), times −dλ/dt."""
         return self._cut.pdf(self.schedule.log_snr(t)) * -self.schedule.slope(t)
+
+
+def _before_the_last(share: Tensor) -> Tensor:
+    """Shares, with the number below 1 for 1, which is drawn once in 2²⁴.
+
+    Where the density of times is 0 at t = 1 no weight could be divided by it.
+    """
+    return share.clamp_max(1 - torch.finfo(share.dtype).eps / 2)
