@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from .bisection import inverse
 from .densities import Density
-from .schedules import Schedule, VariancePreserving
+from .schedules import SMALLEST, Schedule, VariancePreserving
+
+_MOST = -2 * math.log(SMALLEST)
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,11 @@ class FromDensity(VariancePreserving):
         lower, upper = below + (1 - t) * inside, above + t * inside
         tail, tiny = torch.where(lower < upper, lower, upper), torch.finfo(t.dtype).tiny
         low = self.density.lower_quantile(tail.clamp_min(tiny))
-        log_snr = torch.where(lower < upper, low, 2 * self.density.mean - low)
-        end = torch.where(lower < upper, self.log_snr_min, self.log_snr_max)
-        return torch.where(tail < tiny, end.to(t.dtype), log_snr)  # t's type holds no share that small
+        high = 2 * self.density.mean - low
+        # At an end, where t's type holds no share that small; its λ stops where that of all schedules does.
+        last, first = low.clamp_max(max(self.log_snr_min, -_MOST)), high.clamp_min(min(self.log_snr_max, _MOST))
+        last, first = torch.where(tail < tiny, last, low), torch.where(tail < tiny, first, high)
+        return torch.where(lower < upper, last, first)
 
     def pdf(self, log_snr: Tensor) -> Tensor:
         """The density of λ under uniform times, for λ between the ends."""
@@ -101,6 +105,10 @@ def _check(moved: _Moved, **lengths: float) -> None:
             raise ValueError(f"{name} must be positive and finite, got {length}")
 
 
+def _shift(reference: float, resolution: float) -> float:
+    return 2 * (math.log(reference) - math.log(resolution))  # their ratio may be no number
+
+
 @dataclass(frozen=True)
 class Shifted(_Moved):
     """λ' = λ + 2 ln(reference/resolution): the noise that `schedule` has at side `reference`, at side `resolution`.
@@ -126,7 +134,7 @@ class Shifted(_Moved):
         _check(self, reference=self.reference, resolution=self.resolution)
         if self.ends not in ("move", "keep"):
             raise ValueError(f"ends must be move or keep, got {self.ends!r}")
-        object.__setattr__(self, "_shift", 2 * math.log(self.reference / self.resolution))
+        object.__setattr__(self, "_shift", _shift(self.reference, self.resolution))
         object.__setattr__(self, "_span", (0.0, 1.0) if self.ends == "move" else self._kept_ends())
 
     def _kept_ends(self) -> tuple[float, float]:
@@ -172,7 +180,7 @@ class Interpolated(_Moved):
 
     def log_snr(self, t: Tensor) -> Tensor:
         """λ with the shift of its time."""
-        low, high = (2 * math.log(side / self.resolution) for side in (self.low, self.high))
+        low, high = (_shift(side, self.resolution) for side in (self.low, self.high))
         return self.schedule.log_snr(t) + t * low + (1 - t) * high
 
     def time(self, log_snr: Tensor) -> Tensor:

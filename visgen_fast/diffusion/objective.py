@@ -213,16 +213,21 @@ class DiffusionObjective(nn.Module):
         of_output = log_error(self.prediction, self.schedule.alpha(t), self.schedule.sigma(t))
         return self.level_density(log_snr) * self.sample_weights(t) * (self._power * of_output).exp()
 
+    @torch.no_grad()
     def is_monotone(self) -> bool:
-        """Whether w(λ) never rises with λ, in [−20, 20] or between the schedule's ends.
+        """Whether w(λ) never rises with λ, where the schedule is within [−20, 20], or between its ends.
 
         Then training maximizes likelihood: the objective is the variational bound of data with Gaussian noise added, of
         a mixture of strengths (Kingma and Gao, 2023, theorem 1).
         """
         low, high = self.ends()
-        grid = torch.linspace(max(low, -20.0), min(high, 20.0), 401, dtype=torch.float64)[1:-1]
+        if low < 20 and high > -20:
+            low, high = max(low, -20.0), min(high, 20.0)
+        even = torch.linspace(0, 1, 401, dtype=torch.float64)[1:-1]
+        drawn = self.schedule.log_snr(self.times.quantile(even))  # among which no peak is too narrow to be seen
+        grid = torch.cat((low + (high - low) * even, drawn[(drawn > low) & (drawn < high)])).sort().values
         weights = self.implied_weight(grid)
-        return bool((weights.diff() <= 1e-4 * weights[1:]).all())
+        return bool((weights[1:] <= (1 + 1e-4) * weights.cummin(0).values[:-1]).all())
 
     def ends(self) -> tuple[float, float]:
         """λ(1) and λ(0)."""
