@@ -34,6 +34,12 @@ def test_every_name_is_shown(name: str, capsys: pytest.CaptureFixture[str]) -> N
     assert [row[0] for row in rows] == [f"{i / 10:.1f}" for i in range(11)] and f"{name}: w(λ)" in out
 
 
+@pytest.mark.parametrize("name", ["ddpm-linear", "ddpm-scaled-linear", "ddpm-sigmoid"])
+def test_the_entries_of_a_table_make_no_rise(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["schedule", name]) == 0
+    assert "never rises" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("weight", WEIGHTS)
 @pytest.mark.parametrize("name", ["cosine", "edm"])
 def test_every_weight_is_shown(name: str, weight: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +100,10 @@ def test_numbers_whose_powers_are_none_still_make_a_schedule(capsys: pytest.Capt
         (["ddpm-cosine:steps=9.5"], "steps must be a whole number of at least 2, got 9.5"),
         (["ddpm-linear:steps=0"], "steps must be a whole number of at least 2, got 0"),
         (["sigmoid:temperature=0.01"], "temperature must leave start and end within ±30 times itself, got 0.01"),
-        (["ddpm-linear:steps=1e12"], r"steps must be at most 2\*\*24, more than float32 tells apart, got 1000000000000"),
+        (
+            ["ddpm-linear:steps=1e12"],
+            r"steps must be at most 2\*\*24, more than float32 tells apart, got 1000000000000",
+        ),
         (["ddpm-linear:steps=1e30"], r"steps must be at most 2\*\*24"),
         (["ddpm-linear:beta-end=1e308"], r"betas must lie in \(0, 1\), got 0.0001 to 1e\+308"),
         (["ddpm-scaled-linear:beta-start=-1"], "beta_start and beta_end must be at least 0, got -1 and 0.012"),
