@@ -73,6 +73,13 @@ def integer(value: Any, name: str, least: int, most: int | None = None, otherwis
     raise ValueError(f"{name} must lie in {ends}{otherwise}, got {value}")
 
 
+def instance(value: object, name: str, kind: type, example: str) -> None:
+    """ValueError unless the value is of this kind, of which `example` is one."""
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise ValueError(f"{name} must be {article} {kind.__name__}, for example {example}, got {value!r:.80}")
+
+
 def integers(values: Any, name: str, least: int | None = None) -> list[int]:
     """A sequence of integers, as a list."""
     try:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .bisection import inverse
-from .densities import Density
-from .schedules import SMALLEST, Schedule, VariancePreserving
+from .densities import Density, check_density
+from .schedules import SMALLEST, Schedule, VariancePreserving, check_schedule
 
 _MOST = -2 * math.log(SMALLEST)
 
@@ -32,6 +32,7 @@ class FromDensity(VariancePreserving):
     _shares: tuple[float, float, float] = field(init=False, repr=False)  # below λ_min, above λ_max, between
 
     def __post_init__(self) -> None:
+        check_density(self.density, "density")
         if not self.log_snr_min < self.log_snr_max:
             raise ValueError(
                 f"log_snr_min must be smaller than log_snr_max, got {self.log_snr_min} and {self.log_snr_max}"
@@ -98,6 +99,7 @@ class _Moved(Schedule):
 
 
 def _check(moved: _Moved, **lengths: float) -> None:
+    check_schedule(moved.schedule)
     if isinstance(moved.schedule, nn.Module):
         raise ValueError("schedule must not be a learned one: give that its ends")
     for name, length in lengths.items():

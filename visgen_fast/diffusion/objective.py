@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,9 @@ from visgen_fast import ops
 from ..nn.conditions import AnyCondition, Null
 from .guidance import drop_labels
 from .predictions import SMALLEST_LEVEL, Prediction, as_prediction, coefficients, is_singular, log_error
-from .schedules import Schedule, inside
-from .times import TimeSampling
-from .weights import Weight
+from .schedules import Schedule, check_schedule, inside
+from .times import TimeSampling, check_times
+from .weights import Weight, check_weight
 
 _MOST_LOG_WEIGHT = 80.0  # e⁸⁰ is a float32
 _MOST_LOG_SNR = -2 * math.log(SMALLEST_LEVEL)
@@ -44,7 +44,8 @@ class DiffusionObjective(nn.Module):
     Raises:
         ValueError: a prediction that says nothing where the schedule leaves nothing of the image, as ε at a signal of
             exactly 0; pseudo-Huber in another space than the network's; a label_drop outside [0, 1] or without its
-            null_label; a smallest_time outside [0, 1); unknown names.
+            null_label; a smallest_time outside [0, 1); unknown names; a part that is none; what `ops.multiscale_loss`
+            does not take.
     """
 
     def __init__(
@@ -65,6 +66,10 @@ class DiffusionObjective(nn.Module):
         conditioning: Literal["time", "log_snr"] = "time",
     ) -> None:
         super().__init__()
+        check_schedule(schedule)
+        check_times(times)
+        if weight is not None:
+            check_weight(weight)
         self.prediction = as_prediction(prediction)
         self.loss = self.prediction if loss is None else as_prediction(loss)
         if not 0 <= label_drop <= 1:
@@ -80,6 +85,10 @@ class DiffusionObjective(nn.Module):
                 f"penalty pseudo_huber must be of the network's own error, in {self.prediction.name}: in "
                 f"{self.loss.name} its scale would differ from level to level"
             )
+        of_errors: dict[str, Any] = {"scales": scales, "scale_weights": scale_weights}
+        of_errors |= {"penalty": penalty, "penalty_scale": penalty_scale}
+        nothing = torch.zeros(0, 1, 1, 1, device="cpu")
+        ops.multiscale_loss(nothing, nothing, **of_errors)  # which says what is wrong with them
         if is_singular(schedule, self.prediction):
             raise ValueError(
                 f"prediction {self.prediction.name!r} says nothing of the image at t = 1, where {schedule} leaves none "

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .. import _check as check
+
 # The smallest normal float32: an α or σ of exactly 0 counts as this much where its logarithm is asked for.
 SMALLEST = torch.finfo(torch.float32).tiny
 _MOST_RHO, _MOST_LOG_ROOT = 1000, 80.0  # of KarrasVE: what float32 holds of σ^{1/ρ}, with four digits left of σ
@@ -60,8 +62,7 @@ def inside(t: Tensor) -> Tensor:
 
 def check_schedule(schedule: object) -> None:
     """ValueError unless it is one."""
-    if not isinstance(schedule, Schedule):
-        raise ValueError(f"schedule must be a Schedule, for example CosineVP(), got {schedule!r:.80}")
+    check.instance(schedule, "schedule", Schedule, "CosineVP()")
 
 
 @dataclass(frozen=True)

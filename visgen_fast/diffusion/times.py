@@ -15,10 +15,11 @@ from torch import Tensor
 
 from visgen_fast import ops
 
+from .. import _check as check
 from .bisection import inverse
-from .densities import Density
+from .densities import Density, check_density
 from .derived_schedules import FromDensity
-from .schedules import Schedule
+from .schedules import Schedule, check_schedule
 
 
 class TimeSampling(ABC):
@@ -51,6 +52,11 @@ class TimeSampling(ABC):
     def after_step(self) -> None:
         """Called after each optimizer step, on every rank."""
         return None
+
+
+def check_times(times: object) -> None:
+    """ValueError unless they are some."""
+    check.instance(times, "times", TimeSampling, "UniformTimes()")
 
 
 @dataclass(frozen=True)
@@ -164,8 +170,7 @@ class DiscreteTimes(TimeSampling):
     steps: int = 1000
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        check.integer(self.steps, "steps", 1)
 
     def quantile(self, share: Tensor) -> Tensor:
         """The first of the times that is not below the share."""
@@ -193,6 +198,8 @@ class LevelTimes(TimeSampling):
     _cut: FromDensity = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_schedule(self.schedule)
+        check_density(self.density_of_levels, "density_of_levels")
         high, low = self.schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu")).tolist()
         object.__setattr__(self, "_cut", FromDensity(self.density_of_levels, low, high))
 
