@@ -89,6 +89,28 @@ WRONG = {
     "activate bias=0": (lambda: ops.activate(X, "silu", 0), "bias must be a tensor, got int"),
     "gated_activate x=3": (lambda: ops.gated_activate(3), "x must be a tensor, got int"),
     "diffuse seeds=3": (lambda: ops.diffuse(X, C, 3), "seeds must be a tensor, got int"),
+    "gaussian stream=True": (lambda: ops.gaussian(S, (3,), stream=True), "stream must be an integer, got bool"),
+    "gaussian shape=(True,)": (lambda: ops.gaussian(S, (True,)), "shape must be integers, got bool"),
+    "derive_seeds seed=True": (
+        lambda: ops.derive_seeds(True, S),
+        "seed must be an int or an int64 tensor, got bool",
+    ),
+    "multiscale_loss scales=(True,)": (
+        lambda: ops.multiscale_loss(X, X, scales=(True,)),
+        "scales must be integers, got bool",
+    ),
+    "multiscale_loss penalty_scale=True": (
+        lambda: ops.multiscale_loss(X, X, penalty_scale=True),
+        "penalty_scale must be a number, got bool",
+    ),
+    "sample_tokens top_k=True": (
+        lambda: ops.sample_tokens(X, S, top_k=True),
+        "top_k must be an integer or int64 [B], got bool",
+    ),
+    "sample_tokens temperature=True": (
+        lambda: ops.sample_tokens(X, S, temperature=True),
+        "temperature must be a number, got bool",
+    ),
 }
 
 
@@ -108,6 +130,10 @@ OUT_OF_RANGE = {
     "bits": (lambda: ops.binary_decode(S, 63), "bits must lie in [1, 62], got 63"),
     "depth": (lambda: ops.residual_quantize(X, BOOKS, depth=-1), "depth must be at least 0, got -1"),
     "batch": (lambda: ops.draw_seeds(-1), "batch must be at least 0, got -1"),
+    "many": (lambda: ops.draw_seeds(2**63), f"batch must lie in [0, 2**63), got {2**63}"),
+    "large": (lambda: ops.gaussian(S, (3, 2**63)), f"shape must lie in [0, 2**63), got {2**63}"),
+    "scales": (lambda: ops.multiscale_loss(X, X, scales=(2**63,)), f"scales must lie in [1, 2**63), got {2**63}"),
+    "top_k": (lambda: ops.sample_tokens(X, S, top_k=2**63), f"top_k must lie in [1, 2**63) or int64 [B], got {2**63}"),
 }
 
 

@@ -17,7 +17,7 @@ from visgen_fast.diffusion import (
     LowDiscrepancyTimes,
     UniformTimes,
 )
-from visgen_fast.evaluation import gradient_cosines, transfer
+from visgen_fast.evaluation import gradient_cosines, loss_by_level, transfer
 from visgen_fast.evaluation.conflict import cosines_of
 
 EDGES = [-4.0, -2.0, 0.0, 2.0, 4.0]
@@ -144,6 +144,14 @@ def test_intervals_that_are_none_and_too_few_pictures_are_refused(grid, count, s
         gradient_cosines(Gain(0.1), TOLD, torch.zeros(count, 1, 2, 2), None, grid, seeds=seeds(count))
 
 
+def test_labels_of_fewer_pictures_are_refused():
+    pictures = torch.zeros(16, 1, 2, 2)
+    with pytest.raises(ValueError, match=r"labels and seeds must both have shape \[B\], got \[5\] and \[16\]"):
+        gradient_cosines(Gain(0.1), TOLD, pictures, labels(5), [-1.0, 1.0], seeds=seeds(16))
+    with pytest.raises(ValueError, match=r"labels and seeds must both have shape \[B\], got \[17\] and \[16\]"):
+        loss_by_level(Gain(0.1), TOLD, pictures, labels(17), [0.0], seeds=seeds(16))
+
+
 def test_mistakes_of_tuning_are_refused():
     def tune(model: torch.nn.Module, **options: float) -> None:
         every = {"steps": 2, "learning_rate": 0.1, **options}
@@ -153,5 +161,9 @@ def test_mistakes_of_tuning_are_refused():
         tune(Gain(0.1), steps=0)
     with pytest.raises(ValueError, match="positive learning_rate"):
         tune(Gain(0.1), learning_rate=0)
+    with pytest.raises(ValueError, match="positive learning_rate, got 8, 2 and inf"):
+        tune(Gain(0.1), learning_rate=math.inf)
+    with pytest.raises(TypeError, match="steps must be an integer, got float"):
+        tune(Gain(0.1), steps=1.5)
     with pytest.raises(ValueError, match="parameters that require a gradient"):
         tune(Gain(0.1).requires_grad_(False))

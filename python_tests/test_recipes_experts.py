@@ -178,7 +178,7 @@ def test_a_forked_run_goes_on_and_is_loaded_without_the_shared_one(runs: Path, t
             ["--width=8", "--heads=1", "--dataset=photographs"],
             "--shared must be a run on images of the same format, but",
         ),
-        (["--width=8", "--heads=1", "--edges", "0.5", "0.5"], "edges must rise"),
+        (["--width=8", "--heads=1", "--edges", "0.5", "0.5"], "edges must rise, got (0.5, 0.5)"),
         (["--width=8", "--heads=1", "--edges", "1"], "edges must lie in (0, 1), got (1.0,)"),
     ],
 )

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # that operations take
-INTEGERS: Any = (int, torch.SymInt, Integral)
+_INTEGERS: Any = (int, torch.SymInt, Integral)
 _NUMBERS: Any = (int, float, torch.SymInt, torch.SymFloat, Real)
+_MOST = 2**63 - 1  # an int64
 
 
 def tensor(value: object, name: str) -> None:
@@ -50,20 +51,33 @@ def seeds(value: Any, batch: int | None = None, on: torch.device | None = None) 
 
 
 def stream(value: Any) -> None:
-    integer(value, "stream", 0, 2**63 - 1)
+    integer(value, "stream", 0, _MOST)
+
+
+def is_integer(value: Any) -> bool:
+    """Whether it is one; True and False are none, though Python counts them among them."""
+    return isinstance(value, _INTEGERS) and not isinstance(value, bool)
 
 
 def integer(value: Any, name: str, least: int, most: int | None = None, otherwise: str = "") -> None:
     """An integer from `least` to `most`, of which a graph may not know the value; `otherwise`: what else may be."""
-    if not isinstance(value, INTEGERS):
+    if not is_integer(value):
         raise TypeError(f"{name} must be an integer{otherwise}, got {type(value).__name__}")
-    if isinstance(value, torch.SymInt) or (value >= least and (most is None or value <= most)):
+    if isinstance(value, torch.SymInt) or least <= value <= (_MOST if most is None else most):
         return
-    if most is None:
+    if most is None and value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
+    most = _MOST if most is None else most
     bits = most.bit_length()
     ends = f"[{least}, {most}]" if bits < 30 else f"[{'-2**63' if least < 0 else least}, 2**{bits})"
     raise ValueError(f"{name} must lie in {ends}{otherwise}, got {value}")
+
+
+def instance(value: object, name: str, kind: type, example: str) -> None:
+    """ValueError unless the value is of this kind, of which `example` is one."""
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise ValueError(f"{name} must be {article} {kind.__name__}, for example {example}, got {value!r:.80}")
 
 
 def integers(values: Any, name: str, least: int | None = None) -> list[int]:
@@ -73,7 +87,7 @@ def integers(values: Any, name: str, least: int | None = None) -> list[int]:
     except TypeError:
         raise TypeError(f"{name} must be a sequence of integers, got {type(values).__name__}") from None
     for value in result:
-        if not isinstance(value, INTEGERS):
+        if not is_integer(value):
             raise TypeError(f"{name} must be integers, got {type(value).__name__}")
         if least is not None:
             integer(value, name, least)
@@ -81,7 +95,7 @@ def integers(values: Any, name: str, least: int | None = None) -> list[int]:
 
 
 def number(value: Any, name: str, *, positive: bool = False) -> None:
-    if not isinstance(value, _NUMBERS):
+    if not _is_number(value):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if positive and not value > 0:
         raise ValueError(f"{name} must be positive, got {value}")
@@ -106,7 +120,11 @@ def interval(value: Any, name: str) -> None:
 
 def is_pair(value: Any) -> bool:
     """Whether it is a sequence of two numbers."""
-    return isinstance(value, Sequence) and len(value) == 2 and all(isinstance(one, _NUMBERS) for one in value)
+    return isinstance(value, Sequence) and len(value) == 2 and all(_is_number(one) for one in value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, _NUMBERS) and not isinstance(value, bool)
 
 
 def one_of(value: object, name: str, names: Sequence[str]) -> int:

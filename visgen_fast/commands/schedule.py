@@ -52,8 +52,6 @@ def show(options: ScheduleOptions) -> None:
         objectives = {name: _objective(name, options) for name in options.names}
     except ValueError as error:
         raise UserError(str(error)) from error
-    except ArithmeticError as error:
-        raise UserError(f"no schedule can be computed with these numbers: {error}") from error
     _print(objectives)
     if options.out is not None:
         from ..evaluation.schedule_figure import plot_schedules

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import _check as check
 from ..nn.collective import sum_over_ranks
 from ..nn.state import Float32State
 from .low_discrepancy_times import LowDiscrepancyTimes
-from .times import DiscreteTimes, TimeSampling
+from .times import DiscreteTimes, TimeSampling, check_times
 
 
 class AdaptiveTimes(TimeSampling, Float32State):
@@ -29,10 +30,10 @@ class AdaptiveTimes(TimeSampling, Float32State):
 
     def __init__(self, times: TimeSampling, *, bins: int = 100, decay: float = 0.99, uniform: float = 0.1) -> None:
         super().__init__()
+        check_times(times)
         if isinstance(times, (DiscreteTimes, AdaptiveTimes, LowDiscrepancyTimes)):
             raise ValueError(f"times must be continuous, with a density of their own, got {times!r}")
-        if bins < 2:
-            raise ValueError(f"bins must be at least 2, got {bins}")
+        check.integer(bins, "bins", 2)
         for name, value in {"decay": decay, "uniform": uniform}.items():
             if not 0 < value < 1:
                 raise ValueError(f"{name} must lie in (0, 1), got {value}")

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .. import _check as check
+
 
 class Density(ABC):
     """A density on the real line that is symmetric about `mean`.
@@ -46,6 +48,11 @@ class Density(ABC):
         """The λ below which this share lies, in (0, 1); infinite at 0 and 1."""
         tail = self.lower_quantile(torch.where(share <= 0.5, share, 1 - share))
         return torch.where(share <= 0.5, tail, 2 * self.mean - tail)
+
+
+def check_density(density: object, name: str) -> None:
+    """ValueError unless it is one."""
+    check.instance(density, name, Density, "Normal()")
 
 
 def _check_width(density: Density, name: str) -> None:

@@ -10,16 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from .bisection import inverse
-from .densities import Density
-from .schedules import Schedule, VariancePreserving
+from .densities import Density, check_density
+from .schedules import SMALLEST, Schedule, VariancePreserving, check_schedule
+
+_MOST = -2 * math.log(SMALLEST)
 
 
 @dataclass(frozen=True)
 class FromDensity(VariancePreserving):
     """The schedule that gives λ this density under uniform times: λ(t) = F⁻¹(1 − t).
 
-    The density is cut to [log_snr_min, log_snr_max], which are λ(1) and λ(0). Hang et al., "Improved noise schedule for
-    diffusion training", 2024, equation 5. ValueError unless log_snr_min < log_snr_max, with some density between.
+    The density is cut to [log_snr_min, log_snr_max], which are λ(1) and λ(0), however narrow it is. But t cannot hold
+    every level between: those with less than 2⁻⁵³ of the density below them (2⁻²⁴ in float32) share the time 1, those
+    with less above them than the smallest number the time 0. Hang et al., "Improved noise schedule for diffusion
+    training", 2024, equation 5. ValueError unless log_snr_min < log_snr_max, with some density between.
     """
 
     density: Density
@@ -28,6 +32,7 @@ class FromDensity(VariancePreserving):
     _shares: tuple[float, float, float] = field(init=False, repr=False)  # below λ_min, above λ_max, between
 
     def __post_init__(self) -> None:
+        check_density(self.density, "density")
         if not self.log_snr_min < self.log_snr_max:
             raise ValueError(
                 f"log_snr_min must be smaller than log_snr_max, got {self.log_snr_min} and {self.log_snr_max}"
@@ -53,9 +58,13 @@ class FromDensity(VariancePreserving):
         """The quantile of what is left, from log_snr_max at t = 0 to log_snr_min at t = 1."""
         below, above, inside = self._shares
         lower, upper = below + (1 - t) * inside, above + t * inside
-        tail = torch.where(lower < upper, lower, upper).clamp_min(torch.finfo(t.dtype).tiny)
-        low = self.density.lower_quantile(tail)
-        return torch.where(lower < upper, low, 2 * self.density.mean - low)
+        tail, tiny = torch.where(lower < upper, lower, upper), torch.finfo(t.dtype).tiny
+        low = self.density.lower_quantile(tail.clamp_min(tiny))
+        high = 2 * self.density.mean - low
+        # At an end, where t's type holds no share that small; its λ stops where that of all schedules does.
+        last, first = low.clamp_max(max(self.log_snr_min, -_MOST)), high.clamp_min(min(self.log_snr_max, _MOST))
+        last, first = torch.where(tail < tiny, last, low), torch.where(tail < tiny, first, high)
+        return torch.where(lower < upper, last, first)
 
     def pdf(self, log_snr: Tensor) -> Tensor:
         """The density of λ under uniform times, for λ between the ends."""
@@ -90,11 +99,16 @@ class _Moved(Schedule):
 
 
 def _check(moved: _Moved, **lengths: float) -> None:
+    check_schedule(moved.schedule)
     if isinstance(moved.schedule, nn.Module):
         raise ValueError("schedule must not be a learned one: give that its ends")
     for name, length in lengths.items():
         if not 0 < length < math.inf:
             raise ValueError(f"{name} must be positive and finite, got {length}")
+
+
+def _shift(reference: float, resolution: float) -> float:
+    return 2 * (math.log(reference) - math.log(resolution))  # their ratio may be no number
 
 
 @dataclass(frozen=True)
@@ -122,7 +136,7 @@ class Shifted(_Moved):
         _check(self, reference=self.reference, resolution=self.resolution)
         if self.ends not in ("move", "keep"):
             raise ValueError(f"ends must be move or keep, got {self.ends!r}")
-        object.__setattr__(self, "_shift", 2 * math.log(self.reference / self.resolution))
+        object.__setattr__(self, "_shift", _shift(self.reference, self.resolution))
         object.__setattr__(self, "_span", (0.0, 1.0) if self.ends == "move" else self._kept_ends())
 
     def _kept_ends(self) -> tuple[float, float]:
@@ -168,7 +182,7 @@ class Interpolated(_Moved):
 
     def log_snr(self, t: Tensor) -> Tensor:
         """λ with the shift of its time."""
-        low, high = (2 * math.log(side / self.resolution) for side in (self.low, self.high))
+        low, high = (_shift(side, self.resolution) for side in (self.low, self.high))
         return self.schedule.log_snr(t) + t * low + (1 - t) * high
 
     def time(self, log_snr: Tensor) -> Tensor:

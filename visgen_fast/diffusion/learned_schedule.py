@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
+from .. import _check as check
 from ..nn.state import Float32State
 from .bisection import inverse
 from .schedules import VariancePreserving
@@ -21,7 +24,7 @@ class LearnedVP(VariancePreserving, Float32State):
     `ends_of_bound` (Kingma et al., "Variational diffusion models", 2021, section 4 and appendices H and I). At first λ
     is nearly a line, by default that of the paper's CIFAR-10.
 
-    ValueError unless log_snr_min < log_snr_max and features ≥ 1.
+    ValueError unless log_snr_min < log_snr_max, both finite, and features ≥ 1.
     """
 
     def __init__(
@@ -35,8 +38,9 @@ class LearnedVP(VariancePreserving, Float32State):
         super().__init__()
         if not log_snr_min < log_snr_max:
             raise ValueError(f"log_snr_min must be smaller than log_snr_max, got {log_snr_min} and {log_snr_max}")
-        if features < 1:
-            raise ValueError(f"features must be at least 1, got {features}")
+        if math.isinf(log_snr_max - log_snr_min):
+            raise ValueError(f"log_snr_min and log_snr_max must be finite, got {log_snr_min} and {log_snr_max}")
+        check.integer(features, "features", 1)
         self.log_snr_min, self.log_snr_max = log_snr_min, log_snr_max
         self.ends = nn.Parameter(torch.tensor([log_snr_min, log_snr_max])) if learn_ends else None
         self.line = nn.Parameter(torch.tensor(float(log_snr_max - log_snr_min)))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from visgen_fast import ops
 
-from .times import TimeSampling
+from .times import TimeSampling, check_times
 
 # The golden ratio's fraction times 2⁶⁴, as a signed integer: products wrap around, which keeps fractions exact.
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
@@ -24,6 +24,7 @@ class LowDiscrepancyTimes(TimeSampling, nn.Module):
 
     def __init__(self, times: TimeSampling, *, seed: int = 0) -> None:
         super().__init__()
+        check_times(times)
         self.times, self.seed = times, seed
         first = torch.zeros(1, dtype=torch.int64, device="cpu")  # a number, also where tensors are made without data
         self._start = int(ops.derive_seeds(seed, first, purpose=ops.Purpose.TIME))

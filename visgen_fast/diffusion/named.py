@@ -105,9 +105,12 @@ def _parsed(text: str) -> tuple[str, dict[str, Any]]:
     options: dict[str, Any] = {}
     for option in filter(None, rest.split(",")):
         key, equals, value = option.partition("=")
-        if not equals:
+        argument = key.strip().replace("-", "_")
+        if not equals or not argument:
             raise ValueError(f"an option must be like name=value, got {option!r} in {text!r}")
-        options[key.strip().replace("-", "_")] = _value(key, value.strip())
+        if argument in options:
+            raise ValueError(f"{argument.replace('_', '-')} must be given once, got {text!r}")
+        options[argument] = _value(key, value.strip())
     return name.strip(), options
 
 
@@ -118,7 +121,7 @@ def _value(key: str, value: str) -> Any:
         number = float(value)
     except ValueError:
         raise ValueError(f"{key} must be a number, got {value!r}") from None
-    return int(number) if number.is_integer() else number
+    return int(number) if number.is_integer() and abs(number) < 2**63 else number  # tensors take no larger integer
 
 
 def _called(name: str, make: Callable[..., T], options: dict[str, Any], more: tuple[str, ...] = ()) -> T:
@@ -126,8 +129,9 @@ def _called(name: str, make: Callable[..., T], options: dict[str, Any], more: tu
     parameters = inspect.signature(make).parameters
     unknown = sorted(set(options) - set(parameters))
     if unknown:
-        known = ", ".join((*parameters, *more)) or "none"
-        raise ValueError(f"{name} has the options {known.replace('_', '-')}; got {', '.join(unknown)}")
+        known = ", ".join((*parameters, *more)).replace("_", "-")
+        has = f"the options {known}" if known else "no options"
+        raise ValueError(f"{name} has {has}; got {', '.join(unknown)}")
     missing = [key for key, one in parameters.items() if one.default is one.empty and key not in options]
     if missing:
         raise ValueError(f"{name} needs {', '.join(missing)} as well, got {', '.join(options)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,9 @@ from visgen_fast import ops
 from ..nn.conditions import AnyCondition, Null
 from .guidance import drop_labels
 from .predictions import SMALLEST_LEVEL, Prediction, as_prediction, coefficients, is_singular, log_error
-from .schedules import Schedule
-from .times import TimeSampling
-from .weights import Weight
+from .schedules import Schedule, check_schedule, inside
+from .times import TimeSampling, check_times
+from .weights import Weight, check_weight
 
 _MOST_LOG_WEIGHT = 80.0  # e⁸⁰ is a float32
 _MOST_LOG_SNR = -2 * math.log(SMALLEST_LEVEL)
@@ -44,7 +44,8 @@ class DiffusionObjective(nn.Module):
     Raises:
         ValueError: a prediction that says nothing where the schedule leaves nothing of the image, as ε at a signal of
             exactly 0; pseudo-Huber in another space than the network's; a label_drop outside [0, 1] or without its
-            null_label; a smallest_time outside [0, 1); unknown names.
+            null_label; a smallest_time outside [0, 1); unknown names; a part that is none; what `ops.multiscale_loss`
+            does not take.
     """
 
     def __init__(
@@ -65,6 +66,10 @@ class DiffusionObjective(nn.Module):
         conditioning: Literal["time", "log_snr"] = "time",
     ) -> None:
         super().__init__()
+        check_schedule(schedule)
+        check_times(times)
+        if weight is not None:
+            check_weight(weight)
         self.prediction = as_prediction(prediction)
         self.loss = self.prediction if loss is None else as_prediction(loss)
         if not 0 <= label_drop <= 1:
@@ -80,6 +85,10 @@ class DiffusionObjective(nn.Module):
                 f"penalty pseudo_huber must be of the network's own error, in {self.prediction.name}: in "
                 f"{self.loss.name} its scale would differ from level to level"
             )
+        of_errors: dict[str, Any] = {"scales": scales, "scale_weights": scale_weights}
+        of_errors |= {"penalty": penalty, "penalty_scale": penalty_scale}
+        nothing = torch.zeros(0, 1, 1, 1, device="cpu")
+        ops.multiscale_loss(nothing, nothing, **of_errors)  # which says what is wrong with them
         if is_singular(schedule, self.prediction):
             raise ValueError(
                 f"prediction {self.prediction.name!r} says nothing of the image at t = 1, where {schedule} leaves none "
@@ -185,18 +194,22 @@ class DiffusionObjective(nn.Module):
         """λ for the weights: within what `log_error` tells apart."""
         return self.schedule.log_snr(t).clamp(-_MOST_LOG_SNR, _MOST_LOG_SNR)
 
+    def _density(self, t: Tensor) -> Tensor:
+        """p(λ) at times t; next to an end, where it may be 0, for times that are rounded to it."""
+        t = inside(t)
+        return self.times.density(t) / -self.schedule.slope(t)
+
     def _meant_density(self, t: Tensor) -> Tensor:
         """p(λ) at times t, as it would be without adaptive times."""
-        density, correction = self.times.density(t), self.times.correction(t)
-        return (density if correction is None else density * correction) / -self.schedule.slope(t)
+        density, correction = self._density(t), self.times.correction(t)
+        return density if correction is None else density * correction
 
     @torch.no_grad()
     def level_density(self, log_snr: Tensor) -> Tensor:
         """p(λ): how often levels near λ are drawn; 0 beyond the schedule's ends."""
         t = self.schedule.time(log_snr).clamp(0, 1)
         low, high = self.ends()
-        density = self.times.density(t) / -self.schedule.slope(t)
-        return torch.where((log_snr >= low) & (log_snr <= high), density, 0)
+        return torch.where((log_snr >= low) & (log_snr <= high), self._density(t), 0)
 
     @torch.no_grad()
     def implied_weight(self, log_snr: Tensor) -> Tensor:
@@ -209,16 +222,23 @@ class DiffusionObjective(nn.Module):
         of_output = log_error(self.prediction, self.schedule.alpha(t), self.schedule.sigma(t))
         return self.level_density(log_snr) * self.sample_weights(t) * (self._power * of_output).exp()
 
+    @torch.no_grad()
     def is_monotone(self) -> bool:
-        """Whether w(λ) never rises with λ, in [−20, 20] or between the schedule's ends.
+        """Whether w(λ) never rises with λ, where the schedule is within [−20, 20], or between its ends.
+
+        A rise by less than a hundredth is none: at the entries of a table w jumps a little.
 
         Then training maximizes likelihood: the objective is the variational bound of data with Gaussian noise added, of
         a mixture of strengths (Kingma and Gao, 2023, theorem 1).
         """
         low, high = self.ends()
-        grid = torch.linspace(max(low, -20.0), min(high, 20.0), 401, dtype=torch.float64)[1:-1]
+        if low < 20 and high > -20:
+            low, high = max(low, -20.0), min(high, 20.0)
+        even = torch.linspace(0, 1, 401, dtype=torch.float64)[1:-1]
+        drawn = self.schedule.log_snr(self.times.quantile(even))  # among which no peak is too narrow to be seen
+        grid = torch.cat((low + (high - low) * even, drawn[(drawn > low) & (drawn < high)])).sort().values
         weights = self.implied_weight(grid)
-        return bool((weights.diff() <= 1e-4 * weights[1:]).all())
+        return bool((weights[1:] <= 1.01 * weights.cummin(0).values[:-1]).all())
 
     def ends(self) -> tuple[float, float]:
         """λ(1) and λ(0)."""

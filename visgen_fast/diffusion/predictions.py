@@ -21,6 +21,7 @@ and never NaN.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -60,9 +61,11 @@ class Prediction:
 
 
 def edm(data_std: float = 0.5) -> Prediction:
-    """EDM's preconditioning for data of this standard deviation. ValueError unless it is positive."""
+    """EDM's preconditioning for data of this standard deviation. ValueError unless it is positive and finite."""
     if not data_std > 0:
         raise ValueError(f"data_std must be positive, got {data_std}")
+    if math.isinf(data_std):
+        raise ValueError(f"data_std must be positive and finite, got {data_std}")
     of_data = _Preconditioning(data_std)
     return Prediction("edm", of_data.weights, of_data.input_scale)
 

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .. import _check as check
+
 # The smallest normal float32: an α or σ of exactly 0 counts as this much where its logarithm is asked for.
 SMALLEST = torch.finfo(torch.float32).tiny
+_MOST_RHO, _MOST_LOG_ROOT = 1000, 80.0  # of KarrasVE: what float32 holds of σ^{1/ρ}, with four digits left of σ
 
 
 class Schedule(ABC):
@@ -39,8 +42,7 @@ class Schedule(ABC):
 
     def slope(self, t: Tensor) -> Tensor:
         """dλ/dt at times t in [0, 1], negative and finite: its value next to an end where it is infinite."""
-        inside = t.clamp(1e-12, 1 - torch.finfo(t.dtype).eps / 2)
-        return torch.func.vjp(self.log_snr, inside)[1](torch.ones_like(t))[0]
+        return torch.func.vjp(self.log_snr, inside(t))[1](torch.ones_like(t))[0]
 
     def levels(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
         """(α, σ) at a log signal-to-noise ratio."""
@@ -53,10 +55,14 @@ class Schedule(ABC):
         return bool(self.alpha(torch.ones((), dtype=torch.float64, device="cpu")) == 0)
 
 
+def inside(t: Tensor) -> Tensor:
+    """Times t, or next to an end of [0, 1]."""
+    return t.clamp(1e-12, 1 - torch.finfo(t.dtype).eps / 2)
+
+
 def check_schedule(schedule: object) -> None:
     """ValueError unless it is one."""
-    if not isinstance(schedule, Schedule):
-        raise ValueError(f"schedule must be a Schedule, for example CosineVP(), got {schedule!r:.80}")
+    check.instance(schedule, "schedule", Schedule, "CosineVP()")
 
 
 @dataclass(frozen=True)
@@ -136,16 +142,20 @@ class CosineVP(VariancePreserving):
 
     def time(self, log_snr: Tensor) -> Tensor:
         """(atan(e^{−λ/2}) − a)/(b − a), for λ in [log_snr_min, log_snr_max]."""
+        if self.log_snr_max < 0:
+            return 1 - (torch.atan(torch.exp(log_snr / 2)) - angle(self.log_snr_min)) / self._span
         return (torch.atan(torch.exp(-log_snr / 2)) - angle(-self.log_snr_max)) / self._span
 
     @property
     def _span(self) -> float:
+        if self.log_snr_max < 0:  # from pure noise, where both angles are small: near π/2 they would be equal
+            return angle(self.log_snr_max) - angle(self.log_snr_min)
         return angle(-self.log_snr_min) - angle(-self.log_snr_max)
 
 
 def angle(log_ratio: float) -> float:
-    """The angle whose squared tangent has this logarithm, in radians."""
-    return math.atan(math.exp(log_ratio / 2))
+    """The angle whose squared tangent has this logarithm, in radians; π/2 where the tangent is no number any more."""
+    return math.atan(math.exp(min(log_ratio / 2, 700.0)))
 
 
 @dataclass(frozen=True)
@@ -198,8 +208,10 @@ class SigmoidVP(VariancePreserving):
         return self.floor + (1 - 2 * self.floor) * signal, self.floor + (1 - 2 * self.floor) * noise
 
     def time(self, log_snr: Tensor) -> Tensor:
-        """The inverse, from the end that is nearer, for λ between the ends."""
+        """The inverse, from the end that is nearer; the nearer end for λ beyond both."""
         first, last, span = self._ends()
+        most = -math.log(self.floor) + math.log1p(-self.floor)
+        log_snr = log_snr.clamp(-most, most)
         signal, noise = ((torch.sigmoid(x) - self.floor) / (1 - 2 * self.floor) * span for x in (log_snr, -log_snr))
         up = torch.log1p(noise / _sigmoid(first)) - torch.log1p(-noise / _sigmoid(-first))
         down = torch.log1p(signal / _sigmoid(-last)) - torch.log1p(-signal / _sigmoid(last))
@@ -215,7 +227,8 @@ class KarrasVE(Schedule):
     """α = 1; σ grows from `sigma_min` to `sigma_max` evenly in its power 1/ρ.
 
     Karras et al., "Elucidating the design space of diffusion-based generative models" (EDM), 2022, equation 5.
-    ValueError unless 0 < sigma_min < sigma_max and rho > 0, all finite.
+    ValueError unless 0 < sigma_min < sigma_max, finite, and rho lies where float32 holds the roots and tells them
+    apart: up to 1000, and from 0.132 on between the sigmas of EDM.
     """
 
     sigma_min: float = 0.002
@@ -231,6 +244,10 @@ class KarrasVE(Schedule):
             raise ValueError(f"rho must be positive, got {self.rho}")
         if math.isinf(self.rho):
             raise ValueError(f"rho must be finite, got {self.rho}")
+        low, high = math.log(self.sigma_min), math.log(self.sigma_max)
+        least = max(abs(low), abs(high), high - low) / _MOST_LOG_ROOT
+        if not least <= self.rho <= _MOST_RHO:
+            raise ValueError(f"rho must lie in [{least:.3g}, {_MOST_RHO}] between these sigmas, got {self.rho}")
 
     def alpha(self, t: Tensor) -> Tensor:
         """1."""

@@ -91,6 +91,8 @@ class DiscreteVP(VariancePreserving):
     def scaled_linear(cls, steps: int = 1000, *, beta_start: float = 0.00085, beta_end: float = 0.012) -> DiscreteVP:
         """√β evenly spaced (Rombach et al., "High-resolution image synthesis with latent diffusion models", 2022)."""
         _check_steps(steps)
+        if not (beta_start >= 0 and beta_end >= 0):
+            raise ValueError(f"beta_start and beta_end must be at least 0, got {beta_start} and {beta_end}")
         return cls.from_betas(
             torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64, device="cpu") ** 2
         )
@@ -160,6 +162,8 @@ class DiscreteVP(VariancePreserving):
 
 
 def _check_steps(steps: int) -> None:
+    if isinstance(steps, (int, float)) and steps > 2**24:
+        raise ValueError(f"steps must be at most 2**24, more than float32 tells apart, got {steps}")
     if not isinstance(steps, int) or steps < 2:
         raise ValueError(f"steps must be a whole number of at least 2, got {steps}")
 
@@ -174,6 +178,8 @@ def _numbers(values: Tensor | Sequence[float], name: str) -> Tensor:
 def _on_lines(x: Tensor, at: Tensor, values: Tensor) -> Tensor:
     """The value at x on the lines between the points (at, values), `at` rising, and on the outer lines beyond them."""
     at, values = at.to(x), values.to(x)
+    if len(at) == 1:  # a schedule's one entry above 0, which has no line, and no time but its own
+        return values[0] + 0 * x
     right = torch.searchsorted(at, x.detach().contiguous(), right=True).clamp(1, len(at) - 1)
     start, end = at[right - 1], at[right]
     share = (x - start) / (end - start)

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from visgen_fast import ops
 
+from .. import _check as check
 from .bisection import inverse
-from .densities import Density
+from .densities import Density, check_density
 from .derived_schedules import FromDensity
-from .schedules import Schedule
+from .schedules import Schedule, check_schedule
 
 
 class TimeSampling(ABC):
@@ -51,6 +52,11 @@ class TimeSampling(ABC):
     def after_step(self) -> None:
         """Called after each optimizer step, on every rank."""
         return None
+
+
+def check_times(times: object) -> None:
+    """ValueError unless they are some."""
+    check.instance(times, "times", TimeSampling, "UniformTimes()")
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ class LogitNormalTimes(TimeSampling):
 
     def quantile(self, share: Tensor) -> Tensor:
         """The logistic function of the normal quantile."""
-        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(share))
+        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(_before_the_last(share)))
 
     def cdf(self, t: Tensor) -> Tensor:
         """The normal cdf of logit t."""
@@ -146,7 +152,7 @@ class CosMapTimes(TimeSampling):
     def quantile(self, share: Tensor) -> Tensor:
         """sin/(sin + cos) of the angle πu/2."""
         angle = math.pi / 2 * share
-        return angle.sin() / (angle.sin() + angle.cos())
+        return (angle.sin() / (angle.sin() + angle.cos())).clamp_max(1)  # no cosine of float32's π/2 is 0
 
     def cdf(self, t: Tensor) -> Tensor:
         """The angle whose tangent is t/(1 − t), over π/2."""
@@ -164,8 +170,7 @@ class DiscreteTimes(TimeSampling):
     steps: int = 1000
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        check.integer(self.steps, "steps", 1)
 
     def quantile(self, share: Tensor) -> Tensor:
         """The first of the times that is not below the share."""
@@ -193,12 +198,14 @@ class LevelTimes(TimeSampling):
     _cut: FromDensity = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_schedule(self.schedule)
+        check_density(self.density_of_levels, "density_of_levels")
         high, low = self.schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu")).tolist()
         object.__setattr__(self, "_cut", FromDensity(self.density_of_levels, low, high))
 
     def quantile(self, share: Tensor) -> Tensor:
         """The time of λ at the share from above: λ falls with time."""
-        return self.schedule.time(self._cut.log_snr(share)).clamp(0, 1)
+        return self.schedule.time(self._cut.log_snr(_before_the_last(share))).clamp(0, 1)
 
     def cdf(self, t: Tensor) -> Tensor:
         """The share of the density above λ(t)."""
@@ -207,3 +214,11 @@ class LevelTimes(TimeSampling):
     def density(self, t: Tensor) -> Tensor:
         """The density of λ(t), times −dλ/dt."""
         return self._cut.pdf(self.schedule.log_snr(t)) * -self.schedule.slope(t)
+
+
+def _before_the_last(share: Tensor) -> Tensor:
+    """Shares, with the number below 1 for 1, which is drawn once in 2²⁴.
+
+    Where the density of times is 0 at t = 1 no weight could be divided by it.
+    """
+    return share.clamp_max(1 - torch.finfo(share.dtype).eps / 2)

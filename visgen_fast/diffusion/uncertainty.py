@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .. import _check as check
 from ..nn.state import Float32State
-from .weights import EDMWeight, Weight
+from .weights import EDMWeight, Weight, check_weight
 
 
 class Uncertainty(Weight, Float32State):
@@ -27,8 +28,9 @@ class Uncertainty(Weight, Float32State):
         super().__init__()
         if isinstance(weight, Uncertainty):
             raise ValueError("weight must be one without an uncertainty of its own, got Uncertainty")
-        if features < 1:
-            raise ValueError(f"features must be at least 1, got {features}")
+        if weight is not None:
+            check_weight(weight)
+        check.integer(features, "features", 1)
         self.weight = EDMWeight() if weight is None else weight
         self.divides = self.weight.divides
         self.register_buffer("frequencies", 2 * math.pi * torch.randn(features))

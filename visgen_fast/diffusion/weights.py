@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .. import _check as check
+
 
 class Weight(ABC):
     """A weight. One of one's own gives `log`, elementwise."""
@@ -30,6 +32,11 @@ class Weight(ABC):
     def offset(self, log_snr: Tensor) -> Tensor | None:
         """What is added to the loss at λ; None for nothing."""
         return None
+
+
+def check_weight(weight: object) -> None:
+    """ValueError unless it is one."""
+    check.instance(weight, "weight", Weight, "MinSNR()")
 
 
 def _check_positive(name: str, value: float) -> None:
@@ -158,7 +165,7 @@ class EDMMonotonic(Weight):
     """The w(λ) of EDM's times and weight, but held at its maximum for all λ below it; over p(λ).
 
     w = N(λ; −2·mean, (2·std)²)·(e^{−λ} + s²), scaled to 1 at its maximum. Kingma and Gao, 2023, section 5, table 1.
-    mean, std: of ln σ; data_std: s. ValueError unless std and data_std are positive.
+    mean, std: of ln σ; data_std: s. ValueError unless std and data_std are positive, all finite.
     """
 
     mean: float = -1.2
@@ -167,6 +174,8 @@ class EDMMonotonic(Weight):
     divides = True
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.mean):
+            raise ValueError(f"mean must be finite, got {self.mean}")
         _check_positive("std", self.std)
         _check_positive("data_std", self.data_std)
         grid = torch.linspace(-20, 20, 400_001, dtype=torch.float64) * self.std - 2 * self.mean

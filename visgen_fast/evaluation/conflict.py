@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from .. import _check as check
 from .. import ops
 from ..data.images import AT_A_TIME
 from ..data.order import EndlessPermutation
@@ -137,17 +139,18 @@ def transfer(
 
     Args:
         model, subtasks, pictures, labels, grid, seeds: as of `gradient_cosines`; at least two pictures.
-        steps: of each tuning, at least 1. learning_rate: at the beginning, positive.
+        steps: of each tuning, at least 1. learning_rate: at the beginning, positive and finite.
 
     Raises:
-        ValueError: as of `gradient_cosines`, and for a sub-task in which the objective has no loss.
+        TypeError, ValueError: as of `gradient_cosines`, and for a sub-task in which the objective has no loss.
     """
     tasks, all_pictures = subtasks_of(subtasks, grid), Pictures(pictures, labels, seeds)
-    if len(all_pictures) < 2 or steps < 1 or not learning_rate > 0:
+    if len(all_pictures) < 2 or steps < 1 or not 0 < learning_rate < math.inf:
         raise ValueError(
             "there must be at least 2 pictures, 1 step and a positive learning_rate, got "
             f"{len(all_pictures)}, {steps} and {learning_rate}"
         )
+    check.integer(steps, "steps", 1)
     tuned, measured = all_pictures.at(slice(0, None, 2)), all_pictures.at(slice(1, None, 2))
     with apart(model) as copied, torch.enable_grad():
         before = _losses(copied, tasks, measured)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..data.images import AT_A_TIME
 from ..diffusion.objective import DiffusionObjective
-from ..nn.conditions import AnyCondition, apply_to_parts
+from ..nn.conditions import AnyCondition, apply_to_parts, check_condition
 
 _ROUNDING = 1e-3  # of λ at a schedule's ends
 
@@ -21,7 +21,7 @@ _ROUNDING = 1e-3  # of λ at a schedule's ends
 class Pictures:
     """Pictures [N, ...] with their labels, or any other condition, and their seeds int64 [N].
 
-    ValueError for fewer than one, or another number of seeds.
+    ValueError for fewer than one, or another number of labels or seeds.
     """
 
     x: Tensor
@@ -33,6 +33,7 @@ class Pictures:
             raise ValueError(
                 f"there must be at least 1 picture, and a seed for each, got {len(self.x)} and {len(self.seeds)}"
             )
+        check_condition(self.labels, "labels", len(self.x))
 
     def __len__(self) -> int:
         return len(self.x)

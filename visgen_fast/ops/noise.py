@@ -43,7 +43,7 @@ def derive_seeds(seed: int | Tensor, index: Tensor, *, step: int = 0, purpose: i
         check.device(seed, "seed", index.device, "index")
         if seed.dtype != torch.int64 or seed.dim() > 1 or seed.numel() not in (1, index.shape[0]):
             raise ValueError(f"seed must be an int64 tensor of shape [] or [{index.shape[0]}], got {list(seed.shape)}")
-    elif not isinstance(seed, check.INTEGERS):
+    elif not check.is_integer(seed):
         raise TypeError(f"seed must be an int or an int64 tensor, got {type(seed).__name__}")
     else:
         check.integer(seed, "seed", -(2**63), 2**63 - 1)

@@ -51,6 +51,8 @@ class Settings(edm.Settings):
 
 def system(settings: Settings, images: ImageFormat) -> ExpertsSystem:
     """The system these settings describe, for images of this format. ValueError where the two don't fit."""
+    if sorted({*settings.edges}) != [*settings.edges]:
+        raise ValueError(f"edges must rise, got {settings.edges}")
     one = edm.system(settings, images)
     prior = one.prior
     assert isinstance(prior, DiffusionPrior)
