@@ -7,7 +7,7 @@ hands its sum on as a `ResidualStream`, across the border of two blocks too.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import nn
 
@@ -13,6 +13,6 @@ def is_plain(module: nn.Module) -> bool:
     return not any(hooks) and "forward" not in vars(module)
 
 
-def is_plain_linear(layer: Any) -> bool:
+def is_plain_linear(layer: Any) -> TypeGuard[nn.Linear]:
     """Whether it is no more than a weight and a bias: no adapter, and nothing that changes them on the way."""
     return type(layer) is nn.Linear and is_plain(layer)
