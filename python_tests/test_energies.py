@@ -186,6 +186,12 @@ def test_the_recipe_s_energy_draws_and_scores_images():
     assert system.energies(pixels, seeds) is None  # it has never seen "no class"
 
 
+def test_a_network_that_recomputes_is_refused():
+    sizes = {"image_size": 4, "channels": 1, "patch_size": 2, "width": 16, "depth": 1, "heads": 2, "classes": 3}
+    with pytest.raises(ValueError, match="recompute must be None in an energy, which is differentiated twice, got 'ch"):
+        EnergyModel(DiT(**sizes, recompute="cheap"), torch.sqrt)
+
+
 def test_what_does_not_fit_gets_a_sentence():
     with pytest.raises(ValueError, match="an energy has no likelihood: it is known up to a constant, so compare"):
         EnergyModel(Net(), CosineVP().sigma).log_likelihood(torch.zeros(1, 2))

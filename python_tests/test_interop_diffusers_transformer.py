@@ -137,6 +137,17 @@ def test_outputs_and_gradients_are_the_same_and_the_state_dict_stays(name, dtype
     assert torch.equal(again["output"], expected["output"])
 
 
+def test_a_model_may_be_given_twice(calls):
+    model, inputs = made("DiT")
+    expected = model(**inputs, return_dict=False)[0]
+    first, second = (apply_visgen_to_diffusers_transformer(model) for _ in range(2))
+    torch.testing.assert_close(model(**inputs, return_dict=False)[0], expected, rtol=1e-4, atol=1e-5)
+    assert calls == MODELS["DiT"][1]
+    second.revert()
+    first.revert()
+    assert torch.equal(model(**inputs, return_dict=False)[0], expected) and calls == MODELS["DiT"][1]
+
+
 def test_copies_autocast_and_compiled_graphs_work_on():
     model, inputs = made("DiT")
     expected = model(**inputs, return_dict=False)[0]

@@ -148,6 +148,21 @@ def test_outputs_and_gradients_are_the_same_and_the_state_dict_stays(codebase, d
     assert type(model.blocks[0]) is block and len(calls.names) == 7
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_norms_with_an_eps_by_default_have_that_of_the_type(dtype, monkeypatch):
+    """`nn.RMSNorm` takes the smallest step of the type: tokens near zero show it."""
+    model = network(dtype=dtype)
+    for block in model.blocks:
+        block.norm1, block.norm2 = (nn.RMSNorm(WIDTH, elementwise_affine=False) for _ in range(2))
+    x, c = (torch.full(shape, 1e-6, dtype=dtype) for shape in ((2, 7, WIDTH), (2, WIDTH)))
+    expected = model.blocks[0](x, c)
+    with apply_visgen_to_dit(model):
+        calls = Calls(monkeypatch)
+        found = model.blocks[0](x, c)
+    assert calls.names == ["modulated_norm", "gated_residual_norm"]
+    assert_near([found], [expected], 1e-5 if dtype == torch.float32 else 1e-12)
+
+
 def test_networks_that_begin_with_closed_gates_are_served_once_these_open():
     model = network(dtype=torch.float64)
     for module in (*model.blocks, model.final_layer):

@@ -107,6 +107,50 @@ def test_a_gated_feed_forward_multiplies_one_half_by_the_activation_of_the_other
     torch.testing.assert_close(module(x), module[2](GATED[kind](gate) * value))
 
 
+class Adapter(nn.Module):
+    """What low-rank adapters put in the place of a linear layer: it has the layer's weight and bias, and adds to it."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base, self.down, self.up = base, nn.Linear(12, 2, bias=False), nn.Linear(2, 20, bias=False)
+
+    weight = property(lambda self: self.base.weight)
+    bias = property(lambda self: self.base.bias)
+
+    def forward(self, x):
+        return self.base(x) + self.up(self.down(x))
+
+
+def adapted(module):
+    module[0] = Adapter(module[0])
+
+
+CHANGES = {
+    "an adapter": adapted,
+    "spectral norm by a hook": lambda module: nn.utils.spectral_norm(module[0]),
+    "a parametrization": lambda module: nn.utils.parametrizations.weight_norm(module[0]),
+    "another activation": lambda module: module.__setitem__(1, nn.ReLU()),
+    "one more module": lambda module: module.insert(2, nn.Softmax(-1)),
+    "a hook that changes": lambda module: module[0].register_forward_hook(lambda layer, given, found: 2 * found),
+    "a hook of the activation": lambda module: module[1].register_forward_hook(lambda layer, given, found: 2 * found),
+    "a method of its own": lambda module: setattr(module[0], "forward", lambda x: 2 * F.linear(x, module[0].weight)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_feed_forward_that_others_have_changed_is_its_modules_in_a_row(change):
+    module, x = learned(FeedForward(12, 20)).eval(), normal(2, 5, 12)
+    before = module(x)
+    CHANGES[change](module)
+    module(x)
+    learned(module)
+    found, expected = module(x), x
+    for part in module:
+        expected = part(expected)
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, before)
+
+
 def test_what_does_not_fit_is_refused_by_name():
     with pytest.raises(ValueError, match="kind must be one of gelu_tanh, gelu, silu, swiglu, geglu, got 'relu'"):
         FeedForward(8, 16, "relu")
@@ -119,3 +163,15 @@ def test_what_does_not_fit_is_refused_by_name():
         FeedForward(4, 0)
     with pytest.raises(ValueError, match="channels must be at least 1, got 0"):
         AdaptiveInstanceNorm(0, 4)
+    for made in (ModulatedNorm, GatedResidualNorm, AdaptiveInstanceNorm):
+        for eps in (0.0, -1.0, float("nan")):
+            with pytest.raises(ValueError, match=f"eps must be positive, got {eps}"):
+                made(8, *[4] * (made is AdaptiveInstanceNorm), eps=eps)
+        with pytest.raises(TypeError, match="eps must be a number, got str"):
+            made(8, *[4] * (made is AdaptiveInstanceNorm), eps="1e-6")
+    x = normal(2, 5, 7)
+    for call in (lambda: ModulatedNorm(8)(x), lambda: GatedResidualNorm(8)(x, x, None)):
+        with pytest.raises(ValueError, match=r"x must have rows of the norm's width, 8, got the shape \[2, 5, 7\]"):
+            call()
+    with pytest.raises(ValueError, match=r"style must be \[B, 4\], got \[2, 5\]"):
+        AdaptiveInstanceNorm(8, 4)(normal(2, 8, 3, 3), normal(2, 5))

@@ -6,6 +6,7 @@ import collections
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -111,6 +112,27 @@ def test_a_network_that_recomputes_compiles_to_one_graph_with_the_same_gradients
         found(torch.compile(model, fullgraph=True, backend="aot_eager_decomp_partition")), found(model), strict=True
     ):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_transforms_of_torch_func_have_the_same_results():
+    """They have no hooks of saved tensors, so nothing is computed again."""
+    network, found = blocks(), []
+    for recompute in (None, "cheap"):
+        torch.manual_seed(1)
+        x, condition = torch.randn(2, 16, WIDTH), torch.randn(2, 1, WIDTH)
+        weights = {name: value.detach() for name, value in network[0].named_parameters()}
+
+        def loss(weights, x, condition=condition, recompute=recompute):
+            def block(*given):
+                return torch.func.functional_call(network[0], weights, given)
+
+            return run_recomputing(recompute, block, ResidualStream(x), condition).total().sin().sum()
+
+        with sdpa_kernel(SDPBackend.MATH):
+            slopes = torch.func.grad(loss, argnums=(0, 1))(weights, x)
+            change = torch.func.jvp(lambda x, loss=loss, weights=weights: loss(weights, x), (x,), (x,))
+        found.append([*slopes[0].values(), slopes[1], *change])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_what_else_it_might_be_is_refused():

@@ -225,6 +225,10 @@ WRONG = {
     "rate": ({"learning_rate": torch.ones(2)}, "learning_rate must be a number or a real tensor of no dimensions"),
     "eps": ({"eps": -1.0}, "eps must be at least 0, got -1.0"),
     "scale": ({"gradient_scale": math.nan}, "gradient_scale must be finite, got nan"),
+    "no rate": ({"learning_rate": None}, "learning_rate must be a number, got NoneType"),
+    "no step": ({"step": None}, "step must be a number, got NoneType"),
+    "step without data": ({"step": torch.ones((), device="meta")}, "step must have data, got a meta tensor"),
+    "numbers": ({"parameters": [1.0, 2.0]}, r"parameters\[0\] must be a tensor, got float"),
 }  # fmt: skip
 
 
@@ -235,6 +239,43 @@ def test_a_wrong_argument_is_named_and_nothing_is_changed(wrong, sentence) -> No
     with pytest.raises((TypeError, ValueError), match=sentence):
         ops.adamw_(**{**given, **wrong})
     assert all(torch.equal(a, b) for a, b in zip(given["parameters"], before, strict=True))
+
+
+@pytest.mark.parametrize("name", ["parameters", "means", "squares", "averages"])
+def test_what_is_written_must_have_an_element_for_each_place(name) -> None:
+    """Without it a step would stop in the middle of its work."""
+    given = {**lists((3, 4), (3, 4), count=5), **NUMBERS, "average_decay": 0.9}
+    given[name][1] = torch.ones(4).expand(3, 4)
+    before = deepcopy(given)
+    with pytest.raises(ValueError, match=rf"{name}\[1\] must have no elements that share memory"):
+        ops.adamw_(**given)
+    for each in LISTS:
+        assert all(torch.equal(a, b) for a, b in zip(given[each], before[each], strict=True))
+
+
+PAIRS = [(one, other) for i, one in enumerate(LISTS) for other in LISTS[: i + 1] if {one, other} != {"gradients"}]
+
+
+@pytest.mark.parametrize("one, other", PAIRS)
+@pytest.mark.parametrize("layout", ["same", "overlapping", "with gaps"])
+def test_tensors_of_two_parameters_must_not_share_memory(one, other, layout) -> None:
+    """Threads would write it at once, so that no two runs are the same."""
+    given = {**lists((20,), (5,), (20,), count=5), **NUMBERS, "average_decay": 0.9}
+    memory = torch.rand(50)
+    view = {"same": memory[:20], "overlapping": memory[19:39], "with gaps": memory[:40:2]}[layout]
+    given[one][2], given[other][0] = view, memory[:20]
+    before = deepcopy(given)
+    with pytest.raises(ValueError, match=r"\[[02]\] must not share memory with \w+\[[02]\]"):
+        ops.adamw_(**given)
+    for each in LISTS:
+        assert all(torch.equal(a, b) for a, b in zip(given[each], before[each], strict=True))
+
+
+def test_gradients_may_share_memory(library, device) -> None:
+    given = {name: [t.to(device) for t in each] for name, each in lists((6,), (6,)).items()} | NUMBERS
+    given["gradients"] = [given["gradients"][0]] * 2
+    for actual, expected in zip(after(ops, given), after(reference, given), strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("offset", [0, 7])

@@ -47,7 +47,7 @@ class ListsOfCall {
     }
     int state = lists.size() == 1 ? kGradient : kParameter;
     for (const TensorList* list : lists) add(*list, parameters, state++);
-    check_apart();
+    if (lists.size() > 1) check_apart();  // else nothing is written
   }
 
   Lists view() const {
@@ -73,23 +73,32 @@ class ListsOfCall {
     }
   }
 
-  // What is written must be in no other list.
+  // What is written shares no memory with any other tensor, or threads would write it at once. In the order of memory
+  // each begins behind those before it.
   void check_apart() const {
+    std::vector<Span> spans;
+    spans.reserve(tensors_.size() * kStates);
     for (size_t t = 0; t < tensors_.size(); ++t) {
-      const auto* data = tensors_[t].data;
       const int64_t elements = first_[t + 1] - first_[t];
-      for (int one = 0; one < kStates; ++one) {
-        for (int other = 0; other < one && elements > 0; ++other) {
-          if (!data[one] || !data[other]) continue;
-          const char *begin = static_cast<const char*>(data[one]), *others = static_cast<const char*>(data[other]);
-          const bool apart = begin + elements * size_of(lists_.dtypes[one]) <= others ||
-                             others + elements * size_of(lists_.dtypes[other]) <= begin;
-          check(apart, "tensor ", t, " of ", kStateNames[one], " must not share memory with that of ",
-                kStateNames[other]);
-        }
+      for (int state = 0; state < kStates && elements > 0; ++state) {
+        const char* data = static_cast<const char*>(tensors_[t].data[state]);
+        if (data) spans.push_back({data, data + elements * size_of(lists_.dtypes[state]), state});
       }
     }
+    std::sort(spans.begin(), spans.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
+    const char *written = nullptr, *read = nullptr;  // where the last of them ends so far
+    for (const Span& span : spans) {
+      const bool is_read = span.state == kGradient;
+      check(span.begin >= written && (is_read || span.begin >= read), "a tensor of ", kStateNames[span.state],
+            " must not share memory with another one");
+      (is_read ? read : written) = std::max(is_read ? read : written, span.end);
+    }
   }
+
+  struct Span {
+    const char *begin, *end;
+    int state;
+  };
 
   std::vector<Optimized> tensors_;
   std::vector<int64_t> first_;

@@ -19,12 +19,17 @@ class EnergyModel(nn.Module):
     network: h(x_t, t, labels) → [B, …] of the shape of x_t, differentiable twice. sigma: σ of times [B], as of a
     schedule. null_label: the network's, if it has one.
 
+    ValueError for a network that recomputes: its gradient is differentiated again, which PyTorch cannot do then.
+
     Sources: Salimans and Ho, "Should EBMs model the energy or the score?", 2021; Du et al., "Reduce, reuse, recycle",
     2023, for this form of the energy.
     """
 
     def __init__(self, network: nn.Module, sigma: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
+        recompute = next((found for part in network.modules() if (found := getattr(part, "recompute", None))), None)
+        if recompute is not None:
+            raise ValueError(f"recompute must be None in an energy, which is differentiated twice, got {recompute!r}")
         self.network, self.sigma = network, sigma
         self.null_label = getattr(network, "null_label", None)
 

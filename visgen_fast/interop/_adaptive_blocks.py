@@ -50,7 +50,7 @@ def _computes(owner: Any, *trials: Callable[[], Any]) -> bool:
 
 def _block(original: Callable[..., Tensor], self: Any, x: Tensor, c: Tensor, *others: Any, **named: Any) -> Tensor:
     """x: [B, N, D]; c: [B, D]."""
-    norms = norm_options(self.norm1), norm_options(self.norm2)
+    norms = norm_options(self.norm1, x), norm_options(self.norm2, x)
     if others or named or norms[0] is None or norms[1] is None:
         return original(self, x, c, *others, **named)
     modulation = self.adaLN_modulation(c)
@@ -63,7 +63,7 @@ def _block(original: Callable[..., Tensor], self: Any, x: Tensor, c: Tensor, *ot
 
 
 def _last_layer(original: Callable[..., Tensor], self: Any, x: Tensor, c: Tensor, *others: Any, **named: Any) -> Tensor:
-    norm = norm_options(self.norm_final)
+    norm = norm_options(self.norm_final, x)
     if others or named or norm is None:
         return original(self, x, c, *others, **named)
     modulation = self.adaLN_modulation(c)

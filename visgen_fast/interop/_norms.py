@@ -9,18 +9,21 @@ from torch import Tensor, nn
 
 from .._check import FLOATS
 from .._library import has_kernels
+from ..nn import plain
+from ..nn.plain import is_plain
 
 # Whose results in 16 bits are ours but for rounding, by the names that codebases give them.
 _LAYER_NORMS = ("LayerNorm", "FP32LayerNorm")
 _RMS_NORMS = ("RMSNorm",)
 
 
-def norm_options(norm: nn.Module) -> dict[str, Any] | None:
-    """The options of `ops.modulated_norm` that compute it; None where it is no norm of the last dimension alone."""
+def norm_options(norm: nn.Module, x: Tensor) -> dict[str, Any] | None:
+    """The options of `ops.modulated_norm` that compute it of x; None if it is no norm of the last dimension alone."""
     name, size = type(norm).__name__, getattr(norm, "normalized_shape", getattr(norm, "dim", None))
     if name not in _LAYER_NORMS + _RMS_NORMS or not is_plain(norm) or not isinstance(size, tuple) or len(size) != 1:
         return None
-    eps = norm.eps if norm.eps is not None else torch.finfo(torch.float32).eps
+    real = torch.float64 if x.dtype == torch.float64 else torch.float32
+    eps = norm.eps if norm.eps is not None else torch.finfo(real).eps
     kind = "layer" if name in _LAYER_NORMS else "rms"
     return {"norm": kind, "weight": norm.weight, "bias": getattr(norm, "bias", None), "eps": eps}
 
@@ -34,14 +37,8 @@ def activation_kind(activation: Any) -> str | None:
 
 
 def is_plain_linear(layer: Any) -> bool:
-    """Whether it is no more than a weight and a bias."""
-    return type(layer) is nn.Linear and is_plain(layer) and type(layer.weight) is nn.Parameter
-
-
-def is_plain(module: nn.Module) -> bool:
-    """Whether nobody would notice that its code is passed by: no hooks, and no method of this instance alone."""
-    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return not any(hooks) and "forward" not in vars(module)
+    """Whether it is no more than a weight and a bias, of no type of its own."""
+    return plain.is_plain_linear(layer) and type(layer.weight) is nn.Parameter
 
 
 def fits(x: Any, modulation: Any) -> bool:

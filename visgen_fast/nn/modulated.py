@@ -7,7 +7,7 @@ hands its sum on as a `ResidualStream`, across the border of two blocks too.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from .. import _check as check
 from .. import ops
 from ..ops.modulate import Modulation
+from .plain import is_plain, is_plain_linear
 
 ACTIVATIONS = ("gelu_tanh", "gelu", "silu")
 GATED_ACTIVATIONS = ("swiglu", "geglu")
@@ -50,9 +51,15 @@ class _Norm(nn.Module):
         super().__init__()
         check.integer(width, "width", 1)
         check.one_of(norm, "norm", ("layer", "rms"))
+        check.number(eps, "eps", positive=True)
         self.width, self.norm, self.eps = width, norm, eps
         self.weight = nn.Parameter(torch.ones(width)) if affine else None
         self.bias = nn.Parameter(torch.zeros(width)) if affine and norm == "layer" else None
+
+    def check_rows(self, x: Tensor) -> None:
+        """ValueError for rows of another width: without a weight nothing else would notice."""
+        if isinstance(x, Tensor) and x.shape[-1:] != (self.width,):
+            raise ValueError(f"x must have rows of the norm's width, {self.width}, got the shape {list(x.shape)}")
 
     def extra_repr(self) -> str:
         return f"{self.width}, norm={self.norm!r}, affine={self.weight is not None}, eps={self.eps}"
@@ -66,7 +73,11 @@ class ModulatedNorm(_Norm):
     """
 
     def forward(self, x: Tensor, scale: Modulation = None, shift: Modulation = None) -> Tensor:
-        """x [B, …, D], returned in this shape; scale and shift broadcastable to it, or [B, D]."""
+        """x [B, …, D], returned in this shape; scale and shift broadcastable to it, or [B, D].
+
+        ValueError for rows of another width.
+        """
+        self.check_rows(x)
         return ops.modulated_norm(x, scale, shift, norm=self.norm, weight=self.weight, bias=self.bias, eps=self.eps)
 
 
@@ -86,8 +97,9 @@ class GatedResidualNorm(_Norm):
     ) -> tuple[Tensor, Tensor]:
         """x and branch [B, …, D]; gate, scale and shift broadcastable to them, or [B, D].
 
-        With no branch the residual is x. ValueError for a gate without one.
+        With no branch the residual is x. ValueError for a gate without one, and for rows of another width.
         """
+        self.check_rows(x)
         if branch is None:
             if gate is not None:
                 raise ValueError("gate must be None where there is no branch that it could multiply")
@@ -111,12 +123,15 @@ class AdaptiveInstanceNorm(nn.Module):
         super().__init__()
         check.integer(channels, "channels", 1)
         check.integer(style, "style", 1)
+        check.number(eps, "eps", positive=True)
         self.eps = eps
         self.linear = nn.Linear(style, 2 * channels)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        """x [B, C, *space], returned in this shape; style [B, style]."""
+        """x [B, C, *space], returned in this shape; style [B, style]. ValueError for others."""
+        if style.dim() != 2 or style.shape[1] != self.linear.in_features:
+            raise ValueError(f"style must be [B, {self.linear.in_features}], got {list(style.shape)}")
         scale, shift = self.linear(style).chunk(2, dim=1)
         return ops.adaptive_instance_norm(x, scale, shift, eps=self.eps)
 
@@ -138,8 +153,13 @@ class Activation(nn.Module):
         """x [..., D], returned in this shape; for a gated activation [..., 2·H] to [..., H]."""
         return self._of(x, None)
 
-    def after(self, linear: nn.Linear, x: Tensor) -> Tensor:
-        """The activation of a linear layer's output, whose bias is added in the same pass."""
+    def after(self, linear: nn.Module, x: Tensor) -> Tensor:
+        """The activation of a linear layer's output, whose bias is added in the same pass.
+
+        Where either is more than that, as with hooks or an adapter in the layer's place, they are called in a row.
+        """
+        if not (is_plain_linear(linear) and is_plain(self)):
+            return self(linear(x))
         return self._of(F.linear(x, linear.weight), linear.bias)
 
     def _of(self, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -167,6 +187,10 @@ class FeedForward(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] to the same shape."""
-        activation: Any
-        first, activation, last = self
-        return last(activation.after(first, x))
+        first, activation, *rest = self
+        if type(activation) is not Activation:  # others have put something in its place
+            return super().forward(x)
+        x = activation.after(first, x)
+        for module in rest:
+            x = module(x)
+        return x

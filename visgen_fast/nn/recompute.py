@@ -40,11 +40,17 @@ def check_recompute(recompute: Any) -> None:
 def run_recomputing(recompute: Recompute, function: Callable[..., _Result], *arguments: Any) -> _Result:
     """function(*arguments), of which "cheap" keeps the results of matrix products and attention for the backward alone.
 
-    None keeps what PyTorch keeps. What is drawn at random is drawn the same again.
+    None keeps what PyTorch keeps, and so does "cheap" within the transforms of `torch.func`, which cannot checkpoint.
+    What is drawn at random is drawn the same again. The backward pass runs once: a second one through the same graph,
+    as second derivatives need it, is an error of PyTorch's.
     """
-    if recompute is None or not torch.is_grad_enabled():
+    if recompute is None or not torch.is_grad_enabled() or _is_transformed():
         return function(*arguments)
     return checkpoint(function, *arguments, use_reentrant=False, context_fn=_contexts)
+
+
+def _is_transformed() -> bool:
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def _policy(_: Any, operation: Any, *__: Any, **___: Any) -> CheckpointPolicy:

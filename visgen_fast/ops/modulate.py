@@ -51,7 +51,7 @@ def modulated_norm(
     Returns:
         y, of x's shape, type and memory layout; arithmetic is float32, or float64 where x is, under autocast too.
         Gradients flow into all tensors. Those of what several rows share are sums, added up in an order that sizes
-        alone decide. A row with NaN is NaN in all of y; a row of equal numbers has the norm 0.
+        alone decide. A row with NaN is NaN in all of y; the "layer" norm of equal numbers is 0.
 
     Raises:
         TypeError, ValueError: an argument does not fit the above.

@@ -24,6 +24,7 @@ runs_reference = gate("optimize")
 _adamw = torch.ops.visgen_fast.adamw_.default
 _norm = torch.ops.visgen_fast.gradient_norm.default
 _NAMES = ("parameters", "gradients", "means", "squares", "averages")
+_GRADIENTS = 1  # the list that is read alone
 
 
 @torch.no_grad()
@@ -55,8 +56,9 @@ def adamw_(
 
     Args:
         parameters: tensors of any shapes; float32, bfloat16, float16 or float64; not empty.
-        gradients, means, squares, averages: as many, each of its parameter's shape; floating point, of any types. No
-            two of them share memory. Where their layouts differ or have gaps, the definition runs.
+        gradients, means, squares, averages: as many, each of its parameter's shape; floating point, of any types. What
+            is written shares no memory with any other tensor of the lists, nor lies in its gaps; gradients may share
+            theirs. Where layouts differ or have gaps, the definition runs.
         learning_rate: at least 0. This and the next three are numbers, or tensors of no dimensions on the parameters'
             device, which are read there: a CUDA graph may change them between replays.
         step: how many steps there have been, this one included; at least 1.
@@ -77,6 +79,7 @@ def adamw_(
     numbers[6:] = [0.0 if average_decay is None else average_decay, 1.0 if gradient_scale is None else gradient_scale]
     if not lists[0]:
         raise ValueError("parameters must not be empty")
+    check.tensor(lists[0][0], "parameters[0]")
     changing = None
     if any(isinstance(number, Tensor) for number in numbers):
         changing = _on_device(numbers, lists[0][0])
@@ -87,7 +90,8 @@ def adamw_(
         if on_kernel:
             return _adamw(*lists, *call)
     except (RuntimeError, TypeError):
-        _check_lists(*lists)
+        pass
+    _check_lists(*lists)
     given = numbers if changing is None else changing.tolist()
     for group, fits in _groups(lists):
         _adamw(*group, *call) if on_kernel and fits else _by_definition(group, given)
@@ -170,7 +174,9 @@ def _check_numbers(
         if isinstance(number, Tensor):
             if number.dim() or number.dtype.is_complex:
                 raise ValueError(f"{name} must be a number or a real tensor of no dimensions, got {_described(number)}")
-        elif number is not None:
+            if number.device.type == "meta":
+                raise ValueError(f"{name} must have data, got a meta tensor")
+        elif number is not None or name in ("learning_rate", "step"):
             check.real(number, name, least, most)
 
 
@@ -183,17 +189,40 @@ def _on_device(numbers: list[Any], parameter: Tensor) -> Tensor:
 
 
 def _check_lists(*lists: list[Tensor]) -> None:
+    spans = []
     for i, parameter in enumerate(lists[0]):
-        given = [(f"{name}[{i}]", each[i]) for name, each in zip(_NAMES, lists, strict=True) if each]
-        for name, tensor in given:
+        for state, each in enumerate(lists):
+            if not each:
+                continue
+            name, tensor = f"{_NAMES[state]}[{i}]", each[i]
             _check_tensor(tensor, name, lists[0][0])
             if tensor.shape != parameter.shape:
                 shapes = f"{list(parameter.shape)}, got {list(tensor.shape)}"
                 raise ValueError(f"{name} must have the shape of its parameter, {shapes}")
-        for at, (name, tensor) in enumerate(given):
-            for other, one in given[:at]:
-                if _share_memory(tensor, one):
-                    raise ValueError(f"{name} must not share memory with {other}")
+            if state != _GRADIENTS and _shares_with_itself(tensor):
+                raise ValueError(f"{name} must have no elements that share memory, got the strides {tensor.stride()}")
+            if tensor.numel() and tensor.device.type != "meta":
+                spans.append((*_span(tensor), (i, state)))
+    _check_apart(spans)
+
+
+def _check_apart(spans: list[tuple[int, int, tuple[int, int]]]) -> None:
+    """What is written lies apart from all else: (begin, end, (place in its list, list))."""
+    read = written = (0, (0, 0))  # the farthest end so far, and whose it is
+    for begin, end, (i, state) in sorted(spans):
+        last, other = written if state == _GRADIENTS else max(read, written)
+        if begin < last:
+            earlier, later = sorted([other, (i, state)])
+            raise ValueError(f"{_name(later)} must not share memory with {_name(earlier)}")
+        if state == _GRADIENTS:
+            read = max(read, (end, (i, state)))
+        else:
+            written = (end, (i, state))
+
+
+def _name(place: tuple[int, int]) -> str:
+    i, state = place
+    return f"{_NAMES[state]}[{i}]"
 
 
 def _check_tensor(tensor: Any, name: str, first: Tensor) -> None:
@@ -204,11 +233,14 @@ def _check_tensor(tensor: Any, name: str, first: Tensor) -> None:
     check.device(tensor, name, first.device, "the first tensor")
 
 
-def _share_memory(one: Tensor, other: Tensor) -> bool:
-    if not one.numel() or not other.numel() or one.untyped_storage().data_ptr() != other.untyped_storage().data_ptr():
-        return False
-    (begin, end), (others, last) = (_span(tensor) for tensor in (one, other))
-    return begin < last and others < end
+def _shares_with_itself(tensor: Tensor) -> bool:
+    """Whether elements lie in the memory of others, as those of an expanded tensor do."""
+    extent = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride < extent:
+            return tensor.numel() > 0
+        extent += (size - 1) * stride
+    return False
 
 
 def _span(tensor: Tensor) -> tuple[int, int]:

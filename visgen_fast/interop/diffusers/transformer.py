@@ -11,7 +11,7 @@ from ... import ops
 from ..._library import has_kernels
 from ...nn.modulated import Activation
 from .._norms import activation_kind, fits, is_plain_linear, norm_options
-from .._replacement import Replacement
+from .._replacement import Replacement, original_class
 
 _Original = Callable[..., Any]
 
@@ -45,13 +45,13 @@ def apply_visgen_to_diffusers_transformer(model: nn.Module) -> Replacement:
         activations.GEGLU: _geglu,
         activations.SwiGLU: _swiglu,
     }
-    found = [module for module in model.modules() if type(module) in forwards]
+    found = [module for module in model.modules() if original_class(module) in forwards]
     if not found:
         names = ", ".join(cls.__name__ for cls in forwards)
         raise ValueError(f"model must have one of the modules that are replaced; got none: {names}")
     replacement = Replacement()
     for module in found:
-        replacement.replace(module, "forward", forwards[type(module)])
+        replacement.replace(module, "forward", forwards[original_class(module)])
     return replacement
 
 
@@ -82,7 +82,7 @@ def _continuous(original: _Original, self: Any, x: Tensor, conditioning_embeddin
 
 
 def _normed(norm: nn.Module, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    options = norm_options(norm)
+    options = norm_options(norm, x)
     if options is None or not fits(x, scale):
         return norm(x) * (1 + scale[:, None]) + shift[:, None]
     return ops.modulated_norm(x, scale, shift, **options)
