@@ -229,9 +229,10 @@ class TileLoss {
   Real weight_ = Real(1);
 };
 
-// `numbers` of scratch for each block, or shared memory where there is none.
+// `numbers` of scratch for each block, or shared memory where there is none. Told how many blocks a multiprocessor
+// shall hold, nvcc spills nothing.
 template <class Real, int span, bool wide, class Penalize>
-__global__ void __launch_bounds__(kBlockThreads)
+__global__ void __launch_bounds__(kBlockThreads, span == 4 ? 3 : 2)
     forward(MultiscaleParameters p, Penalize rho, Real* scratch, int64_t apart, int64_t numbers) {
   VISGEN_SHARED(double, totals, kMostLevels* kWarps);
   Real* memory = scratch ? scratch + blockIdx.x * numbers : dynamic_shared<Real>();
