@@ -4,8 +4,8 @@
 // conversions, which show that all but a few codes cannot win; these get the other bits of their noise, and scores in
 // double. The row is read from memory in the first pass, for its largest logit; other passes find it in the cache.
 //
-// Issue slots an element in the machine code for 9.0 (benchmarks/machine_code): sample_tokens float32 127.4 a logit,
-// sample_tokens guided top_k top_p float32 363.8 a logit.
+// Issue slots an element in the machine code for 9.0 (benchmarks/machine_code): sample_tokens float32 124.6 a logit,
+// sample_tokens guided top_k top_p float32 362 a logit.
 #include "../ops/select_call.h"
 
 #include "../common/gumbel.h"

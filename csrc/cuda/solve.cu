@@ -11,8 +11,8 @@
 // A quantile reads the state and the outputs three times, six in double: for each pass a block counts a unit in shared
 // memory, 16 KiB of counts that are added to those of the sample, then a warp for each sample chooses the digits.
 //
-// Issue slots an element in the machine code for 9.0 (benchmarks/machine_code): solver_step_ guided float32 185.8,
-// solver_step_ guided bfloat16 107.1.
+// Issue slots an element in the machine code for 9.0 (benchmarks/machine_code): solver_step_ guided float32 170.2,
+// solver_step_ guided bfloat16 90.88.
 #include "../ops/solve_call.h"
 
 #include "tile.cuh"
@@ -38,17 +38,17 @@ struct Row {
 __device__ __forceinline__ Row row_of(const StepParameters& p, int64_t sample, int64_t element) {
   int64_t step = p.step;
   if (p.steps) {
-    const int64_t rows_per_sample = divide(p.shape.elements, p.row_size);
-    step = p.steps[sample * rows_per_sample + divide(element, p.row_size)];
+    const bool one_row = p.row_size == p.shape.elements;
+    step = p.steps[one_row ? sample : sample * divide(p.shape.elements, p.row_size) + divide(element, p.row_size)];
   }
   return {0 <= step && step < p.table_rows ? p.table + step * kTableColumns : nullptr, step};
 }
 
-template <class Real>
-__device__ __forceinline__ Real weight_of(const StepParameters& p, const Row& row, int64_t sample, int output) {
-  if (!p.weights) return output == 0 ? Real(1) : Real(0);
+// The weights of a sample's outputs; null where there are none: for a step outside a table of weights they are 0.
+__device__ __forceinline__ const double* weights_of(const StepParameters& p, const Row& row, int64_t sample) {
+  if (!p.weights || (!row.numbers && p.weight_rows != 1)) return nullptr;
   const int64_t at = (p.weight_rows > 1 ? row.step : 0) * p.weight_samples + (p.weight_samples > 1 ? sample : 0);
-  return row.numbers || p.weight_rows == 1 ? static_cast<Real>(p.weights[at * p.output_count + output]) : Real(0);
+  return p.weights + at * p.output_count;
 }
 
 template <class Real>
@@ -64,8 +64,9 @@ __device__ __forceinline__ void denoise(const StepParameters& p, const Row& row,
   Real guided[span];
   VISGEN_UNROLL
   for (int i = 0; i < span; ++i) guided[i] = Real(0);
+  const double* weights = weights_of(p, row, sample);
   for (int j = 0; j < p.output_count; ++j) {
-    const Real weight = weight_of<Real>(p, row, sample, j);
+    const Real weight = weights ? static_cast<Real>(weights[j]) : !p.weights && j == 0 ? Real(1) : Real(0);
     if (weight == 0 || v == 0) continue;
     Real output[span];
     load_tile<wide>(p.outputs[j], p.shape, sample, begin, output);
@@ -81,15 +82,13 @@ __device__ __forceinline__ void denoise(const StepParameters& p, const Row& row,
 template <class Real, int span>
 __device__ __forceinline__ void clamp_to(const StepParameters& p, const Row& row, int64_t sample,
                                          Real (&denoised)[span]) {
-  const Real bound = row.at<Real>(kAt.clamp);
-  const Real limit = p.limit ? static_cast<const Real*>(p.limit)[sample] : Real(0);
-  VISGEN_UNROLL
-  for (int i = 0; i < span; ++i) {
-    if (p.limit) {
-      denoised[i] = clamped(denoised[i], limit) / limit;
-    } else if (bound > 0) {
-      denoised[i] = clamped(denoised[i], bound);
-    }
+  if (p.limit) {
+    const Real limit = static_cast<const Real*>(p.limit)[sample];
+    VISGEN_UNROLL
+    for (int i = 0; i < span; ++i) denoised[i] = clamped(denoised[i], limit) / limit;
+  } else if (const Real bound = row.at<Real>(kAt.clamp); bound > 0) {
+    VISGEN_UNROLL
+    for (int i = 0; i < span; ++i) denoised[i] = clamped(denoised[i], bound);
   }
 }
 
