@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from idx_files import idx_bytes, write_fashion_mnist
 from PIL import Image
 
 from visgen_fast.data.folder import ImageFolder
@@ -20,18 +21,6 @@ from visgen_fast.data.image_file import decode
 from visgen_fast.data.images import digits
 from visgen_fast.data.order import ImagesByPosition, MicroBatches, load
 from visgen_fast.errors import UserError
-
-
-def idx_bytes(array: np.ndarray) -> bytes:
-    header = struct.pack(">BBBB", 0, 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
-    return header + array.astype(np.uint8).tobytes()
-
-
-def write_fashion_mnist(folder, images: np.ndarray, labels: np.ndarray, *, zipped: bool) -> None:
-    for name, array in (("train-images-idx3-ubyte", images), ("train-labels-idx1-ubyte", labels)):
-        content = idx_bytes(array)
-        path = folder / (f"{name}.gz" if zipped else name)
-        path.write_bytes(gzip.compress(content) if zipped else content)
 
 
 def save_image(path, colour=(255, 0, 0), size=(20, 10), mode="RGB"):

@@ -1,10 +1,13 @@
 """Recipes of paths between two ends: they train, go both ways, measure, and refuse in a sentence."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from idx_files import write_fashion_mnist
 from mistakes import mistake
 
 from visgen_fast import cli, ops
@@ -13,6 +16,17 @@ from visgen_fast.recipes.runs import load_system
 SHORT = ["--device=cpu", "--batch-size=16", "--steps=3", "--width=12", "--depth=1", "--heads=1", "--sample-every=0"]
 SHORT += ["--sampling-steps=3"]
 RUNS = {"noise": [], "classes": ["--classes", "3", "8"], "images": ["--endpoint=fashion-mnist", "--size=8"]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def clothing(tmp_path_factory) -> Iterator[None]:
+    """Images in the place of Fashion-MNIST, which need not be installed."""
+    folder, random = tmp_path_factory.mktemp("clothing"), np.random.default_rng(0)
+    for part in ("train", "t10k"):
+        write_fashion_mnist(folder, random.integers(0, 256, (40, 28, 28)), np.arange(40) % 10, zipped=False, part=part)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("visgen_fast.data.idx.FASHION_MNIST_FOLDER", folder)
+        yield
 
 
 @pytest.fixture(scope="module")

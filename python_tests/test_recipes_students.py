@@ -159,7 +159,12 @@ def test_bad_input_is_one_sentence(teacher: Path, tmp_path: Path, capsys: pytest
         ("consistency-distillation",): "--teacher must be a run of a recipe with a diffusion transformer, and none",
         ("mean-flow", f"--teacher={tmp_path / 'none'}"): "--teacher: ",
         ("mean-flow", f"--teacher={tmp_path / 'fast'}"): "time_scale must be at most 10",
-        ("mean-flow", f"--teacher={teacher}", "--dataset=emoji"): "--teacher must be of images of shape",
+        (
+            "mean-flow",
+            f"--teacher={teacher}",
+            "--dataset=photographs",
+            "--size=8",
+        ): "--teacher must be of images of shape",
         ("mean-flow", f"--teacher={teacher}", "--width=12"): "--width must be that of the teacher, 8, got 12",
         ("mean-flow", f"--teacher={teacher}", "--mixed-precision=fp16"): "mixed_precision must be no or bf16",
         ("mean-flow", "--guidance", "2"): "label_drop must be above 0 where guidance is learned",
