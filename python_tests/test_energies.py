@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from visgen_fast import ops
+from visgen_fast import cli, ops
 from visgen_fast.diffusion import CosineVP, DiffusionObjective, LogitNormalTimes, annealed_langevin, plan, sample
 from visgen_fast.energies import Composition, EnergyModel, ReplayBuffer, contrastive_divergence, langevin
 from visgen_fast.models import DiT
@@ -184,6 +185,17 @@ def test_the_recipe_s_energy_draws_and_scores_images():
     assert torch.allclose(scores, 0.5 * sigma * noise.square().flatten(1).sum(1), rtol=0.05)
     system.condition.drop = 0
     assert system.energies(pixels, seeds) is None  # it has never seen "no class"
+
+
+def test_blocks_that_are_computed_again_are_differentiated_twice(tmp_path):
+    shape = ["--steps=3", "--batch-size=4", "--width=8", "--depth=2", "--heads=1", "--sample-every=0", "--device=cpu"]
+    weights = {}
+    for name, options in {"kept": [], "again": ["--checkpoint-activations"]}.items():
+        assert cli.main(["train", "energy", *shape, *options, f"--out={tmp_path / name}"]) == 0
+        (folder,) = (tmp_path / name / "checkpoints").iterdir()
+        weights[name] = load_file(folder / "weights.safetensors")
+    for key, expected in weights["kept"].items():
+        torch.testing.assert_close(weights["again"][key], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_network_that_recomputes_is_refused():

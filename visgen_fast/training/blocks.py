@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from .settings import TrainingSettings
@@ -39,7 +42,35 @@ def prepare_blocks(system: System, settings: TrainingSettings) -> None:
         if settings.compile:
             setattr(block, "forward", torch.compile(block.forward))  # noqa: B010  of this one object
         if settings.checkpoint_activations:
-            setattr(block, "forward", partial(checkpoint, block.forward, use_reentrant=False))  # noqa: B010
+            again = partial(checkpoint, block.forward, use_reentrant=False, context_fn=_with_the_same_attention)
+            setattr(block, "forward", again)  # noqa: B010
+
+
+def _with_the_same_attention() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """What a block is computed in, and what it is computed again in, by which time other kernels may be allowed."""
+    return nullcontext(), _AllowedAttention()
+
+
+class _AllowedAttention(AbstractContextManager[None]):
+    """Inside, the kernels of attention that were allowed when this was made. May be entered several times."""
+
+    def __init__(self) -> None:
+        now = torch.backends.cuda
+        kernels = {
+            SDPBackend.FLASH_ATTENTION: now.flash_sdp_enabled(),
+            SDPBackend.EFFICIENT_ATTENTION: now.mem_efficient_sdp_enabled(),
+            SDPBackend.CUDNN_ATTENTION: now.cudnn_sdp_enabled(),
+            SDPBackend.MATH: now.math_sdp_enabled(),
+        }
+        self._allowed = [kernel for kernel, allowed in kernels.items() if allowed]
+        self._entered: list[AbstractContextManager[None]] = []
+
+    def __enter__(self) -> None:
+        self._entered.append(sdpa_kernel(self._allowed))
+        self._entered[-1].__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._entered.pop().__exit__(*error)
 
 
 def _is_block(module: nn.Module) -> bool:
