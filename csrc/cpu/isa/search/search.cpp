@@ -3,12 +3,12 @@
 // A depth of N rows of D dimensions and K codes takes 2·N·K·D operations, in int8 (AVX-512 VNNI), int16 or float32, and
 // 3 to 13 differences and products in float for each dimension of a row, for as many codes scored one by one. In
 // memory: rows, residuals and the packed codebook (1, 2 or 4 bytes a dimension) are read once a depth, the latter once
-// a tile of 48 to 96 rows from the second- or third-level cache; residuals are written once a depth. On two threads of
-// Zen 4, N×D, K of 16384×64, 1024 / 4096×256, 4096 / 65536×32, 512 / 16384×8, 16384, normal data, as a share of the
-// peak of vpdpbusd (462 Gop/s a thread): 46% / 71% / 25% / 55%; of vpmaddwd and vpaddd on AVX2 (188 Gop/s): 59% / 79% /
-// 39% / 60%. The scan alone reaches 90% / 99% / 84% / 96% of vpdpbusd's; short scans leave the rest to rounding,
-// choosing and finishing rows, the one of 4096 codes of 256 dimensions to scoring codes that come from the third-level
-// cache.
+// a tile of 48 to 96 rows from the second- or third-level cache; residuals are written once a depth, into the
+// second-level cache where there are few dimensions (../../quantize.cpp). On two threads of Zen 4, N×D, K of 16384×64,
+// 1024 / 4096×256, 4096 / 65536×32, 512 / 16384×8, 16384, normal data, as a share of the peak of vpdpbusd (462 Gop/s a
+// thread): 56% / 74% / 39% / 48%; of vpmaddwd and vpaddd on AVX2 (188 Gop/s): 69% / 84% / 52% / 48%. The scan alone
+// reaches 90% / 99% / 84% / 96% of vpdpbusd's; short scans leave the rest to rounding, choosing and finishing rows, the
+// one of 4096 codes of 256 dimensions to scoring codes that come from the third-level cache.
 #include "../../kernels.h"
 #include "scan.h"
 
