@@ -10,8 +10,8 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 
 BIN := .venv/bin
-# pip would turn what it installs into bytecode on one core; that is done on all of them afterwards, where a file that no
-# Python of this version reads is none's concern.
+# pip compiles what it installs to bytecode on one core. We do that afterwards on all cores, and skip files that this Python
+# can't compile.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 BYTECODE := $(BIN)/python -W ignore -m compileall -qq -j 0 .venv/lib || true
 CPP := $(shell find csrc)

@@ -14,7 +14,7 @@ namespace {
 struct Quantize {
   // Some rows go through all depths before the next ones begin: their residuals stay in the threads' caches.
   static void run(const QuantizeParameters& p, const Tensor& like) {
-    constexpr int64_t kRowsOfThread = 4096;  // for which laying out all codebooks again costs little
+    constexpr int64_t kRowsOfThread = 4096;  // so many that packing the codebooks again for them costs little
     const int64_t most = p.depth > 1 ? kRowsOfThread * torch::stable::get_num_threads() : p.rows;
     const int64_t together = std::min(p.rows, most);
     Tensor residuals = empty_on(like, {p.depth > 1 ? together : 0, p.codebooks.dimensions}, real_type_of(p.in_double));

@@ -74,8 +74,8 @@ VISGEN_HOST_DEVICE TwoFloats sums_of(FloatVector a, FloatVector b) {
 
 // The largest |value|; infinity where there is NaN or infinity.
 inline double magnitude(const float* in, int64_t count) {
-  constexpr int32_t kInfinity =
-      0x7F800000;  // bits without the sign are in the order of the numbers, NaN above infinity
+  // Without the sign, bits are in the order of the numbers, and NaN is above infinity.
+  constexpr int32_t kInfinity = 0x7F800000;
   IntVector largest = {};
   for (int64_t i = 0; i < count; i += kLanes) {
     const FloatVector value = some_floats(in + i, count - i);

@@ -35,7 +35,8 @@ struct Survivor {
   int32_t row, lane;
 };
 
-constexpr int64_t kSurvivors = 1024;  // that are listed before they are scored; with them, all those of one row
+// Survivors that are listed before they are scored; with them, all those of one row, and one that is overwritten.
+constexpr int64_t kSurvivors = 1024;
 
 // Everything a tile needs besides its rows.
 template <class F, class Real>
@@ -60,7 +61,7 @@ struct TileBuffers {
         first_lanes(sizeof(int32_t) * filtered.rows_of_tile),
         leaders(sizeof(Leader) * filtered.rows_of_tile),
         least(sizeof(uint32_t) * filtered.rows_of_tile),
-        survivors(sizeof(Survivor) * (kSurvivors + lanes + 2)) {}
+        survivors(sizeof(Survivor) * (kSurvivors + lanes + 1)) {}
 
   // About the root of the number of blocks, so that looking through summits, then through a range, is quick.
   static int64_t range_of_summit(int64_t blocks) {
